@@ -1,0 +1,106 @@
+# `make` lists the targets. The first of demo, test and lint sets up .venv, in about a minute.
+#
+# Another interpreter:        make demo PYTHON=python3.12
+# CPU-only torch on Linux:    PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+SEED ?= 0
+DEMO ?= runs/demo
+
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
+
+MAIN := $(PY) main.py
+DATA := $(DEMO)/data
+TINY := $(DEMO)/tiny
+BASE := -c configs/trainer/default.yaml -c configs/trainer/cpu.yaml
+# What the demo stacks on the files for real data: tiny models, short schedules.
+POLICY := -c configs/backbone/composed.yaml -c configs/demo/backbone.yaml -c configs/demo/data.yaml
+# The exported policy of run $(1) instead of three separate parts.
+policy_of = --model.backbone.path $(DEMO)/$(1)/model --model.backbone.vision null --model.backbone.audio null \
+	--model.backbone.language_model null
+
+.PHONY: help demo test lint clean setup ffmpeg
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "Variables: PYTHON=$(PYTHON) (makes .venv), SEED=$(SEED) and DEMO=$(DEMO) (seed and folder of the demo)"
+
+define fit_grpo
+	$(MAIN) fit $(BASE) -c configs/stage/grpo.yaml $(2) -c configs/data/dfew.yaml $(POLICY) -c configs/demo/grpo.yaml \
+		--data.root $(DATA)/dfew $(call policy_of,cold_start) --model.verifier $(DEMO)/verifier/model \
+		--seed_everything $(SEED) --trainer.default_root_dir $(DEMO)/$(1)
+endef
+
+define test_policy
+	$(MAIN) test $(BASE) -c configs/stage/evaluate.yaml -c configs/data/dfew.yaml $(POLICY) \
+		-c configs/demo/evaluate.yaml --data.root $(DATA)/dfew $(call policy_of,$(1)) \
+		--seed_everything $(SEED) --trainer.default_root_dir $(DEMO)/$(1)/test
+endef
+
+demo: setup ## The whole method on generated clips, on a CPU: table, summary.json and bar chart in runs/demo
+	@if [ -e "$(DEMO)" ] && [ ! -e "$(DEMO)/.demo" ]; then \
+		echo "error: $(DEMO) exists and is not the folder of an earlier demo. Choose another: make demo DEMO=..." >&2; \
+		exit 1; fi
+	@rm -rf "$(DEMO)" && mkdir -p "$(DEMO)" && touch "$(DEMO)/.demo"
+	@echo "1/9 Generate clips in the layouts of EMER (stage 1) and DFEW (stage 3 and test), and sentences (stage 2)"
+	$(MAIN) synthesize --layout emer --output $(DATA)/emer --num_clips 1200 --seed $(SEED)
+	$(MAIN) synthesize --layout dfew --output $(DATA)/dfew --num_clips 1400 --seed $(SEED)
+	$(MAIN) synthesize --layout sentences --output $(DATA)/sentences --num_clips 6000 --seed $(SEED)
+	@echo "2/9 Make tiny random-weight models of the real architectures"
+	$(MAIN) tiny --output $(TINY) --seed $(SEED) --texts '["$(DATA)/emer/EMER_cold_start.json"]' \
+		--verifier_texts '["$(DATA)/sentences/train.jsonl"]'
+	@echo "3/9 Stage 1: cold start on explanations, some of which contradict their label"
+	$(MAIN) fit $(BASE) -c configs/stage/cold_start.yaml -c configs/data/emer.yaml $(POLICY) \
+		-c configs/demo/cold_start.yaml --data.root $(DATA)/emer \
+		--model.backbone.vision $(TINY)/vision --model.backbone.audio $(TINY)/audio \
+		--model.backbone.language_model $(TINY)/language_model \
+		--seed_everything $(SEED) --trainer.default_root_dir $(DEMO)/cold_start
+	@echo "4/9 Stage 2: the verifier, on sentences with emotion labels"
+	$(MAIN) fit $(BASE) -c configs/stage/verifier.yaml -c configs/data/rationale_text.yaml \
+		-c configs/demo/verifier.yaml --data.train $(DATA)/sentences/train.jsonl --model.path $(TINY)/verifier \
+		--seed_everything $(SEED) --trainer.default_root_dir $(DEMO)/verifier
+	@echo "5/9 Stage 3 without the explanation reward: format + accuracy"
+	$(call fit_grpo,grpo_accuracy,-c configs/stage/grpo_accuracy.yaml)
+	@echo "6/9 Stage 3 with it, from the same cold start: format + accuracy + explanation"
+	$(call fit_grpo,grpo_erv)
+	@echo "7/9 Test the cold start"
+	$(call test_policy,cold_start)
+	@echo "8/9 Test the two GRPO policies"
+	$(call test_policy,grpo_accuracy)
+	$(call test_policy,grpo_erv)
+	@echo "9/9 Compare"
+	$(MAIN) summarize --output $(DEMO) --runs \
+		'{cold_start: $(DEMO)/cold_start, grpo_accuracy: $(DEMO)/grpo_accuracy, grpo_erv: $(DEMO)/grpo_erv}'
+
+test: lint ## Lint, then run the tests (without those marked gpu or slow)
+	$(PY) -m pytest
+
+lint: setup ## Check style and formatting (ruff) and the types of the pure modules (mypy)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+clean: ## Remove .venv, caches and build products; keep runs/
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup: $(INSTALLED) ffmpeg
+
+ffmpeg: $(INSTALLED)
+	@.ci/ffmpeg $(PY)
+
+# torch first and alone: where pip can choose, this takes the build that the machine is set up for (e.g. CPU wheels on
+# disk), and the second call keeps it.
+$(INSTALLED): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: Python 3.11 or newer is needed; '$(PYTHON) --version' says: $$($(PYTHON) --version 2>&1)" >&2; \
+		echo "Install one and name it: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; exit 1; }
+	@echo "Setting up $(VENV) (about a minute with a fast network)"
+	@$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --disable-pip-version-check -c constraints.txt '$(TORCH)'
+	$(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[test]'
+	@touch $@

@@ -1,0 +1,31 @@
+"""Accuracy reward: the answer names the target (spec "Rewards")."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from callbacks.rewards.base import Reward
+from lightning_modules.emotion_verifier import SentenceReading
+from lightning_modules.rationale import Response
+
+
+def accuracy_score(prediction: str | None, target: str) -> float:
+    """1 if the canonical answer equals the canonical target; else 0, as for an unknown answer (None)."""
+    return float(prediction == target)
+
+
+class AccuracyReward(Reward):
+    """1 if the canonical answer equals the canonical target; else 0, as for an unknown answer."""
+
+    name = "accuracy"
+
+    def __call__(
+        self,
+        responses: Sequence[Response],
+        targets: Sequence[str],
+        readings: Sequence[Sequence[SentenceReading]] | None = None,
+    ) -> Tensor:
+        pairs = zip(responses, targets, strict=True)
+        scores = [accuracy_score(response.prediction, target) for response, target in pairs]
+        return torch.tensor(scores, dtype=torch.float32)

@@ -1,0 +1,35 @@
+"""Format reward: the completion is a rationale and an answer in their tags, and nothing else (spec "Rewards")."""
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from callbacks.rewards.base import Reward
+from lightning_modules.emotion_verifier import SentenceReading
+from lightning_modules.rationale import Response
+
+_FORMAT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
+
+
+def format_score(completion: str) -> float:
+    """1 if the whole completion is `<think>…</think>`, white space, `<answer>…</answer>`; else 0."""
+    return float(_FORMAT.fullmatch(completion) is not None)
+
+
+class FormatReward(Reward):
+    """1 if the whole completion is `<think>…</think>`, white space, `<answer>…</answer>`; else 0.
+
+    Repeated tags and an empty rationale pass; one character before or after fails.
+    """
+
+    name = "format"
+
+    def __call__(
+        self,
+        responses: Sequence[Response],
+        targets: Sequence[str],
+        readings: Sequence[Sequence[SentenceReading]] | None = None,
+    ) -> Tensor:
+        return torch.tensor([format_score(response.completion) for response in responses], dtype=torch.float32)

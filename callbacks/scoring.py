@@ -1,0 +1,228 @@
+"""Score completions, of anyone's model: one row per completion and the metrics over all (design "Contracts").
+
+`score_rows` makes the rows of `rows.jsonl` and `predictions.jsonl`; `score` is the tool `python main.py score`.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from callbacks.rewards import accuracy_score, explanation_score, format_score
+from datamodules.emotions import Taxonomy, get_taxonomy
+from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
+from lightning_modules.metrics.counts import class_indices
+from lightning_modules.metrics.judges import FileJudge, VerifierJudge, verifier_verdict
+from lightning_modules.metrics.records import read_records
+from lightning_modules.metrics.report import EmotionReport
+from lightning_modules.rationale import Response, read_response
+
+_CHUNK_SIZE = 256
+"""Completions whose sentences the verifier reads together: the step of the progress bar."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A completion to score.
+
+    Args:
+        id: the clip's id.
+        text: the completion as generated.
+        target: canonical emotion of the clip.
+    """
+
+    id: str
+    text: str
+    target: str
+
+
+def read_completions(path: str | Path, taxonomy: Taxonomy) -> list[Completion]:
+    """Completions of a JSONL file with `{"id", "completion", "target"}` per line.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no completion, a malformed line, a repeated id or a target that is no class; names file and line.
+    """
+    completions = []
+    for record in read_records(path, ["completion", "target"]):
+        text, target = record.fields["completion"], record.fields["target"]
+        for name, value in (("completion", text), ("target", target)):
+            if not isinstance(value, str):
+                raise ValueError(f"{record.where}: {name} must be text; got {value!r}.")
+        # JSON can hold half of a surrogate pair, where a model's output was cut inside a character; no file can.
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        completions.append(Completion(record.id, text, taxonomy.target(target, record.where)))
+    return completions
+
+
+def score_rows(
+    ids: Sequence[str],
+    responses: Sequence[Response],
+    targets: Sequence[str | None],
+    readings: Sequence[Sequence[SentenceReading]] | None,
+) -> list[dict[str, Any]]:
+    """Rows of `rows.jsonl` and `predictions.jsonl`, as plain JSON values.
+
+    Args:
+        ids: the clips' ids.
+        responses: the completions, read.
+        targets: canonical emotions; None where a clip has no label: then `accuracy` and `explanation` are None.
+        readings: what the verifier read in each completion's sentences. None without a verifier: then `explanation`
+            and the sentences' `emotions` and `probabilities` are None.
+
+    Returns:
+        One dictionary per completion: `id`, `target`, `prediction` (canonical, or None when unknown), `format`,
+        `accuracy`, `explanation` (rewards before weighting) and `sentences`, each with `text`, `emotions` (label set,
+        most probable first) and `probabilities` (label → p).
+    """
+    read: Sequence[Sequence[SentenceReading] | None] = [None] * len(responses) if readings is None else readings
+    rows = []
+    for identifier, response, target, own in zip(ids, responses, targets, read, strict=True):
+        accuracy = explanation = None
+        if target is not None:
+            accuracy = accuracy_score(response.prediction, target)
+            if own is not None:
+                explanation = explanation_score([reading.emotions for reading in own], target)
+        rows.append(
+            {
+                "id": identifier,
+                "target": target,
+                "prediction": response.prediction,
+                "format": format_score(response.completion),
+                "accuracy": accuracy,
+                "explanation": explanation,
+                "sentences": _sentence_rows(response, own),
+            }
+        )
+    return rows
+
+
+def _sentence_rows(response: Response, readings: Sequence[SentenceReading] | None) -> list[dict[str, Any]]:
+    if readings is None:
+        return [{"text": sentence, "emotions": None, "probabilities": None} for sentence in response.sentences]
+    return [
+        {
+            "text": reading.text,
+            "emotions": list(reading.emotions),
+            "probabilities": dict(zip(reading.labels, reading.probabilities.tolist(), strict=True)),
+        }
+        for reading in readings
+    ]
+
+
+def write_text(path: str | Path, lines: Iterable[str]) -> None:
+    """Write a text file whole or not at all: readers never see a part of it.
+
+    Args:
+        path: the file; its directory is made.
+        lines: what it holds, each line without its newline.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_rows(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows as JSONL, whole or not at all."""
+    write_text(path, (_json_line(row) for row in rows))
+
+
+def _json_line(row: dict[str, Any]) -> str:
+    line = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    # Legal in JSON, but many readers take these characters for the end of a line.
+    for separator in ("\u0085", "\u2028", "\u2029"):
+        line = line.replace(separator, f"\\u{ord(separator):04x}")
+    return line
+
+
+def write_metrics(path: str | Path, metrics: dict[str, Any]) -> None:
+    """Write metrics as JSON, whole or not at all."""
+    write_text(path, [json.dumps(metrics, ensure_ascii=False, allow_nan=False, indent=2)])
+
+
+def score(
+    completions: str,
+    taxonomy: Literal["mafw", "dfew"],
+    verifier: str,
+    output: str,
+    judge: str | None = None,
+    bare: bool = False,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Score a file of completions: rewards and sentence emotions per completion, metrics over all.
+
+    Writes `rows.jsonl` (in input order) and `metrics.json` into the output directory.
+
+    Args:
+        completions: JSONL file with `{"id", "completion", "target"}` per line.
+        taxonomy: the classes that targets and answers name.
+        verifier: Hugging Face directory or hub id of the sentence classifier.
+        output: directory for the results.
+        judge: JSONL file with `{"id", "emotion"}` per line, a judge's reply to each rationale; a missing or invalid
+            reply counts as a failure. Without it the verifier, restricted to the taxonomy, is the judge.
+        bare: take the whole completion as the answer, for models trained without `<answer>` tags.
+        device: where the verifier runs, e.g. `cpu` or `cuda:1`; `auto` is a GPU if there is one.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a malformed line, an unknown target or a repeated id (names file and line), a verifier that does
+            not load or lacks labels, or a judge file for other clips.
+    """
+    if Path(output).is_file():
+        raise ValueError(f"The output {output} is a file. Give a directory for rows.jsonl and metrics.json.")
+    classes = get_taxonomy(taxonomy)
+    given = read_completions(completions, classes)
+    ids, targets = [item.id for item in given], [item.target for item in given]
+    file_judge = FileJudge(judge) if judge is not None else None
+    verdicts = file_judge.verdicts(ids, classes) if file_judge else None
+    model = EmotionVerifier(verifier, taxonomy=taxonomy)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)
+
+    responses = [read_response(item.text, classes, bare) for item in given]
+    readings: list[list[SentenceReading]] = []
+    for start in track(range(0, len(responses), _CHUNK_SIZE), description="Reading rationales"):
+        readings += model.read_groups([response.sentences for response in responses[start : start + _CHUNK_SIZE]])
+    if verdicts is None:
+        verdicts = [verifier_verdict(own, classes) for own in readings]
+
+    report = EmotionReport(classes, file_judge.name if file_judge else VerifierJudge(model).name)
+    report.update(
+        class_indices([response.prediction for response in responses], classes),
+        class_indices(targets, classes),
+        class_indices(verdicts, classes),
+    )
+    metrics = report.compute()
+    write_rows(Path(output) / "rows.jsonl", score_rows(ids, responses, targets, readings))
+    write_metrics(Path(output) / "metrics.json", metrics)
+    _print_summary(metrics, output)
+    return metrics
+
+
+def _print_summary(metrics: dict[str, Any], output: str) -> None:
+    table = Table(title=f"{metrics['num_samples']} completions ({metrics['taxonomy']}), in percent")
+    names = ("war", "uar", "eea", "epc", "fcr")
+    for name in names:
+        table.add_column(name.upper(), justify="right")
+    table.add_row(*(f"{100 * metrics[name]:.2f}" for name in names))
+    console = Console()
+    console.print(table)
+    console.print(f"Unknown answers: {metrics['unknown_answers']}. Judge failures: {metrics['judge_failures']}.")
+    console.print(f"Judge: {metrics['judge']}. Results: {output}", markup=False)

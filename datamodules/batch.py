@@ -1,0 +1,116 @@
+"""The batch contract between DataModules and models.
+
+Shape legend: B clips, T frames per clip, H × W pixels, S audio samples (16 kHz mono) of the longest clip.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+SAMPLE_RATE = 16_000
+"""Sample rate of every waveform in a batch, in Hz."""
+
+
+@dataclass
+class Clip:
+    """One decoded clip.
+
+    Args:
+        id: the clip's id as distributed.
+        media: path of the media file.
+        frames: uint8 RGB `[T, 3, H, W]`.
+        waveform: float32 mono 16 kHz `[S]`, about in [-1, 1] (a downmix of loud stereo may exceed it).
+            Empty when the clip has no audio.
+        has_audio: False when the file has no audio track (the model then hears silence).
+        instruction: the text the model is asked with.
+        target: canonical emotion, or None where there is no label (`predict`).
+        response: the completion to learn in stage 1, or None.
+        failure: why the clip could not be decoded, or None. A failed clip has black frames and no audio.
+    """
+
+    id: str
+    media: str
+    frames: Tensor
+    waveform: Tensor
+    has_audio: bool
+    instruction: str
+    target: str | None = None
+    response: str | None = None
+    failure: str | None = None
+
+
+@dataclass
+class ClipBatch:
+    """A batch of clips; fields as in `Clip`, one entry per clip.
+
+    Args:
+        frames: uint8 `[B, T, 3, H, W]`.
+        waveform: float32 `[B, S]`, zero-padded on the right.
+        waveform_lengths: int64 `[B]`, samples before the padding.
+        has_audio: bool `[B]`.
+        skipped: clips left out because they could not be decoded, as "path: reason" (training only).
+    """
+
+    ids: list[str]
+    media: list[str]
+    frames: Tensor
+    waveform: Tensor
+    waveform_lengths: Tensor
+    has_audio: Tensor
+    instructions: list[str]
+    targets: list[str | None]
+    responses: list[str | None]
+    failures: list[str | None]
+    skipped: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def _map_tensors(self, fn: Callable[[Tensor], Tensor]) -> Self:
+        tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **{name: fn(tensor) for name, tensor in tensors.items()})
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> Self:
+        """The batch with its tensors on `device`. Lightning calls this."""
+        return self._map_tensors(lambda t: t.to(device, **kwargs))
+
+    def pin_memory(self) -> Self:
+        """The batch with its tensors in page-locked memory. The DataLoader calls this."""
+        return self._map_tensors(Tensor.pin_memory)
+
+
+def collate(clips: list[Clip], drop_failures: bool = False) -> ClipBatch:
+    """Stack clips into a batch, padding the waveforms with zeros on the right.
+
+    Args:
+        clips: at least one clip.
+        drop_failures: leave clips with a `failure` out and list them in `skipped` (training); the batch may then be
+            empty. Evaluation keeps them: there a clip that cannot be decoded counts as a wrong answer.
+
+    Raises:
+        ValueError: no clips, or frames of different shapes.
+    """
+    if not clips:
+        raise ValueError("Cannot make a batch of no clips.")
+    shapes = {tuple(clip.frames.shape) for clip in clips}
+    if len(shapes) > 1:
+        raise ValueError(f"Frames of one batch must have one shape [T, 3, H, W]; got {sorted(shapes)}.")
+    kept = [clip for clip in clips if not (drop_failures and clip.failure)]
+    return ClipBatch(
+        ids=[clip.id for clip in kept],
+        media=[clip.media for clip in kept],
+        frames=torch.stack([clip.frames for clip in kept]) if kept else clips[0].frames.new_zeros(0, *shapes.pop()),
+        waveform=nn.utils.rnn.pad_sequence([clip.waveform for clip in kept], batch_first=True)
+        if kept
+        else torch.zeros(0, 0),
+        waveform_lengths=torch.tensor([clip.waveform.shape[0] for clip in kept], dtype=torch.long),
+        has_audio=torch.tensor([clip.has_audio for clip in kept], dtype=torch.bool),
+        instructions=[clip.instruction for clip in kept],
+        targets=[clip.target for clip in kept],
+        responses=[clip.response for clip in kept],
+        failures=[clip.failure for clip in kept],
+        skipped=[f"{clip.media}: {clip.failure}" for clip in clips if drop_failures and clip.failure],
+    )

@@ -1,0 +1,233 @@
+"""Sentences with GoEmotions labels, for stage 2 (the verifier).
+
+Two forms, told apart by the file's ending: `.jsonl`, one `{"text": sentence, "emotions": [labels]}` per line, and
+`.tsv`, GoEmotions' own `text<TAB>id,id<TAB>comment_id` without a header (spec "datasets" §6).
+
+Shape legend: B sentences, 28 GoEmotions labels.
+"""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from lightning import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from datamodules.emotions import GO_EMOTIONS
+from datamodules.samplers import evaluation_sampler, training_sampler
+
+
+@dataclass(frozen=True)
+class LabelledSentence:
+    """A sentence and the GoEmotions labels it expresses, in the order of `GO_EMOTIONS`."""
+
+    text: str
+    emotions: tuple[str, ...]
+
+
+@dataclass
+class SentenceBatch:
+    """A batch of sentences.
+
+    Args:
+        texts: B sentences.
+        labels: float32 `[B, 28]`, 1 where the sentence has the label.
+    """
+
+    texts: list[str]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> Self:
+        """The batch with its labels on `device`. Lightning calls this."""
+        return replace(self, labels=self.labels.to(device, **kwargs))
+
+
+def collate_sentences(sentences: Sequence[LabelledSentence]) -> SentenceBatch:
+    """Stack sentences into a batch of multi-hot labels."""
+    labels = torch.tensor([[float(label in sentence.emotions) for label in GO_EMOTIONS] for sentence in sentences])
+    return SentenceBatch([sentence.text for sentence in sentences], labels)
+
+
+def read_sentences(path: str | Path) -> list[LabelledSentence]:
+    """Sentences of a `.jsonl` or `.tsv` file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another ending, a malformed row, an unknown label (both name file and row), or no sentence at all.
+    """
+    path = Path(path)
+    parsers = {".jsonl": _parse_json, ".tsv": _parse_tsv}
+    if path.suffix not in parsers:
+        raise ValueError(f"{path}: cannot tell its form. Expected an ending among {', '.join(parsers)}.")
+    if not path.is_file():
+        raise FileNotFoundError(f"No such file of labelled sentences: {path}.")
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        lines = [(f"{path}:{row}", line.rstrip("\r\n")) for row, line in enumerate(file, start=1)]
+    sentences = [parsers[path.suffix](line, source) for source, line in lines if line.strip()]
+    if not sentences:
+        raise ValueError(f"{path} has no sentences.")
+    return sentences
+
+
+def _parse_json(line: str, source: str) -> LabelledSentence:
+    expected = 'Expected {"text": sentence, "emotions": [GoEmotions labels]}'
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source}: not valid JSON ({error}). {expected}.") from error
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not isinstance(row.get("emotions"), list):
+        raise ValueError(f"{source}: got {line[:120]!r}. {expected}.")
+    return _labelled(row["text"], row["emotions"], source)
+
+
+def _parse_tsv(line: str, source: str) -> LabelledSentence:
+    columns = line.split("\t")
+    ids = columns[1].split(",") if len(columns) == 3 else []
+    if not ids or not all(value.isdecimal() for value in ids):
+        raise ValueError(f"{source}: got {line[:120]!r}. Expected text<TAB>ids with commas<TAB>comment id.")
+    unknown = [value for value in ids if int(value) >= len(GO_EMOTIONS)]
+    if unknown:
+        raise ValueError(f"{source}: label id {unknown[0]} is not one of GoEmotions' 0 to {len(GO_EMOTIONS) - 1}.")
+    return _labelled(columns[0], [GO_EMOTIONS[int(value)] for value in ids], source)
+
+
+def _labelled(text: str, labels: list, source: str) -> LabelledSentence:
+    if not text.strip():
+        raise ValueError(f"{source}: the text is empty.")
+    if not labels:
+        raise ValueError(f"{source}: no label. A sentence without emotion has the label 'neutral'.")
+    unknown = [label for label in labels if label not in GO_EMOTIONS]
+    if unknown:
+        raise ValueError(f"{source}: {unknown[0]!r} is not a GoEmotions label. Expected: {', '.join(GO_EMOTIONS)}.")
+    return LabelledSentence(text, tuple(label for label in GO_EMOTIONS if label in labels))
+
+
+def split_by_text(
+    sentences: Sequence[LabelledSentence], fraction: float, seed: int
+) -> tuple[list[LabelledSentence], list[LabelledSentence]]:
+    """Training and validation part; equal texts stay on one side, so that validation sentences are unseen.
+
+    Args:
+        sentences: the training file.
+        fraction: share of the distinct texts held out, in [0, 1); at least one text when above 0 and there are two.
+        seed: of the draw.
+    """
+    texts = list(dict.fromkeys(sentence.text for sentence in sentences))
+    wanted = min(max(round(fraction * len(texts)), 1), len(texts) - 1) if fraction > 0 else 0
+    held_out = set(random.Random(seed).sample(texts, wanted))
+    return (
+        [sentence for sentence in sentences if sentence.text not in held_out],
+        [sentence for sentence in sentences if sentence.text in held_out],
+    )
+
+
+class RationaleText(LightningDataModule):
+    """Sentences of rationales with their emotions, in `.jsonl` or `.tsv` files.
+
+    Args:
+        train: file of training sentences.
+        validation: file of validation sentences; null holds out a part of `train`.
+        test: file of test sentences; null for none.
+        batch_size: sentences per batch and device (the paper's verifier: 64).
+        num_workers: loading processes; the texts are in memory, so 0 is usually fastest.
+        validation_fraction: share of the distinct training texts held out where there is no `validation`, in [0, 1).
+        seed: of the validation draw, the order of training sentences and the choice under `limit`.
+        limit: at most this many sentences per split, drawn by `seed`; null takes all.
+    """
+
+    labels: tuple[str, ...] = GO_EMOTIONS
+
+    def __init__(
+        self,
+        train: str,
+        validation: str | None = None,
+        test: str | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        validation_fraction: float = 0.1,
+        seed: int = 0,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= validation_fraction < 1:
+            raise ValueError(f"validation_fraction must be in [0, 1), got {validation_fraction}.")
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit must be at least 1, or null for all sentences; got {limit}.")
+        self.train = train
+        self.validation = validation
+        self.test = test
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.validation_fraction = validation_fraction
+        self.seed = seed
+        self.limit = limit
+        self.sentences: dict[str, list[LabelledSentence]] = {}
+
+    def setup(self, stage: str) -> None:
+        """Read the files that a stage needs, once.
+
+        Raises:
+            FileNotFoundError, ValueError: see `read_sentences`.
+        """
+        if stage in ("fit", "validate") and "train" not in self.sentences:
+            training = read_sentences(self.train)
+            if self.validation is None:
+                training, validation = split_by_text(training, self.validation_fraction, self.seed)
+            else:
+                validation = read_sentences(self.validation)
+                texts = {sentence.text for sentence in training}
+                shared = sum(sentence.text in texts for sentence in validation)
+                if shared:
+                    rank_zero_warn(
+                        f"{self.validation}: {shared} of {len(validation)} sentences are also in {self.train}."
+                    )
+            self._add("train", training)
+            self._add("validation", validation)
+        if stage == "test" and "test" not in self.sentences:
+            if self.test is None:
+                raise ValueError("There are no test sentences: set `test` to a .jsonl or .tsv file.")
+            self._add("test", read_sentences(self.test))
+
+    def _add(self, name: str, sentences: list[LabelledSentence]) -> None:
+        if self.limit is not None and len(sentences) > self.limit:
+            chosen = random.Random(f"{self.seed}/{name}").sample(range(len(sentences)), self.limit)
+            sentences = [sentences[position] for position in sorted(chosen)]
+        self.sentences[name] = sentences
+        num_texts = len({sentence.text for sentence in sentences})
+        rank_zero_info(f"RationaleText {name}: {len(sentences)} sentences, {num_texts} distinct")
+
+    def train_dataloader(self) -> DataLoader[LabelledSentence]:
+        """Batches in an order that depends on seed and epoch only; the last one may be smaller."""
+        sentences = self.sentences["train"]
+        return self._loader(sentences, training_sampler(sentences, self.trainer, self.seed))
+
+    def val_dataloader(self) -> DataLoader[LabelledSentence] | list:
+        """Batches of held-out sentences; none with `validation_fraction` 0 and no `validation` file."""
+        return self._eval_loader("validation") if self.sentences["validation"] else []
+
+    def test_dataloader(self) -> DataLoader[LabelledSentence]:
+        """Batches of the test sentences."""
+        return self._eval_loader("test")
+
+    def _eval_loader(self, name: str) -> DataLoader[LabelledSentence]:
+        sentences = self.sentences[name]
+        return self._loader(sentences, evaluation_sampler(sentences, self.trainer))
+
+    def _loader(self, sentences: list[LabelledSentence], sampler: Sampler | None) -> DataLoader[LabelledSentence]:
+        return DataLoader(
+            sentences,  # type: ignore[arg-type]  # a list serves as a dataset
+            batch_size=self.batch_size,
+            sampler=sampler,
+            collate_fn=collate_sentences,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )

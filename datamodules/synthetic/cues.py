@@ -1,0 +1,344 @@
+"""The cue phrases of the generated corpus: what an emotion looks and sounds like, in words.
+
+Every phrase continues a singular subject ("The man …"). There are two disjoint sets of paraphrases:
+
+* `ANNOTATOR_CUES` is what cold-start annotators write, so what the policy learns to write and what the oracle judge reads.
+* `VERIFIER_CUES` is what stage 2 trains the verifier on: each phrase is one of the openings joined to one of the endings.
+
+The sets share emotion-bearing words ("frown", "tears", "trembling") but no sentence, so a verifier must generalise from
+one to the other and can be wrong. No annotator phrase names an emotion class.
+"""
+
+from typing import Literal
+
+Channel = Literal["face", "voice", "body"]
+
+ANNOTATOR_CUES: dict[str, dict[Channel, tuple[str, ...]]] = {
+    "anger": {
+        "face": (
+            "frowns hard with lowered brows",
+            "glares with narrowed eyes",
+            "clenches the jaw and bares the teeth",
+        ),
+        "voice": (
+            "shouts in a loud harsh voice",
+            "speaks fast with a hard tone",
+            "snaps at every word and raises the volume",
+        ),
+        "body": ("leans forward with clenched fists", "points with a stiff finger"),
+    },
+    "disgust": {
+        "face": (
+            "wrinkles the nose in a grimace",
+            "curls the upper lip",
+            "squints and twists the mouth",
+        ),
+        "voice": (
+            "groans with a thick gagging sound",
+            "speaks in a low choked voice",
+            "lets out a sickened moan",
+        ),
+        "body": ("turns away and covers the nose", "pushes the air away with one hand"),
+    },
+    "fear": {
+        "face": (
+            "stares with wide eyes and tense brows",
+            "stretches the lips in a trembling line",
+            "looks pale with frozen eyes",
+        ),
+        "voice": (
+            "speaks in a high trembling voice",
+            "screams with a thin shaking tone",
+            "whispers with quick scared breaths",
+        ),
+        "body": ("shrinks back and freezes", "hides behind both hands"),
+    },
+    "happiness": {
+        "face": (
+            "smiles with raised cheeks",
+            "shows a broad grin with bright eyes",
+            "beams with the mouth corners pulled up",
+        ),
+        "voice": (
+            "laughs in a bright lively voice",
+            "speaks with a warm singing tone",
+            "chuckles between cheerful words",
+        ),
+        "body": ("claps and bounces on both feet", "dances with open arms"),
+    },
+    "neutral": {
+        "face": (
+            "keeps a relaxed face without movement",
+            "looks ahead with a calm even gaze",
+            "rests the brows and lips in place",
+        ),
+        "voice": (
+            "keeps a level flat tone",
+            "speaks at a steady ordinary pace",
+            "reads the words in a plain voice",
+        ),
+        "body": ("stands still with loose arms", "sits upright without gestures"),
+    },
+    "sadness": {
+        "face": (
+            "lowers the eyes with tears",
+            "lets the mouth corners droop",
+            "raises the inner brows above wet eyes",
+        ),
+        "voice": (
+            "speaks slowly in a low sobbing voice",
+            "cries with a weak broken tone",
+            "sobs between long pauses",
+        ),
+        "body": ("hangs the head and slumps", "wipes the wet cheeks with a sleeve"),
+    },
+    "surprise": {
+        "face": (
+            "raises both brows and drops the jaw",
+            "opens the mouth in a round shape",
+            "blinks with round astonished eyes",
+        ),
+        "voice": (
+            "gasps as the pitch jumps up",
+            "cries out in one short burst",
+            "asks again with a rising pitch",
+        ),
+        "body": ("jumps back with lifted hands", "stops short and spins around"),
+    },
+    "contempt": {
+        "face": (
+            "lifts one corner of the mouth in a smirk",
+            "rolls the eyes",
+            "sneers with half closed lids",
+        ),
+        "voice": (
+            "scoffs with a slow mocking tone",
+            "speaks in a cold dismissive drawl",
+            "snorts between sarcastic words",
+        ),
+        "body": ("crosses the arms and leans back", "waves the other person off"),
+    },
+    "anxiety": {
+        "face": (
+            "bites the lip with restless eyes",
+            "glances left and right",
+            "blinks fast with a worried brow",
+        ),
+        "voice": (
+            "stammers over hurried words",
+            "speaks in an uneven strained voice",
+            "swallows and repeats the same words",
+        ),
+        "body": ("fidgets with the fingers", "shifts from foot to foot"),
+    },
+    "helplessness": {
+        "face": (
+            "looks up with pleading eyes",
+            "shakes the head with a slack mouth",
+            "gazes around with a lost look",
+        ),
+        "voice": (
+            "begs in a thin fading voice",
+            "lets each sentence trail off",
+            "pleads with a hollow tone",
+        ),
+        "body": ("drops both arms with open palms", "shrugs and sinks to the floor"),
+    },
+    "disappointment": {
+        "face": (
+            "closes the eyes and presses the lips",
+            "looks down as the smile fades",
+            "turns the gaze away with a wry mouth",
+        ),
+        "voice": (
+            "exhales a long tired sigh",
+            "speaks in a dull sinking voice",
+            "mutters as the tone falls",
+        ),
+        "body": ("lets the shoulders drop", "lowers the chin and walks off"),
+    },
+}
+"""Emotion → channel → phrases of the annotator set."""
+
+VERIFIER_CUES: dict[str, dict[Channel, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    "anger": {
+        "face": (
+            ("has a deep frown", "glares straight ahead", "bares clenched teeth"),
+            ("with a tight jaw", "under lowered brows", "with narrowed eyes"),
+        ),
+        "voice": (
+            ("shouts loudly", "snaps at the listener", "uses a harsh tone"),
+            ("with a hard stress on every word", "and raises the voice", "at a furious volume"),
+        ),
+        "body": (
+            ("pounds the table", "shakes a stiff finger", "steps forward"),
+            ("with clenched fists", "in a furious way", "with tight arms"),
+        ),
+    },
+    "disgust": {
+        "face": (
+            ("has a wrinkled nose", "curls the lip", "makes a grimace"),
+            ("with a twisted mouth", "at the foul smell", "and squints"),
+        ),
+        "voice": (
+            ("gags on the words", "groans in revulsion", "makes a sickened sound"),
+            ("with a thick voice", "as if choked", "at the foul taste"),
+        ),
+        "body": (
+            ("pushes the plate away", "covers the nose", "turns away"),
+            ("with a gagging cough", "in revulsion", "from the smell"),
+        ),
+    },
+    "fear": {
+        "face": (
+            ("has frozen wide eyes", "stares in terror", "turns pale"),
+            ("with trembling lips", "with tense brows", "as if in danger"),
+        ),
+        "voice": (
+            ("screams in terror", "whispers with a trembling voice", "speaks in scared breaths"),
+            ("at a high pitch", "with a shaking tone", "as if in danger"),
+        ),
+        "body": (
+            ("freezes on the spot", "shrinks away", "hides for protection"),
+            ("with trembling hands", "in terror", "as if in danger"),
+        ),
+    },
+    "happiness": {
+        "face": (
+            ("smiles at the listener", "shows a grin", "beams with joy"),
+            ("with raised cheeks", "with bright eyes", "as the corners of the mouth go up"),
+        ),
+        "voice": (
+            ("laughs loudly", "chuckles with joy", "talks in a cheerful way"),
+            ("with a bright tone", "in a lively voice", "with a warm singing sound"),
+        ),
+        "body": (
+            ("dances around", "bounces on both feet", "claps with joy"),
+            ("with open arms", "in a lively way", "with a cheerful nod"),
+        ),
+    },
+    "neutral": {
+        "face": (
+            ("has a calm face", "keeps an even gaze", "looks relaxed"),
+            ("without any change", "with still brows", "with resting lips"),
+        ),
+        "voice": (
+            ("speaks in a flat voice", "talks at a steady pace", "uses a plain tone"),
+            ("without any stress", "at an ordinary volume", "with a level pitch"),
+        ),
+        "body": (
+            ("stands in a relaxed way", "sits upright", "keeps both arms still"),
+            ("without any movement", "with loose shoulders", "at a calm distance"),
+        ),
+    },
+    "sadness": {
+        "face": (
+            ("has tears in both eyes", "weeps with wet cheeks", "lets the lips droop"),
+            ("with raised inner brows", "with lowered lids", "in sorrow"),
+        ),
+        "voice": (
+            ("sobs quietly", "cries with a weak voice", "speaks in a broken tone"),
+            ("with long pauses", "in sorrow", "and slowly falls silent"),
+        ),
+        "body": (
+            ("hangs the head", "wipes the tears away", "slumps on the chair"),
+            ("in sorrow", "with a weak hand", "and weeps"),
+        ),
+    },
+    "surprise": {
+        "face": (
+            ("has a dropped jaw", "raises the brows high", "opens the mouth wide"),
+            ("with round eyes", "in sudden wonder", "with an astonished blink"),
+        ),
+        "voice": (
+            ("gasps in wonder", "lets out a short cry", "asks with a jump in pitch"),
+            ("in a sudden burst", "with a rising tone", "with an astonished breath"),
+        ),
+        "body": (
+            ("jumps up", "lifts both hands", "spins around"),
+            ("in a sudden burst", "with an astonished look", "and stops short"),
+        ),
+    },
+    "contempt": {
+        "face": (
+            ("has a one sided smirk", "rolls both eyes", "sneers at the listener"),
+            ("with half closed eyes", "in scorn", "with one raised corner of the mouth"),
+        ),
+        "voice": (
+            ("scoffs at the words", "snorts with scorn", "uses a mocking voice"),
+            ("in a sarcastic way", "with a cold tone", "with a slow drawl"),
+        ),
+        "body": (
+            ("waves the listener off", "leans back", "keeps crossed arms"),
+            ("in scorn", "with a dismissive hand", "with a mocking nod"),
+        ),
+    },
+    "anxiety": {
+        "face": (
+            ("has restless eyes", "bites the lower lip", "glances around"),
+            ("with a worried brow", "in unease", "and blinks again and again"),
+        ),
+        "voice": (
+            ("stammers with unease", "hurries over the words", "repeats each sentence"),
+            ("in a strained voice", "with an uneven pace", "and swallows"),
+        ),
+        "body": (
+            ("fidgets on the chair", "shifts both feet", "rubs the fingers"),
+            ("in unease", "with restless hands", "with a worried look"),
+        ),
+    },
+    "helplessness": {
+        "face": (
+            ("has a lost gaze", "looks up for help", "shakes a slack face"),
+            ("with pleading eyes", "in despair", "with an open mouth"),
+        ),
+        "voice": (
+            ("begs for help", "pleads in despair", "lets the words trail off"),
+            ("with a hollow voice", "in a fading tone", "with a thin breath"),
+        ),
+        "body": (
+            ("sinks to the ground", "shrugs in despair", "shows open palms"),
+            ("with dropped arms", "and begs", "as if lost"),
+        ),
+    },
+    "disappointment": {
+        "face": (
+            ("has a fading smile", "closes both eyes", "makes a wry mouth"),
+            ("with pressed lips", "after the bad news", "and looks down"),
+        ),
+        "voice": (
+            ("sighs after the bad news", "mutters in a dull tone", "sounds tired"),
+            ("with a falling voice", "and exhales", "as the hope sinks"),
+        ),
+        "body": (
+            ("walks off", "drops the shoulders", "lowers the chin"),
+            ("after the bad news", "with a tired step", "and sighs"),
+        ),
+    },
+}
+"""Emotion → channel → (openings, endings) of the verifier set; every opening goes with every ending."""
+
+SECOND_LABELS: dict[str, str] = {
+    "snaps at the listener": "annoyance",
+    "shakes a stiff finger": "annoyance",
+    "laughs loudly": "amusement",
+    "chuckles with joy": "amusement",
+    "dances around": "excitement",
+    "asks with a jump in pitch": "curiosity",
+    "spins around": "realization",
+    "weeps with wet cheeks": "remorse",
+}
+"""Opening of the verifier set → a second GoEmotions label of its sentences: stage 2 is multi-label, as in the paper."""
+
+ANNOTATOR_SCENES: tuple[str, ...] = (
+    "The camera stays close to the face.",
+    "The scene takes place in a small room.",
+    "A plain wall fills the background.",
+)
+"""Scene sentences of the annotator set: no emotion, `neutral` in GoEmotions' terms."""
+
+VERIFIER_SCENES: tuple[tuple[str, ...], tuple[str, ...]] = (
+    ("The video shows one person", "The camera looks at a person", "The scene begins"),
+    ("in a room.", "in front of a wall.", "near a window.", "before a plain background."),
+)
+"""Scene sentences of the verifier set, as (openings, endings)."""

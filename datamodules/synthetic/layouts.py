@@ -1,0 +1,211 @@
+"""Label files of the generated corpora, byte for byte in the layouts that the real ones are distributed in.
+
+Source: spec "Datasets as distributed" §1 (MAFW), §2 (DFEW), §5 (conversation JSON). Clips are numbered by their position
+in the corpus; `media_path` says where each layout keeps a clip.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from datamodules.emotions import ALIASES, DFEW, MAFW, Taxonomy
+from datamodules.synthetic.captions import chinese_caption
+from datamodules.synthetic.performance import Performance
+
+ClipLayout = Literal["dfew", "mafw", "emer"]
+
+NUM_FOLDS = 5
+EMER_FILE = "EMER_cold_start.json"
+QUESTION = (
+    "As an emotional recognition expert; throughout the video, which emotion conveyed by the characters is the most "
+    "obvious to you?"
+)
+TAG_REQUEST = "  Output the thinking process in <think> </think> and final emotion in <answer> </answer> tags."
+"""Appended to the question; it begins with two spaces (spec §5)."""
+_ADJECTIVES = {noun: adjective for adjective, noun in ALIASES.items()}
+
+
+@dataclass(frozen=True)
+class ClipRecord:
+    """A clip and what its label files say of it.
+
+    Args:
+        index: position in the corpus, from 0.
+        performance: what it shows.
+        rationale: an annotator's description, one to four sentences.
+    """
+
+    index: int
+    performance: Performance
+    rationale: str
+
+    @property
+    def emotions(self) -> tuple[str, ...]:
+        """The label and, where a modality disagrees, that modality's emotion."""
+        shown = (self.performance.label, self.performance.face_emotion, self.performance.voice_emotion)
+        return tuple(dict.fromkeys(shown))
+
+
+def media_path(layout: ClipLayout, index: int) -> str:
+    """Where a layout keeps the clip at a position, relative to the corpus' root.
+
+    MAFW's ids have five digits, start at 00019 and have gaps; DFEW's are unpadded and start at 1.
+    """
+    if layout == "dfew":
+        return f"Clip/original/{index + 1}.mp4"
+    if layout == "mafw":
+        return f"data/clips/{19 + index + index // 9:05d}.mp4"
+    return f"videos/sample_{index:08d}.mp4"
+
+
+def split_folds(labels: Sequence[str]) -> list[int]:
+    """Test fold (1..5) of each position: every class is cut into five runs of consecutive positions, as in both corpora.
+
+    The remainder of a class goes to the later folds, so a class with few clips still occurs in fold 5.
+    """
+    positions: dict[str, list[int]] = {}
+    for position, label in enumerate(labels):
+        positions.setdefault(label, []).append(position)
+    folds = [0] * len(labels)
+    for members in positions.values():
+        for rank, position in enumerate(members):
+            folds[position] = next(k for k in range(1, NUM_FOLDS + 1) if rank < len(members) * k // NUM_FOLDS)
+    return folds
+
+
+def _write(path: Path, text: str, encoding: str = "utf-8") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode(encoding))
+
+
+def _write_sheet(path: Path, rows: list[dict[str, object]], columns: Sequence[str], header: bool = True) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows, columns=list(columns)).to_excel(path, index=False, header=header)
+
+
+def _votes(record: ClipRecord, taxonomy: Taxonomy, num_annotators: int = 10) -> dict[str, int]:
+    """Votes of the annotators per emotion: seven to ten for the label, the rest for what else the clip shows."""
+    agreed = num_annotators if len(record.emotions) == 1 else 7 + record.index % 3
+    votes = dict.fromkeys(taxonomy.classes, 0)
+    votes[record.performance.label] = agreed
+    votes[record.emotions[-1]] += num_annotators - agreed
+    return votes
+
+
+def write_dfew(root: Path, records: Sequence[ClipRecord]) -> None:
+    """`EmoLabel_DataSplit/{train,test}(single-labeled)/set_{1..5}.csv` and `Annotation/annotation.xlsx`.
+
+    The CSV have the header `video_name,label` and codes from 1.
+    """
+    folds = split_folds([record.performance.label for record in records])
+    for fold in range(1, NUM_FOLDS + 1):
+        for split in ("train", "test"):
+            rows = [
+                f"{Path(media_path('dfew', record.index)).stem},{DFEW.index(record.performance.label) + 1}\n"
+                for record, test_fold in zip(records, folds, strict=True)
+                if (test_fold == fold) == (split == "test")
+            ]
+            path = root / "EmoLabel_DataSplit" / f"{split}(single-labeled)" / f"set_{fold}.csv"
+            _write(path, "video_name,label\n" + "".join(rows))
+    headers = [f"{code}{name}" for code, name in enumerate(("happy", "sad", "neutral", "angry", *DFEW.classes[4:]), 1)]
+    sheet = [
+        {
+            **dict(zip(headers, _votes(record, DFEW).values(), strict=True)),
+            "order": record.index + 1,
+            "label": DFEW.index(record.performance.label) + 1,
+        }
+        for record in records
+    ]
+    _write_sheet(root / "Annotation" / "annotation.xlsx", sheet, [*headers, "order", "label"])
+
+
+def _compound_label(record: ClipRecord) -> str:
+    """Ids of the emotions, ascending, joined by commas; a clip with a neutral modality has its label alone."""
+    emotions = record.emotions if "neutral" not in record.emotions else (record.performance.label,)
+    return ",".join(str(code) for code in sorted(MAFW.index(emotion) + 1 for emotion in emotions))
+
+
+def _names(codes: str) -> str:
+    return "_".join(MAFW.classes[int(code) - 1] for code in codes.split(","))
+
+
+def _mafw_name(record: ClipRecord) -> str:
+    return Path(media_path("mafw", record.index)).name
+
+
+def _write_mafw_splits(root: Path, kind: str, records: Sequence[ClipRecord], labels: Sequence[str]) -> None:
+    """The split files of one label set. The captioned files leave neutral clips out, as MAFW's do."""
+    folds = split_folds(labels)
+    for fold in range(1, NUM_FOLDS + 1):
+        for split in ("train", "test"):
+            chosen = [
+                (record, label)
+                for record, label, test_fold in zip(records, labels, folds, strict=True)
+                if (test_fold == fold) == (split == "test")
+            ]
+            plain = "".join(f"{_mafw_name(record)} {label}\r\n" for record, label in chosen)
+            captioned = "".join(
+                f"{_mafw_name(record)}\t{label}\t{chinese_caption(record.performance)}\t{record.rationale}\r\n"
+                for record, label in chosen
+                if label != "neutral"
+            )
+            folder = root / "Train & Test Set" / kind
+            _write(folder / "no_caption" / f"set_{fold}" / f"{split}.txt", plain)
+            _write(folder / "with_caption" / f"set_{fold}" / f"{split}.txt", captioned, "gb18030")
+
+
+def write_mafw(root: Path, records: Sequence[ClipRecord]) -> None:
+    """`Labels/*.xlsx` and `Train & Test Set/{single,compound}/{no_caption,with_caption}/set_{1..5}/{train,test}.txt`.
+
+    Every clip is in the single-label set. In the compound set, clips whose modalities disagree carry both emotions,
+    unless one of them is neutral. The emotion columns of the workbooks hold shares of the annotators' votes.
+    """
+    compound = [_compound_label(record) for record in records]
+    _write_mafw_splits(root, "single", records, [record.performance.label for record in records])
+    _write_mafw_splits(root, "compound", records, [_names(codes) for codes in compound])
+
+    def row(record: ClipRecord) -> dict[str, object]:
+        shares = {emotion: votes / 10 for emotion, votes in _votes(record, MAFW).items()}
+        return {"clip": _mafw_name(record), "invalid": 0, **shares}
+
+    rows = [row(record) for record in records]
+    single = [
+        {**cells, "single_label": MAFW.index(record.performance.label) + 1}
+        for cells, record in zip(rows, records, strict=True)
+    ]
+    multi = [{**cells, "multi_label": codes} for cells, codes in zip(rows, compound, strict=True) if "," in codes]
+    captions: list[dict[str, object]] = [
+        {"clip": _mafw_name(record), "zh": chinese_caption(record.performance), "en": record.rationale}
+        for record in records
+        if record.performance.label != "neutral"
+    ]
+    labels = root / "Labels"
+    _write_sheet(labels / "annotation.xlsx", rows, ["clip", "invalid", *MAFW.classes])
+    _write_sheet(labels / "single-set.xlsx", single, ["clip", *MAFW.classes, "single_label"])
+    _write_sheet(labels / "multi-set.xlsx", multi, ["clip", *MAFW.classes, "multi_label"])
+    _write_sheet(labels / "descriptive_text.xlsx", captions, ["clip", "zh", "en"], header=False)
+
+
+def _conversation(record: ClipRecord) -> dict[str, object]:
+    label = record.performance.label
+    answer = f"<think>{record.rationale}</think>\n<answer>{_ADJECTIVES.get(label, label)}</answer>"
+    return {
+        "video": media_path("emer", record.index),
+        "conversations": [
+            {"from": "human", "value": f"<video>\n<audio>\n{QUESTION}{TAG_REQUEST}"},
+            {"from": "gpt", "value": answer},
+        ],
+    }
+
+
+def write_emer(root: Path, records: Iterable[ClipRecord]) -> None:
+    """`EMER_cold_start.json`, R1-Omni's conversation list; `video` is relative to the file's folder.
+
+    Answers use R1-Omni's adjectives where there is one ("angry"), else the class name.
+    """
+    conversations = [_conversation(record) for record in records]
+    _write(root / EMER_FILE, json.dumps(conversations, indent=1, ensure_ascii=False) + "\n")

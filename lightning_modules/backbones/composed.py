@@ -1,0 +1,231 @@
+"""A multimodal LLM composed of transformers' own parts: SigLIP (sees), Whisper (hears), MLP projectors, a causal LM.
+
+Any SigLIP, Whisper and decoder-only LM can be put together, from hub ids or local directories. The demo and the tests
+compose tiny random-weight parts (`python main.py tiny`).
+
+Shape legend: B clips, T frames, I image size, N patches per frame, D vision width, L encoder positions, A audio width,
+H width of the language model, P prompt positions.
+"""
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    SiglipVisionModel,
+    WhisperFeatureExtractor,
+)
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from datamodules.batch import SAMPLE_RATE, ClipBatch
+from lightning_modules.backbones import decoding
+from lightning_modules.backbones.interface import Backbone, Completions, Prompt, Sampling
+
+MEDIA = "\x00media\x00"
+"""Stands for the media while the chat template is rendered; not typeable, so that a literal `<video>` stays text."""
+
+_CONFIG_FILE = "backbone.json"
+_PROJECTORS_FILE = "projectors.safetensors"
+
+
+@dataclass
+class Percept:
+    """Pooled tower outputs: `video` `[B, T·grid², D]`, `audio` `[B, L // audio_pool, A]`."""
+
+    video: Tensor
+    audio: Tensor
+
+
+def _mlp(in_features: int, out_features: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(in_features, out_features), nn.GELU(), nn.Linear(out_features, out_features))
+
+
+class ComposedBackbone(Backbone):
+    """SigLIP + Whisper + MLP projectors + causal LM.
+
+    Args:
+        path: directory written by `save`; the other arguments then come from it and must not be given.
+        vision: SigLIP vision encoder, hub id or directory.
+        audio: Whisper model, hub id or directory (its encoder and feature extractor are used).
+        language_model: decoder-only LM with a chat template, hub id or directory.
+        num_frames: frames per clip.
+        video_grid: tokens per side and frame, after average pooling of the patches.
+        audio_pool: encoder positions averaged into one audio token.
+
+    Raises:
+        ValueError: neither `path` nor all three parts are given, or both are.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        vision: str | None = None,
+        audio: str | None = None,
+        language_model: str | None = None,
+        num_frames: int = 8,
+        video_grid: int = 7,
+        audio_pool: int = 3,
+    ) -> None:
+        super().__init__()
+        given = [part is not None for part in (vision, audio, language_model)]
+        if (path is None) != all(given) or (path is not None and any(given)):
+            raise ValueError(
+                "ComposedBackbone needs either `path` (a directory that it saved) or all of `vision`, `audio` and "
+                f"`language_model`. Got path={path!r}, vision={vision!r}, audio={audio!r}, "
+                f"language_model={language_model!r}."
+            )
+        if path is not None:
+            settings = _read_settings(Path(path))
+            num_frames, video_grid, audio_pool = (settings[k] for k in ("num_frames", "video_grid", "audio_pool"))
+            vision, audio, language_model = (f"{path}/{part}" for part in ("vision", "audio", "language_model"))
+        self.num_frames, self.video_grid, self.audio_pool = num_frames, video_grid, audio_pool
+        self.vision_tower = SiglipVisionModel.from_pretrained(vision, vision_use_head=False, use_safetensors=True)
+        self.audio_tower = WhisperEncoder.from_pretrained(
+            audio, key_mapping={r"^(model\.)?encoder\.": ""}, use_safetensors=True
+        )
+        self.feature_extractor = WhisperFeatureExtractor.from_pretrained(audio)
+        self.language_model = AutoModelForCausalLM.from_pretrained(language_model, use_safetensors=True)
+        self.tokenizer = AutoTokenizer.from_pretrained(language_model)
+        self._image_settings, _ = ImageProcessingMixin.get_image_processor_dict(vision)
+        self.image_size = self.vision_tower.config.image_size
+        hidden_size = self.language_model.config.get_text_config().hidden_size
+        self.vision_projector = _mlp(self.vision_tower.config.hidden_size, hidden_size)
+        self.audio_projector = _mlp(self.audio_tower.config.d_model, hidden_size)
+        if path is not None:
+            self._projectors.load_state_dict(load_file(Path(path) / _PROJECTORS_FILE))
+        self._segments: dict[str, list[list[int]]] = {}
+        self.eval()
+
+    @property
+    def _projectors(self) -> nn.ModuleDict:
+        return nn.ModuleDict({"vision_projector": self.vision_projector, "audio_projector": self.audio_projector})
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        return {
+            "vision_tower": self.vision_tower,
+            "audio_tower": self.audio_tower,
+            "vision_projector": self.vision_projector,
+            "audio_projector": self.audio_projector,
+            "language_model": self.language_model,
+        }
+
+    @property
+    def stop_token_ids(self) -> list[int]:
+        """End of turn and end of text: either ends a completion."""
+        return sorted({self.tokenizer.eos_token_id, self.tokenizer.pad_token_id})
+
+    def perceive(self, batch: ClipBatch) -> Percept:
+        """Pooled tower outputs of each clip; a frozen tower runs without gradient.
+
+        Raises:
+            ValueError: the frames have another number or size than this backbone takes.
+        """
+        expected = (self.num_frames, 3, self.image_size, self.image_size)
+        if tuple(batch.frames.shape[1:]) != expected:
+            raise ValueError(
+                f"Frames per clip have shape {tuple(batch.frames.shape[1:])}, this backbone takes {expected}. "
+                f"Set data.media.num_frames={self.num_frames} and data.media.image_size={self.image_size}."
+            )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen("vision_tower")):
+            video = self._see(batch.frames)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen("audio_tower")):
+            audio = self._hear(batch)
+        return Percept(video, audio)
+
+    def _see(self, frames: Tensor) -> Tensor:
+        mean, std = (
+            frames.new_tensor(self._image_settings[key], dtype=self.vision_tower.dtype).view(3, 1, 1)
+            for key in ("image_mean", "image_std")
+        )
+        pixels = (frames.flatten(0, 1).to(self.vision_tower.dtype) / 255 - mean) / std
+        patches = self.vision_tower(pixel_values=pixels).last_hidden_state  # [B·T, N, D]
+        side = round(patches.shape[1] ** 0.5)
+        pooled = nn.functional.adaptive_avg_pool2d(patches.mT.unflatten(-1, (side, side)), self.video_grid)
+        return pooled.flatten(2).mT.reshape(frames.shape[0], -1, patches.shape[-1])
+
+    def _hear(self, batch: ClipBatch) -> Tensor:
+        waveforms = [
+            row[:length].cpu().numpy()
+            for row, length in zip(batch.waveform, batch.waveform_lengths.tolist(), strict=True)
+        ]
+        mel = self.feature_extractor(waveforms, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
+        mel = mel.to(self.audio_tower.conv1.weight)
+        heard = self.audio_tower(mel).last_hidden_state  # [B, L, A]
+        return nn.functional.avg_pool1d(heard.mT, self.audio_pool).mT
+
+    def encode(self, batch: ClipBatch, percept: Percept | None = None) -> Prompt:
+        percept = self.perceive(batch) if percept is None else percept
+        embed = self.language_model.get_input_embeddings()
+        video = self.vision_projector(percept.video)
+        audio = self.audio_projector(percept.audio)
+        rows = []
+        for i, instruction in enumerate(batch.instructions):
+            before, between, after = (
+                embed(torch.tensor(ids, device=video.device)) for ids in self._tokenize(instruction)
+            )
+            rows.append(torch.cat([before, video[i].to(before), between, audio[i].to(before), after]))
+        lengths = torch.tensor([len(row) for row in rows], device=video.device)
+        embeddings = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="left")
+        position_ids = torch.arange(embeddings.shape[1], device=video.device) - (embeddings.shape[1] - lengths)[:, None]
+        return Prompt(embeddings, (position_ids >= 0).long(), position_ids.clamp(min=0))
+
+    def _tokenize(self, instruction: str) -> list[list[int]]:
+        """Token ids before the video, between video and audio, and after the audio."""
+        if instruction not in self._segments:
+            rendered = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": f"{MEDIA}\n{instruction}"}], tokenize=False, add_generation_prompt=True
+            )
+            before, after = rendered.split(MEDIA, 1)
+            texts = (f"{before}<vi_start>", "<vi_end>\n<au_start>", f"<au_end>{after}")
+            self._segments[instruction] = [self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
+        return self._segments[instruction]
+
+    def generate(self, prompt: Prompt, num_return_sequences: int, sampling: Sampling) -> Completions:
+        return decoding.sample(
+            self.language_model,
+            prompt,
+            num_return_sequences,
+            sampling,
+            self.stop_token_ids,
+            self.tokenizer.pad_token_id,
+        )
+
+    def logprobs(self, prompt: Prompt, completions: Completions, temperature: float = 1.0) -> Tensor:
+        return decoding.score(self.language_model, prompt, completions, temperature)
+
+    def reference(self) -> "ComposedBackbone":
+        # Whatever is frozen stands in the memo, so that deepcopy shares it.
+        frozen = {id(p): p for p in self.parameters() if not p.requires_grad}
+        reference = copy.deepcopy(self, memo={**frozen, id(self.tokenizer): self.tokenizer})
+        return reference.requires_grad_(False).eval()
+
+    def save(self, directory: str | Path) -> None:
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.vision_tower.save_pretrained(directory / "vision")
+        (directory / "vision" / "preprocessor_config.json").write_text(json.dumps(self._image_settings, indent=2))
+        self.audio_tower.save_pretrained(directory / "audio")
+        self.feature_extractor.save_pretrained(directory / "audio")
+        self.language_model.save_pretrained(directory / "language_model")
+        self.tokenizer.save_pretrained(directory / "language_model")
+        save_file(self._projectors.state_dict(), directory / _PROJECTORS_FILE)
+        settings = {k: getattr(self, k) for k in ("num_frames", "video_grid", "audio_pool")}
+        (directory / _CONFIG_FILE).write_text(json.dumps(settings, indent=2))
+
+
+def _read_settings(path: Path) -> dict[str, int]:
+    file = path / _CONFIG_FILE
+    if not file.is_file():
+        raise ValueError(
+            f"{path} is no ComposedBackbone directory: {file.name} is missing. Give a directory that `fit` exported "
+            "(`<run_dir>/model`) or that `python main.py tiny` wrote, or name `vision`, `audio` and `language_model`."
+        )
+    return json.loads(file.read_text())

@@ -1,0 +1,206 @@
+"""The contract between a multimodal LLM and the training code: one file and one YAML per backbone.
+
+Shape legend: B prompts (one per clip), G completions per prompt, P prompt positions (text + media tokens, padded on the
+left), C completion tokens (padded on the right), H hidden size.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from datamodules.batch import ClipBatch
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn. Nothing is inherited from a checkpoint's `generation_config.json`.
+
+    Args:
+        max_new_tokens: longest completion, in tokens.
+        temperature: softmax temperature; 0 is greedy decoding.
+        top_p: nucleus: smallest set of tokens with at least this probability; 1 is off.
+        top_k: number of most probable tokens kept; 0 is off.
+    """
+
+    max_new_tokens: int = 512
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ValueError(
+                f"Invalid sampling settings {self}. Expected max_new_tokens >= 1, temperature >= 0 (0 is greedy), "
+                "0 < top_p <= 1 and top_k >= 0 (0 is off)."
+            )
+
+
+@dataclass
+class Prompt:
+    """What the language model sees before it writes, one row per clip, padded on the left.
+
+    Args:
+        embeddings: `[B, P, H]`; carries the gradient of the trained projectors and embeddings.
+        attention_mask: int64 `[B, P]`, 1 = attend.
+        position_ids: int64 `[B, P]`, 0.. from the first attended position.
+    """
+
+    embeddings: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+
+    def __len__(self) -> int:
+        return self.embeddings.shape[0]
+
+    def rows(self, start: int, stop: int) -> "Prompt":
+        """Prompts `start` to `stop`."""
+        return Prompt(self.embeddings[start:stop], self.attention_mask[start:stop], self.position_ids[start:stop])
+
+
+@dataclass
+class Completions:
+    """Sampled token sequences: rows `b·G .. b·G+G-1` belong to prompt b.
+
+    Args:
+        token_ids: int64 `[B·G, C]`, padded on the right.
+        mask: bool `[B·G, C]`, True up to and including the first end-of-sequence token.
+        logprobs: float32 `[B·G, C]`, log-probability of each token when it was sampled (temperature applied, top-p and
+            top-k not), 0 where masked out.
+        finished: bool `[B·G]`, False where `max_new_tokens` cut the sequence short.
+    """
+
+    token_ids: Tensor
+    mask: Tensor
+    logprobs: Tensor
+    finished: Tensor
+
+    def __len__(self) -> int:
+        return self.token_ids.shape[0]
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens per completion, the end-of-sequence token included: int64 `[B·G]`."""
+        return self.mask.sum(dim=1)
+
+    def rows(self, start: int, stop: int) -> "Completions":
+        """Completions `start` to `stop`, cut to the longest of them."""
+        width = max(int(self.lengths[start:stop].max()), 1)
+        return Completions(
+            self.token_ids[start:stop, :width],
+            self.mask[start:stop, :width],
+            self.logprobs[start:stop, :width],
+            self.finished[start:stop],
+        )
+
+
+class Backbone(nn.Module, ABC):
+    """A multimodal LLM that watches and hears a clip and writes text.
+
+    A subclass names its `parts` (checked against what really receives a gradient), its `tokenizer`, and the methods
+    below. Sampling and scoring run without dropout: callers put the backbone in eval mode.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    image_size: int
+    num_frames: int
+
+    @property
+    @abstractmethod
+    def parts(self) -> dict[str, nn.Module]:
+        """The parts that can be trained, by name; together they hold every parameter."""
+
+    @abstractmethod
+    def perceive(self, batch: ClipBatch) -> Any:
+        """Tower outputs of each clip, to be computed once per batch and passed to `encode`.
+
+        Frozen towers run without gradient and never enter the autograd graph.
+        """
+
+    @abstractmethod
+    def encode(self, batch: ClipBatch, percept: Any = None) -> Prompt:
+        """Prompts of a batch: projected media tokens and the instruction through the chat template.
+
+        Args:
+            batch: the clips.
+            percept: what `perceive(batch)` returned; None computes it here.
+        """
+
+    @abstractmethod
+    def generate(self, prompt: Prompt, num_return_sequences: int, sampling: Sampling) -> Completions:
+        """Sample completions; the prompt is computed once and shared by its completions."""
+
+    @abstractmethod
+    def logprobs(self, prompt: Prompt, completions: Completions, temperature: float = 1.0) -> Tensor:
+        """Log-probabilities of the completions' tokens, float32 `[B·G, C]`, 0 where masked out.
+
+        The prompt is computed once per group; gradients flow to every trained part that the prompt came through.
+        """
+
+    @abstractmethod
+    def save(self, directory: str | Path) -> None:
+        """Write a Hugging Face directory from which the backbone loads again with identical outputs."""
+
+    @abstractmethod
+    def reference(self) -> "Backbone":
+        """A frozen copy of the policy as it is now, sharing the parts that are not trained."""
+
+    def set_trainable(self, names: Sequence[str]) -> None:
+        """Train the named parts and freeze all others.
+
+        Raises:
+            ValueError: a name is not a part.
+        """
+        unknown = sorted(set(names) - set(self.parts))
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__} has no part named {', '.join(map(repr, unknown))}. "
+                f"Its parts: {', '.join(self.parts)}."
+            )
+        self.requires_grad_(False)
+        for name in names:
+            self.parts[name].requires_grad_(True)
+
+    def is_frozen(self, name: str) -> bool:
+        """True when no parameter of a part is trained."""
+        return not any(parameter.requires_grad for parameter in self.parts[name].parameters())
+
+    def completion_ids(self, responses: Iterable[str]) -> Completions:
+        """Tokens of given responses, each closed by the end-of-sequence token (stage 1's targets)."""
+        eos = self.tokenizer.eos_token_id
+        rows = [torch.tensor([*self.tokenizer(text, add_special_tokens=False)["input_ids"], eos]) for text in responses]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
+        lengths = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(ids.shape[1]) < lengths[:, None]
+        device = next(self.parameters()).device
+        return Completions(
+            ids.to(device),
+            mask.to(device),
+            torch.zeros(ids.shape, device=device),
+            torch.ones(len(rows), dtype=torch.bool, device=device),
+        )
+
+    def texts(self, completions: Completions) -> list[str]:
+        """Completions as text, special tokens dropped."""
+        return self.tokenizer.batch_decode(
+            [row[keep] for row, keep in zip(completions.token_ids.cpu(), completions.mask.cpu(), strict=True)],
+            skip_special_tokens=True,
+        )
+
+
+@contextmanager
+def eval_mode(module: nn.Module):
+    """Run a block without dropout, then put every submodule back into the mode it was in."""
+    modes = {child: child.training for child in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for child, training in modes.items():
+            child.training = training

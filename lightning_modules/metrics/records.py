@@ -1,0 +1,65 @@
+"""JSON Lines files of records with an id each."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of a JSONL file.
+
+    Args:
+        id: the record's id; a number in the file is taken as text.
+        fields: the other fields asked for.
+        where: file and line, for messages.
+    """
+
+    id: str
+    fields: dict[str, Any]
+    where: str
+
+
+def read_records(path: str | Path, fields: Sequence[str]) -> list[Record]:
+    """Read a JSONL file, one object with an `id` per line; blank lines are skipped, other fields ignored.
+
+    Args:
+        path: the file, UTF-8.
+        fields: fields that each object must have beside `id`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no record at all, or a line that is no such object or repeats an id; it names file and line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No such file: {path}. Expected JSONL with id, {', '.join(fields)} on each line.")
+    records: dict[str, Record] = {}
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            record = _parse(line, fields, f"{path}:{number}")
+            if record.id in records:
+                raise ValueError(f"{record.where}: id {record.id!r} is already at {records[record.id].where}.")
+            records[record.id] = record
+    if not records:
+        raise ValueError(f"{path} is empty. Expected JSONL with id, {', '.join(fields)} on each line.")
+    return list(records.values())
+
+
+def _parse(line: bytes, fields: Sequence[str], where: str) -> Record:
+    try:
+        content = json.loads(line.decode("utf-8-sig"))  # some editors put a byte order mark before the first line
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{where}: not JSON in UTF-8 ({error}). Expected one object per line.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{where}: got {type(content).__name__}; expected an object with id, {', '.join(fields)}.")
+    if missing := [name for name in ("id", *fields) if name not in content]:
+        raise ValueError(f"{where}: {', '.join(missing)} missing; got {', '.join(content)}.")
+    identifier = content["id"]
+    if isinstance(identifier, bool) or not isinstance(identifier, str | int):
+        raise ValueError(f"{where}: id must be text or a whole number; got {identifier!r}.")
+    return Record(str(identifier), {name: content[name] for name in fields}, where)

@@ -1,0 +1,266 @@
+"""What stages 1 and 3 and every evaluation share: a policy that explains clips, judged by the method's metrics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule
+from transformers import get_scheduler
+
+from datamodules.batch import ClipBatch
+from datamodules.emotions import get_taxonomy
+from lightning_modules.backbones.interface import Backbone, Completions, Sampling, eval_mode
+from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
+from lightning_modules.metrics.counts import class_indices
+from lightning_modules.metrics.judges import Judge, VerifierJudge, verifier_verdict
+from lightning_modules.metrics.report import EmotionReport
+from lightning_modules.rationale import Response, read_response
+
+EVALUATION_SAMPLING = Sampling(max_new_tokens=512, temperature=0.3, top_p=0.9)
+"""How the paper's released code decodes in evaluation."""
+
+
+@dataclass
+class Evaluation:
+    """One evaluated batch: what the policy said of each clip, and what was read in it.
+
+    Args:
+        batch: the clips.
+        responses: one per clip; empty text for a clip that could not be decoded.
+        readings: the verifier's reading of each response's sentences, or None without a verifier.
+        verdicts: the judge's emotion of each rationale (None: invalid), or None without a judge.
+    """
+
+    batch: ClipBatch
+    responses: list[Response]
+    readings: list[list[SentenceReading]] | None
+    verdicts: list[str | None] | None
+
+
+class PolicyModule(LightningModule):
+    """A policy that watches clips and answers with a rationale and an emotion; evaluates and predicts, does not train.
+
+    Args:
+        backbone: the multimodal LLM.
+        taxonomy: the emotion classes that answers and targets come from.
+        verifier: Hugging Face directory or hub id of the Emotional Rationale Verifier, kept frozen and in float32.
+        judge: names one emotion per rationale for EEA, EPC and FCR; by default the verifier restricted to the taxonomy.
+        evaluation: how completions are drawn in validation, test and predict.
+        bare_answers: take the whole completion as the answer, for baselines trained without tags.
+
+    Raises:
+        ValueError: unknown taxonomy, or a verifier without the labels that the taxonomy needs.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        taxonomy: Literal["mafw", "dfew"],
+        verifier: str | None = None,
+        judge: Judge | None = None,
+        evaluation: Sampling = EVALUATION_SAMPLING,
+        bare_answers: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.taxonomy = get_taxonomy(taxonomy)
+        self.verifier = None if verifier is None else EmotionVerifier(verifier)
+        if self.verifier is not None:
+            self.verifier.require(self.taxonomy)
+        self.judge = judge
+        self.evaluation = evaluation
+        self.bare_answers = bare_answers
+        self.validation_report = EmotionReport(self.taxonomy, self.judge_name)
+        self.test_report = EmotionReport(self.taxonomy, self.judge_name)
+
+    @property
+    def judge_name(self) -> str | None:
+        """Who judges the rationales: the judge given, else the verifier, else nobody."""
+        if self.judge is not None:
+            return self.judge.name
+        return None if self.verifier is None else VerifierJudge(self.verifier).name
+
+    def setup(self, stage: str) -> None:
+        datamodule = getattr(self.trainer, "datamodule", None)
+        corpus = getattr(datamodule, "taxonomy", None)
+        if corpus is not None and corpus != self.taxonomy:
+            raise ValueError(
+                f"The model's taxonomy is {self.taxonomy.name} and the data's is {corpus.name}. "
+                "Set model.taxonomy to the data's."
+            )
+
+    def read(self, texts: list[str]) -> list[Response]:
+        """Completions as responses of this module's taxonomy."""
+        return [read_response(text, self.taxonomy, self.bare_answers) for text in texts]
+
+    def read_sentences(self, responses: list[Response]) -> list[list[SentenceReading]]:
+        """The verifier's reading of each response's sentences: all sentences in one pass, repeated ones once.
+
+        Raises:
+            ValueError: the module hosts no verifier.
+        """
+        if self.verifier is None:
+            raise ValueError("No verifier to read sentences with: set model.verifier to a directory or hub id.")
+        return self.verifier.read_groups([response.sentences for response in responses])
+
+    @torch.no_grad()
+    def evaluate(self, batch: ClipBatch) -> Evaluation:
+        """Explain each clip of a batch once, without dropout."""
+        with eval_mode(self.backbone):
+            completions = self.backbone.generate(self.backbone.encode(batch), 1, self.evaluation)
+        texts = self.backbone.texts(completions)
+        responses = self.read(["" if f else t for t, f in zip(texts, batch.failures, strict=True)])
+        readings = None if self.verifier is None else self.read_sentences(responses)
+        verdicts = None
+        if self.judge is not None:
+            verdicts = self.judge.judge([response.rationale for response in responses], self.taxonomy)
+        elif readings is not None:
+            # The default judge reads the same sentences with the same verifier: they are read already.
+            verdicts = [verifier_verdict(reading, self.taxonomy) for reading in readings]
+        return Evaluation(batch, responses, readings, verdicts)
+
+    def _update(self, report: EmotionReport, evaluation: Evaluation) -> None:
+        def indices(emotions: Sequence[str | None]) -> torch.Tensor:
+            return class_indices(emotions, self.taxonomy, self.device)
+
+        report.update(
+            indices([response.prediction for response in evaluation.responses]),
+            indices(evaluation.batch.targets),
+            None if evaluation.verdicts is None else indices(evaluation.verdicts),
+        )
+
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> Evaluation:
+        evaluation = self.evaluate(batch)
+        self._update(self.validation_report, evaluation)
+        return evaluation
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_report(self.validation_report, "val")
+
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> Evaluation:
+        evaluation = self.evaluate(batch)
+        self._update(self.test_report, evaluation)
+        return evaluation
+
+    def on_test_epoch_end(self) -> None:
+        self._log_report(self.test_report, "test", reset=False)
+
+    def predict_step(self, batch: ClipBatch, batch_idx: int) -> Evaluation:
+        return self.evaluate(batch)
+
+    def _log_report(self, report: EmotionReport, prefix: str, reset: bool = True) -> None:
+        metrics = report.compute()
+        for name in ("war", "uar", "eea", "epc", "fcr"):
+            if metrics[name] is not None:
+                self.log(f"{prefix}/{name}", metrics[name], prog_bar=name in ("war", "fcr"))
+        self.log(f"{prefix}/unknown_answers", float(metrics["unknown_answers"]))
+        if reset:
+            report.reset()
+
+    def metrics_report(self) -> dict[str, Any]:
+        """Metrics of the last test run, as written to `metrics.json`."""
+        return self.test_report.compute()
+
+    def export(self, directory: Path) -> None:
+        """Write the policy as a Hugging Face directory that loads as a backbone again."""
+        self.backbone.save(directory)
+
+
+class TrainablePolicyModule(PolicyModule):
+    """A policy with an optimizer: AdamW on the trained parts, warm-up, then a schedule.
+
+    Args:
+        backbone: the multimodal LLM.
+        taxonomy: the emotion classes that answers and targets come from.
+        trainable: names of the backbone's parts to train; all others stay frozen to the bit.
+        verifier: Hugging Face directory or hub id of the verifier.
+        judge: names one emotion per rationale for EEA, EPC and FCR; by default the verifier.
+        evaluation: how completions are drawn in validation and test.
+        learning_rate: peak learning rate.
+        weight_decay: AdamW's decoupled weight decay.
+        warmup_ratio: share of the optimizer steps in which the learning rate rises linearly from 0.
+        schedule: what follows the warm-up.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        taxonomy: Literal["mafw", "dfew"],
+        trainable: list[str],
+        verifier: str | None,
+        judge: Judge | None,
+        evaluation: Sampling,
+        learning_rate: float,
+        weight_decay: float,
+        warmup_ratio: float,
+        schedule: Literal["constant", "linear", "cosine"],
+    ) -> None:
+        super().__init__(backbone, taxonomy, verifier=verifier, judge=judge, evaluation=evaluation)
+        backbone.set_trainable(trainable)
+        self.trainable = trainable
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_ratio = warmup_ratio
+        self.schedule = schedule
+
+    def num_optimizer_steps(self) -> int:
+        """Optimizer steps of the whole run, for the schedule."""
+        return int(self.trainer.estimated_stepping_batches)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        parameters = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
+        num_steps = self.num_optimizer_steps()
+        scheduler = get_scheduler(
+            "constant_with_warmup" if self.schedule == "constant" else self.schedule,
+            optimizer,
+            num_warmup_steps=round(self.warmup_ratio * num_steps),
+            num_training_steps=num_steps,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is trained; frozen parts come from their own directories."""
+        trained = self._trained_keys()
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the frozen parts as they are, after checking that no trained one is missing."""
+        missing = sorted(self._trained_keys() - set(checkpoint["state_dict"]))
+        if missing:
+            raise ValueError(
+                f"The checkpoint lacks {len(missing)} trained tensors, e.g. {missing[0]}. It was written with other "
+                f"trainable parts than {self.trainable}: set model.trainable to those of the run that wrote it."
+            )
+        checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
+
+    def _trained_keys(self) -> set[str]:
+        return {
+            f"backbone.{name}"
+            for name, parameter in self.backbone.named_parameters(remove_duplicate=False)
+            if parameter.requires_grad
+        }
+
+    def check_finite(self, loss: torch.Tensor, batch: ClipBatch) -> None:
+        """Stop before a non-finite loss reaches the weights.
+
+        Raises:
+            ValueError: naming the clips of the batch.
+        """
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"Loss is {loss.item()} at step {self.global_step}, on clips {', '.join(batch.ids)}. The weights were "
+                "not updated. Lower model.learning_rate, clip gradients, or inspect these clips."
+            )
+
+    def count_skipped(self, batch: ClipBatch) -> None:
+        """Log how many clips of a training batch could not be decoded, and name them."""
+        self.log("train/skipped_clips", float(len(batch.skipped)), reduce_fx="sum", on_step=True)
+        for reason in batch.skipped:
+            self.print(f"Skipped a clip that cannot be decoded: {reason}")
+
+    def completion_length(self, completions: Completions) -> torch.Tensor:
+        """Mean completion length in tokens."""
+        return completions.lengths.float().mean()

@@ -1,0 +1,70 @@
+"""Group-relative advantages: how much better a completion scored than its siblings of the same prompt.
+
+Source: DeepSeekMath (arXiv 2402.03300, section 4.1), with the unbiased standard deviation and the `eps` of the ERV
+paper's setting (arXiv 2510.23506); `normalise_std=False` is Dr. GRPO (arXiv 2503.20783).
+
+Shape legend: B prompts, G completions per prompt; row `b·G + g` is completion g of prompt b.
+"""
+
+import torch
+from torch import Tensor
+
+
+def group_advantages(rewards: Tensor, group_size: int, normalise_std: bool = True, eps: float = 1e-4) -> Tensor:
+    """`A_i = (R_i - mean) / (std + eps)`, mean and unbiased standard deviation taken over each prompt's completions.
+
+    Args:
+        rewards: summed reward of each completion, `[B·G]` or `[B, G]`.
+        group_size: G, completions per prompt, at least 2.
+        normalise_std: divide by `std + eps`; False leaves `R_i - mean`.
+        eps: keeps a group of nearly equal rewards from exploding; in units of reward.
+
+    Returns:
+        float32 advantages in the shape of `rewards`, exactly 0 in a group whose rewards are all equal.
+
+    Raises:
+        ValueError: `group_size` below 2, a shape that is not whole groups, or a reward that is NaN or infinite.
+    """
+    groups = _grouped(rewards, group_size)
+    advantages = groups - groups.mean(dim=1, keepdim=True)
+    if normalise_std:
+        advantages = advantages / (groups.std(dim=1, keepdim=True) + eps)
+    # The mean of G equal floats can differ from them in the last bit, which `eps` would magnify 10,000 times.
+    advantages = advantages.masked_fill(~_spread(groups)[:, None], 0.0)
+    return advantages.view(rewards.shape)
+
+
+def has_spread(rewards: Tensor, group_size: int) -> Tensor:
+    """Groups that teach something: bool `[B]`, False where all rewards of a prompt are equal.
+
+    Args and Raises as in `group_advantages`.
+    """
+    return _spread(_grouped(rewards, group_size))
+
+
+def _spread(groups: Tensor) -> Tensor:
+    return groups.amax(dim=1) > groups.amin(dim=1)
+
+
+def _grouped(rewards: Tensor, group_size: int) -> Tensor:
+    """Rewards as float32 `[B, G]`, checked."""
+    if group_size < 2:
+        raise ValueError(
+            f"A group of {group_size} completion(s) has no spread to compare within. Sample at least 2 completions per "
+            "prompt."
+        )
+    flat = rewards.ndim == 1 and rewards.numel() % group_size == 0
+    paired = rewards.ndim == 2 and rewards.shape[1] == group_size
+    if not (flat or paired) or rewards.numel() == 0:
+        raise ValueError(
+            f"Rewards of shape {tuple(rewards.shape)} are not whole groups of {group_size}. Expected [B·{group_size}] "
+            f"or [B, {group_size}] with B >= 1, the completions of a prompt side by side."
+        )
+    groups = rewards.float().reshape(-1, group_size)
+    if not torch.isfinite(groups).all():
+        row = int((~torch.isfinite(groups)).flatten().nonzero()[0])
+        raise ValueError(
+            f"Reward of completion {row} is {groups.flatten()[row].item()}. Every reward must be finite: check the "
+            "reward functions."
+        )
+    return groups

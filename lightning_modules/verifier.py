@@ -1,0 +1,176 @@
+"""Stage 2: train the Emotional Rationale Verifier, a multi-label classifier of sentences (spec "Three stages").
+
+The paper's verifier: RoBERTa go_emotions, 10 epochs, batch 64, learning rate 3e-5; optimiser, weight decay and schedule
+are unspecified, AdamW with a linear schedule is chosen here.
+
+Shape legend: B sentences, 28 GoEmotions labels.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torch.nn import functional
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    get_linear_schedule_with_warmup,
+)
+
+from datamodules.emotions import GO_EMOTIONS
+from datamodules.rationale_text import SentenceBatch
+from lightning_modules.emotion_verifier import load_classifier, usable_tokens
+from lightning_modules.metrics.sentences import SentenceLabelReport
+
+logger = logging.getLogger(__name__)
+
+
+def load_trainable_classifier(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A classifier with GoEmotions' 28 labels on top of any encoder, in float32.
+
+    A checkpoint whose labels are GoEmotions' in their order keeps its head; any other gets a new, random head.
+
+    Args:
+        path: Hugging Face directory or hub id of an encoder or sequence classifier.
+
+    Raises:
+        ValueError: the path cannot be loaded.
+    """
+    names = dict(enumerate(GO_EMOTIONS))
+    model, tokenizer, report = load_classifier(
+        path,
+        num_labels=len(names),
+        id2label=names,
+        label2id={label: i for i, label in names.items()},
+        problem_type="multi_label_classification",
+        ignore_mismatched_sizes=True,
+    )
+    had = tuple(label for _, label in sorted(AutoConfig.from_pretrained(path).id2label.items()))
+    if had == GO_EMOTIONS and not report["missing_keys"] and not report["mismatched_keys"]:
+        logger.info("%s: the classification head of the checkpoint is kept.", path)
+        return model, tokenizer
+    logger.warning("%s: no head for GoEmotions' 28 labels in their order; a new, random head is trained.", path)
+    # Loading keeps a head of equal size under the new names, so the head is taken from a model that was never loaded.
+    fresh = AutoModelForSequenceClassification.from_config(model.config).float()
+    for name, head in fresh.named_children():
+        if name != model.base_model_prefix:
+            setattr(model, name, head)
+    return model, tokenizer
+
+
+class VerifierModule(LightningModule):
+    """Trains the verifier with binary cross-entropy on sentences with several emotions each.
+
+    Args:
+        path: Hugging Face directory or hub id to start from: any encoder or sequence classifier.
+        learning_rate: peak learning rate of AdamW.
+        weight_decay: decoupled weight decay of the matrices; biases and normalisations have none.
+        warmup_ratio: share of the steps over which the learning rate rises from 0, before it falls linearly to 0.
+        max_tokens: longest sentence, in tokens; the rest is cut off.
+
+    Raises:
+        ValueError: the path cannot be loaded, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        learning_rate: float = 3e-5,
+        weight_decay: float = 0.01,
+        warmup_ratio: float = 0.1,
+        max_tokens: int = 512,
+    ) -> None:
+        super().__init__()
+        if learning_rate <= 0 or weight_decay < 0 or not 0 <= warmup_ratio <= 1 or max_tokens < 1:
+            raise ValueError(
+                "Expected learning_rate > 0, weight_decay >= 0, 0 <= warmup_ratio <= 1 and max_tokens >= 1; got "
+                f"{learning_rate}, {weight_decay}, {warmup_ratio}, {max_tokens}."
+            )
+        self.save_hyperparameters()
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_ratio = warmup_ratio
+        self.model, self.tokenizer = load_trainable_classifier(path)
+        self.model.train()  # from_pretrained leaves it in eval mode, in which it would train without dropout
+        self.max_tokens = usable_tokens(self.model, self.tokenizer, max_tokens)
+        self.val_report = SentenceLabelReport(GO_EMOTIONS)
+        self.test_report = SentenceLabelReport(GO_EMOTIONS)
+        self._tested: dict[str, Any] | None = None
+
+    def forward(self, texts: list[str]) -> Tensor:
+        """Logits of sentences, float32 `[B, 28]`."""
+        inputs = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
+        return self.model(**inputs.to(self.device)).logits.float()
+
+    def training_step(self, batch: SentenceBatch, batch_idx: int) -> Tensor:
+        """Binary cross-entropy, mean over sentences and labels."""
+        loss = functional.binary_cross_entropy_with_logits(self(batch.texts), batch.labels)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.texts))
+        return loss
+
+    def validation_step(self, batch: SentenceBatch, batch_idx: int) -> None:
+        """Loss and counts of held-out sentences."""
+        self._evaluate(batch, "val", self.val_report)
+
+    def test_step(self, batch: SentenceBatch, batch_idx: int) -> None:
+        """As `validation_step`."""
+        self._evaluate(batch, "test", self.test_report)
+
+    def _evaluate(self, batch: SentenceBatch, stage: str, report: SentenceLabelReport) -> None:
+        logits = self(batch.texts)
+        loss = functional.binary_cross_entropy_with_logits(logits, batch.labels)
+        self.log(f"{stage}/loss", loss, on_epoch=True, sync_dist=True, batch_size=len(batch.texts))
+        report.update(logits.sigmoid(), batch.labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the report and start the next one."""
+        self._log_report("val", self.val_report)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the report and keep it for `metrics_report`."""
+        self._tested = self._log_report("test", self.test_report)
+
+    def _log_report(self, stage: str, report: SentenceLabelReport) -> dict[str, Any]:
+        values = report.compute()
+        report.reset()
+        rates = {name: values[name] for name in ("macro_f1", "top_label_accuracy", "exact_match")}
+        rates |= {f"f1/{label}": value for label, value in values["per_label_f1"].items()}
+        # The counts are already summed over processes: every process logs the same numbers.
+        logged = {f"{stage}/{name}": value for name, value in rates.items() if value is not None}
+        self.log_dict(logged, sync_dist=True)
+        return values
+
+    def metrics_report(self) -> dict[str, Any]:
+        """What `metrics.json` holds after a test: see `SentenceLabelReport.compute`.
+
+        Raises:
+            ValueError: no test has run.
+        """
+        if self._tested is None:
+            raise ValueError("There is no report before a test. Run `test` first.")
+        return self._tested
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW; the learning rate rises and falls linearly, step by step."""
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise ValueError("The learning rate falls to 0 at the end: set trainer.max_epochs or trainer.max_steps.")
+        schedule = get_linear_schedule_with_warmup(optimizer, round(self.warmup_ratio * steps), int(steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def export(self, directory: str | Path) -> None:
+        """Write the Hugging Face directory that `EmotionVerifier` loads: model (safetensors) and tokenizer."""
+        self.model.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)

@@ -1,0 +1,110 @@
+"""Command line: train, evaluate and inspect models that explain emotions (`python main.py --help`)."""
+
+import sys
+import warnings
+from importlib import import_module
+
+STAGES = {
+    "fit": "train: stage 1 (cold start), stage 2 (verifier) or stage 3 (GRPO), by configuration",
+    "validate": "evaluate on the validation part of the training split",
+    "test": "evaluate on the test split: predictions.jsonl, metrics.json",
+    "predict": "explain clips: predictions.jsonl",
+}
+TOOLS = {
+    "synthesize": ("datamodules.synthetic.synthesize:synthesize", "generate clips with label files in a real layout"),
+    "tiny": ("lightning_modules.backbones.tiny:write_tiny_models", "write tiny random-weight models to learn with"),
+    "score": ("callbacks.scoring:score", "score anyone's completions: rows.jsonl, metrics.json"),
+    "summarize": ("callbacks.summary:summarize", "compare finished runs: a table, summary.json, a bar chart"),
+}
+CONFIG_HINT = """Stages are configured by stacked YAML files; what comes later wins:
+  python main.py fit -c configs/stage/cold_start.yaml -c configs/backbone/composed.yaml -c configs/data/emer.yaml
+  python main.py fit -c ... --print_config     show the whole configuration
+  python main.py fit --help                    every trainer option
+  python main.py fit --model.help GRPOModule   every option of a class
+  python main.py score --help                  every option of a tool"""
+
+
+def usage() -> str:
+    """The top-level help; needs no heavy import."""
+    commands = {**STAGES, **{name: text for name, (_, text) in TOOLS.items()}}
+    width = max(map(len, commands))
+    lines = [f"  {name:<{width}}  {text}" for name, text in commands.items()]
+    return "\n".join(["usage: python main.py COMMAND [options]", "", "commands:", *lines, "", CONFIG_HINT])
+
+
+def run_tool(name: str, arguments: list[str]) -> None:
+    """Run an offline tool; its options are its function's parameters."""
+    from jsonargparse import auto_cli
+
+    module, function = TOOLS[name][0].split(":")
+    auto_cli(getattr(import_module(module), function), args=arguments, prog=f"main.py {name}", as_positional=False)
+
+
+def run_stage(command: str, arguments: list[str]) -> None:
+    """Run a Trainer command with LightningCLI: classes by `class_path`, values by YAML or option, `${...}` filled in.
+
+    One parser serves all four commands, so that `${trainer.default_root_dir}` means the same in each.
+    """
+    from lightning import LightningDataModule, LightningModule
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+    from callbacks.export import ExportCallback
+    from callbacks.inspection import InspectionCallback
+    from callbacks.prediction_writer import PredictionWriter
+    from callbacks.run_record import RunRecord
+
+    # Imported classes can be named without their module.
+    for module in ("datamodules.dfew", "datamodules.emer", "datamodules.rationale_text", "callbacks.rl"):
+        import_module(module)
+    for stage in ("cold_start", "verifier", "grpo"):
+        import_module(f"lightning_modules.{stage}")
+
+    class StageCLI(LightningCLI):
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            parser.add_argument(
+                "--ckpt_path",
+                type=str | None,
+                default=None,
+                help="Checkpoint to go on from (fit) or to load: a file, 'last' or 'best'.",
+            )
+
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+    cli = StageCLI(
+        LightningModule,
+        LightningDataModule,
+        run=False,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        args=arguments,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={"callbacks": [ExportCallback(), PredictionWriter(), InspectionCallback(), RunRecord()]},
+        parser_kwargs={
+            "parser_mode": "omegaconf+",
+            "prog": f"main.py {command}",
+            "description": f"{command}: {STAGES[command]}",
+        },
+    )
+    getattr(cli.trainer, command)(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Dispatch a command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    command, *options = arguments
+    if command in TOOLS:
+        run_tool(command, options)
+    elif command in STAGES:
+        run_stage(command, options)
+    else:
+        print(f"Unknown command {command!r}.\n\n{usage()}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Rewards against the golden cases and against hand-computed numbers."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from callbacks.rewards import AccuracyReward, ExplanationReward, FormatReward, explanation_score, sum_rewards
+from datamodules.emotions import DFEW, GO_EMOTIONS, get_taxonomy
+from lightning_modules.emotion_verifier import EmotionVerifier
+from lightning_modules.rationale import read_response
+
+pytestmark = pytest.mark.numerics
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+CASES = [json.loads(line) for line in (GOLDEN / "rewards/cases.jsonl").read_bytes().splitlines()]
+RESPONSES = [read_response(case["completion"], get_taxonomy(case["dataset"])) for case in CASES]
+TARGETS = [case["canonical_target"] for case in CASES]
+
+
+@pytest.fixture(scope="module")
+def readings():
+    verifier = EmotionVerifier(str(GOLDEN / "tiny_verifier"))
+    return verifier.read_groups([response.sentences for response in RESPONSES])
+
+
+@pytest.mark.parametrize("reward", [FormatReward(), AccuracyReward(), ExplanationReward()], ids=lambda r: r.name)
+def test_golden_rewards(reward, readings):
+    values = reward(RESPONSES, TARGETS, readings)
+    assert values.dtype == torch.float32
+    assert len(CASES) == 211
+    wrong = {
+        case["id"]: (value, case[reward.name])
+        for case, value in zip(CASES, values.tolist(), strict=True)
+        if abs(value - case[reward.name]) > 1e-6
+    }
+    assert wrong == {}
+
+
+def test_golden_label_sets(readings):
+    for case, rows in zip(CASES, readings, strict=True):
+        ours = [{GO_EMOTIONS.index(emotion) for emotion in reading.emotions} for reading in rows]
+        assert ours == [set(label_set) for label_set in case["label_sets"]], case["id"]
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        ("<think>a</think><answer>b</answer>", 1),
+        ("<think></think>\n\n <answer></answer>", 1),  # empty parts pass
+        ("<think>a\nb</think><answer>b</answer>", 1),
+        ("<think>a</think><answer>b</answer><answer>c</answer>", 1),  # duplicate tags pass
+        (" <think>a</think><answer>b</answer>", 0),  # one character before
+        ("<think>a</think><answer>b</answer>\n", 0),  # one character after
+        ("<think>a</think>,<answer>b</answer>", 0),
+        ("<answer>b</answer><think>a</think>", 0),
+        ("<Think>a</Think><answer>b</answer>", 0),
+        ("", 0),
+    ],
+)
+def test_format(completion, expected):
+    assert FormatReward()([read_response(completion, DFEW)], ["anger"]).tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("label_sets", "target", "expected"),
+    [
+        ([], "anger", 0),  # no sentence
+        ([], "neutral", 0),
+        ([["neutral"], ["neutral"]], "anger", 0),  # no emotional sentence
+        ([["anger"], ["neutral"]], "anger", 1),  # m = 1, e = 1: the neutral sentence does not count
+        ([["anger"], ["joy"], ["neutral"]], "anger", 1 / 2),
+        ([["anger", "neutral"], ["joy", "anger"], ["fear"], ["neutral"]], "anger", 2 / 3),
+        ([["neutral"], ["neutral", "joy"], ["joy"]], "neutral", 2 / 3),  # m / n
+        ([["joy"]], "happiness", 1),  # the target's verifier label, not its name
+        ([["disapproval"], ["grief"]], "contempt", 1 / 2),
+    ],
+)
+def test_explanation(label_sets, target, expected):
+    assert explanation_score(label_sets, target) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_batch_without_a_sentence_gets_zeros():
+    responses = [read_response(text, DFEW) for text in ("", "<think></think><answer>anger</answer>")]
+    assert ExplanationReward()(responses, ["anger", "neutral"], [[], []]).tolist() == [0, 0]
+
+
+def test_the_explanation_reward_needs_readings():
+    assert ExplanationReward.needs_verifier
+    assert not FormatReward.needs_verifier
+    with pytest.raises(ValueError, match="needs a verifier"):
+        ExplanationReward()([read_response("", DFEW)], ["anger"], None)
+
+
+def test_rewards_add_up_by_weight():
+    rewards = [FormatReward(), AccuracyReward(weight=0.5)]
+    values = {"format": torch.tensor([1.0, 0.0, 1.0]), "accuracy": torch.tensor([1.0, 1.0, 0.0])}
+    assert sum_rewards(rewards, values).tolist() == [1.5, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_weights_are_finite(weight):
+    with pytest.raises(ValueError, match="'accuracy' must be a finite number"):
+        AccuracyReward(weight)

@@ -1,0 +1,76 @@
+"""Tiny random-weight models and batches that every test tier shares."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules.batch import Clip, ClipBatch, collate
+from datamodules.clip_datamodule import INSTRUCTION
+from lightning_modules.backbones.composed import ComposedBackbone
+from lightning_modules.backbones.tiny import write_tiny_models
+
+NUM_FRAMES, IMAGE_SIZE = 2, 32
+RATIONALE = "The man frowns hard. He shouts in a loud voice. The room is quiet."
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory with tiny `vision/`, `audio/`, `language_model/` and `verifier/`."""
+    root = tmp_path_factory.mktemp("tiny")
+    corpus = root / "corpus.txt"
+    corpus.write_text(f"<think>{RATIONALE}</think>\n<answer>angry</answer>\n" * 20)
+    write_tiny_models(
+        str(root), [str(corpus)], vocab_size=384, hidden_size=64, num_layers=2, image_size=IMAGE_SIZE, audio_seconds=1
+    )
+    return root
+
+
+@pytest.fixture
+def backbone(tiny_models: Path) -> ComposedBackbone:
+    """A freshly loaded composed backbone; its projectors are drawn from a fixed seed."""
+    torch.manual_seed(0)
+    return ComposedBackbone(
+        vision=str(tiny_models / "vision"),
+        audio=str(tiny_models / "audio"),
+        language_model=str(tiny_models / "language_model"),
+        num_frames=NUM_FRAMES,
+        video_grid=2,
+        audio_pool=10,
+    )
+
+
+@pytest.fixture
+def make_clip() -> Callable[..., Clip]:
+    """Random clips that fit the tiny backbone, the same for the same seed."""
+
+    def make(seed: int, **fields) -> Clip:
+        generator = torch.Generator().manual_seed(seed)
+        frames = torch.randint(0, 256, (NUM_FRAMES, 3, IMAGE_SIZE, IMAGE_SIZE), generator=generator, dtype=torch.uint8)
+        waveform = torch.rand(8_000 + 500 * seed, generator=generator) - 0.5
+        values = {
+            "id": f"clip{seed}",
+            "media": f"clip{seed}.mp4",
+            "frames": frames,
+            "waveform": waveform,
+            "has_audio": True,
+            "instruction": INSTRUCTION,
+            "target": "anger",
+            "response": f"<think>{RATIONALE}</think>\n<answer>angry</answer>",
+        }
+        return Clip(**{**values, **fields})
+
+    return make
+
+
+@pytest.fixture
+def batch(make_clip: Callable[..., Clip]) -> ClipBatch:
+    """Three clips with instructions of different lengths, hence prompts padded on the left."""
+    return collate(
+        [
+            make_clip(0),
+            make_clip(1, instruction=f"{INSTRUCTION} Be brief, and look at the face."),
+            make_clip(2, instruction="Which emotion?", target="happiness"),
+        ]
+    )
