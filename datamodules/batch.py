@@ -70,8 +70,9 @@ class ClipBatch:
         return len(self.ids)
 
     def _map_tensors(self, fn: Callable[[Tensor], Tensor]) -> Self:
-        tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        return replace(self, **{name: fn(tensor) for name, tensor in tensors.items()})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed: dict[str, Any] = {name: fn(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **changed)
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Self:
         """The batch with its tensors on `device`. Lightning calls this."""

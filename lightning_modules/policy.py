@@ -204,6 +204,7 @@ class TrainablePolicyModule(PolicyModule):
         self.weight_decay = weight_decay
         self.warmup_ratio = warmup_ratio
         self.schedule = schedule
+        self.num_skipped_clips = 0
 
     def num_optimizer_steps(self) -> int:
         """Optimizer steps of the whole run, for the schedule."""
@@ -256,8 +257,9 @@ class TrainablePolicyModule(PolicyModule):
             )
 
     def count_skipped(self, batch: ClipBatch) -> None:
-        """Log how many clips of a training batch could not be decoded, and name them."""
-        self.log("train/skipped_clips", float(len(batch.skipped)), reduce_fx="sum", on_step=True)
+        """Log how many clips training has skipped so far because they could not be decoded, and name new ones."""
+        self.num_skipped_clips += len(batch.skipped)
+        self.log("train/skipped_clips", float(self.num_skipped_clips), batch_size=max(len(batch), 1))
         for reason in batch.skipped:
             self.print(f"Skipped a clip that cannot be decoded: {reason}")
 

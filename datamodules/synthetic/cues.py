@@ -22,7 +22,7 @@ ANNOTATOR_CUES: dict[str, dict[Channel, tuple[str, ...]]] = {
         ),
         "voice": (
             "shouts in a loud harsh voice",
-            "speaks fast with a hard tone",
+            "speaks fast with a hard furious tone",
             "snaps at every word and raises the volume",
         ),
         "body": ("leans forward with clenched fists", "points with a stiff finger"),
@@ -38,7 +38,7 @@ ANNOTATOR_CUES: dict[str, dict[Channel, tuple[str, ...]]] = {
             "speaks in a low choked voice",
             "lets out a sickened moan",
         ),
-        "body": ("turns away and covers the nose", "pushes the air away with one hand"),
+        "body": ("turns away and covers the nose", "pushes the smell away with one hand"),
     },
     "fear": {
         "face": (
@@ -70,12 +70,12 @@ ANNOTATOR_CUES: dict[str, dict[Channel, tuple[str, ...]]] = {
         "face": (
             "keeps a relaxed face without movement",
             "looks ahead with a calm even gaze",
-            "rests the brows and lips in place",
+            "shows calm brows and relaxed lips",
         ),
         "voice": (
             "keeps a level flat tone",
             "speaks at a steady ordinary pace",
-            "reads the words in a plain voice",
+            "talks in a plain even voice",
         ),
         "body": ("stands still with loose arms", "sits upright without gestures"),
     },
@@ -99,11 +99,11 @@ ANNOTATOR_CUES: dict[str, dict[Channel, tuple[str, ...]]] = {
             "blinks with round astonished eyes",
         ),
         "voice": (
-            "gasps as the pitch jumps up",
+            "gasps with a sudden jump in pitch",
             "cries out in one short burst",
             "asks again with a rising pitch",
         ),
-        "body": ("jumps back with lifted hands", "stops short and spins around"),
+        "body": ("jumps up with lifted hands", "stops short and spins around"),
     },
     "contempt": {
         "face": (
@@ -163,7 +163,7 @@ ANNOTATOR_CUES: dict[str, dict[Channel, tuple[str, ...]]] = {
 VERIFIER_CUES: dict[str, dict[Channel, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "anger": {
         "face": (
-            ("has a deep frown", "glares straight ahead", "bares clenched teeth"),
+            ("frowns deeply", "glares straight ahead", "bares clenched teeth"),
             ("with a tight jaw", "under lowered brows", "with narrowed eyes"),
         ),
         "voice": (
@@ -181,7 +181,7 @@ VERIFIER_CUES: dict[str, dict[Channel, tuple[tuple[str, ...], tuple[str, ...]]]]
             ("with a twisted mouth", "at the foul smell", "and squints"),
         ),
         "voice": (
-            ("gags on the words", "groans in revulsion", "makes a sickened sound"),
+            ("gags and coughs", "groans in revulsion", "makes a sickened sound"),
             ("with a thick voice", "as if choked", "at the foul taste"),
         ),
         "body": (
@@ -206,7 +206,7 @@ VERIFIER_CUES: dict[str, dict[Channel, tuple[tuple[str, ...], tuple[str, ...]]]]
     "happiness": {
         "face": (
             ("smiles at the listener", "shows a grin", "beams with joy"),
-            ("with raised cheeks", "with bright eyes", "as the corners of the mouth go up"),
+            ("with raised cheeks", "with bright eyes", "with the mouth corners up"),
         ),
         "voice": (
             ("laughs loudly", "chuckles with joy", "talks in a cheerful way"),
@@ -219,7 +219,7 @@ VERIFIER_CUES: dict[str, dict[Channel, tuple[tuple[str, ...], tuple[str, ...]]]]
     },
     "neutral": {
         "face": (
-            ("has a calm face", "keeps an even gaze", "looks relaxed"),
+            ("has a calm face", "keeps an even gaze", "shows a relaxed face"),
             ("without any change", "with still brows", "with resting lips"),
         ),
         "voice": (
@@ -233,7 +233,7 @@ VERIFIER_CUES: dict[str, dict[Channel, tuple[tuple[str, ...], tuple[str, ...]]]]
     },
     "sadness": {
         "face": (
-            ("has tears in both eyes", "weeps with wet cheeks", "lets the lips droop"),
+            ("has tears in both eyes", "weeps with wet cheeks", "lets the mouth droop"),
             ("with raised inner brows", "with lowered lids", "in sorrow"),
         ),
         "voice": (
@@ -247,11 +247,11 @@ VERIFIER_CUES: dict[str, dict[Channel, tuple[tuple[str, ...], tuple[str, ...]]]]
     },
     "surprise": {
         "face": (
-            ("has a dropped jaw", "raises the brows high", "opens the mouth wide"),
+            ("drops the jaw", "raises the brows high", "opens the mouth wide"),
             ("with round eyes", "in sudden wonder", "with an astonished blink"),
         ),
         "voice": (
-            ("gasps in wonder", "lets out a short cry", "asks with a jump in pitch"),
+            ("gasps in wonder", "gives a short cry", "asks with a jump in pitch"),
             ("in a sudden burst", "with a rising tone", "with an astonished breath"),
         ),
         "body": (
@@ -320,12 +320,10 @@ VERIFIER_CUES: dict[str, dict[Channel, tuple[tuple[str, ...], tuple[str, ...]]]]
 
 SECOND_LABELS: dict[str, str] = {
     "snaps at the listener": "annoyance",
-    "shakes a stiff finger": "annoyance",
     "laughs loudly": "amusement",
     "chuckles with joy": "amusement",
     "dances around": "excitement",
     "asks with a jump in pitch": "curiosity",
-    "spins around": "realization",
     "weeps with wet cheeks": "remorse",
 }
 """Opening of the verifier set → a second GoEmotions label of its sentences: stage 2 is multi-label, as in the paper."""
