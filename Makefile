@@ -19,9 +19,8 @@ TINY := $(DEMO)/tiny
 BASE := -c configs/trainer/default.yaml -c configs/trainer/cpu.yaml
 # What the demo stacks on the files for real data: tiny models, short schedules.
 POLICY := -c configs/backbone/composed.yaml -c configs/demo/backbone.yaml -c configs/demo/data.yaml
-# The exported policy of run $(1) instead of three separate parts.
-policy_of = --model.backbone.path $(DEMO)/$(1)/model --model.backbone.vision null --model.backbone.audio null \
-	--model.backbone.language_model null
+# The exported policy of run $(1).
+policy_of = --model.backbone.path $(DEMO)/$(1)/model
 
 .PHONY: help demo test lint clean setup ffmpeg
 

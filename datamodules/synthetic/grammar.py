@@ -1,9 +1,11 @@
 """The grammar of the generated corpus: rationales, stage 2's sentences, and the oracle that reads rationales back.
 
-A cue sentence is `subject [adverb] phrase.`; its phrase (see `cues.py`) decides its emotion. Scene sentences carry none.
+A cue sentence is `subject [adverb] phrase.`; its phrase (see `cues.py`) decides its emotion. Scene sentences
+carry none.
 """
 
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ from datamodules.synthetic.cues import (
 
 View = Literal["face", "voice", "mixed"]
 """What an annotator describes: the face alone, the voice alone, or both."""
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 ANNOTATOR_SUBJECTS: dict[str, tuple[str, str]] = {"man": ("The man", "He"), "woman": ("The woman", "She")}
 """Person → (first mention, later mentions)."""
@@ -168,16 +172,18 @@ class LabelledSentence:
     emotions: tuple[str, ...]
 
 
-def _in_split(opening: int, ending: int, split: Literal["train", "val", "test"]) -> bool:
-    """Hold one (opening, ending) pair in nine out for each of `val` and `test`: both halves occur in `train`, the
-    combination does not.
-    """
-    held_out = {(1, 0): "val", (2, 1): "test"}.get((opening % 3, ending % 3), "train")
-    return held_out == split
+def _phrases_of(split: Split, openings: Sequence[str], endings: Sequence[str]) -> list[tuple[str, str]]:
+    """The (opening, ending) pairs that a split has: about one in nine each for `val` and `test`, chosen by the text."""
+    pairs = sorted(
+        {(opening, ending) for opening in openings for ending in endings},
+        key=lambda pair: zlib.crc32(" ".join(pair).encode()),
+    )
+    held_out = {0: "val", 1: "test"}
+    return [pair for i, pair in enumerate(pairs) if held_out.get(i % 9, "train") == split]
 
 
 def verifier_sentences(
-    rng: np.random.Generator, split: Literal["train", "val", "test"], count: int, taxonomy: Taxonomy
+    rng: np.random.Generator, split: Split, count: int, taxonomy: Taxonomy
 ) -> list[LabelledSentence]:
     """Sentences of the verifier set, balanced over the taxonomy's emotions and scene sentences, shuffled.
 
@@ -195,14 +201,10 @@ def verifier_sentences(
         if emotion is None:
             openings, endings = VERIFIER_SCENES
         else:
-            channels = tuple(VERIFIER_CUES[emotion].values())
-            openings, endings = channels[int(rng.integers(len(channels)))]
-        pairs = [
-            (opening, ending)
-            for i, opening in enumerate(openings)
-            for j, ending in enumerate(endings)
-            if _in_split(i, j, split)
-        ]
+            # Halves of different channels mix: what they share is the emotion, so each half must be read for itself.
+            channels = VERIFIER_CUES[emotion].values()
+            openings, endings = ([half for channel in channels for half in channel[k]] for k in (0, 1))
+        pairs = _phrases_of(split, openings, endings)
         opening, ending = pairs[int(rng.integers(len(pairs)))]
         phrase = f"{opening} {ending}"
         if emotion is None:

@@ -1,7 +1,7 @@
 """Label files of the generated corpora, byte for byte in the layouts that the real ones are distributed in.
 
-Source: spec "Datasets as distributed" §1 (MAFW), §2 (DFEW), §5 (conversation JSON). Clips are numbered by their position
-in the corpus; `media_path` says where each layout keeps a clip.
+Source: spec "Datasets as distributed" §1 (MAFW), §2 (DFEW), §5 (conversation JSON). Clips are numbered by their
+position in the corpus; `media_path` says where each layout keeps a clip.
 """
 
 import json
@@ -14,6 +14,7 @@ import pandas as pd
 
 from datamodules.emotions import ALIASES, DFEW, MAFW, Taxonomy
 from datamodules.synthetic.captions import chinese_caption
+from datamodules.synthetic.grammar import View
 from datamodules.synthetic.performance import Performance
 
 ClipLayout = Literal["dfew", "mafw", "emer"]
@@ -36,11 +37,13 @@ class ClipRecord:
     Args:
         index: position in the corpus, from 0.
         performance: what it shows.
-        rationale: an annotator's description, one to four sentences.
+        view: the modalities that the annotator describes.
+        rationale: the annotator's description, two to four sentences.
     """
 
     index: int
     performance: Performance
+    view: View
     rationale: str
 
     @property
@@ -63,7 +66,7 @@ def media_path(layout: ClipLayout, index: int) -> str:
 
 
 def split_folds(labels: Sequence[str]) -> list[int]:
-    """Test fold (1..5) of each position: every class is cut into five runs of consecutive positions, as in both corpora.
+    """Test fold (1..5) of each position: every class is cut into five runs of consecutive positions, as in MAFW.
 
     The remainder of a class goes to the later folds, so a class with few clips still occurs in fold 5.
     """
@@ -111,8 +114,8 @@ def write_dfew(root: Path, records: Sequence[ClipRecord]) -> None:
             ]
             path = root / "EmoLabel_DataSplit" / f"{split}(single-labeled)" / f"set_{fold}.csv"
             _write(path, "video_name,label\n" + "".join(rows))
-    headers = [f"{code}{name}" for code, name in enumerate(("happy", "sad", "neutral", "angry", *DFEW.classes[4:]), 1)]
-    sheet = [
+    headers = [f"{code}{_ADJECTIVES.get(name, name)}" for code, name in enumerate(DFEW.classes, 1)]
+    sheet: list[dict[str, object]] = [
         {
             **dict(zip(headers, _votes(record, DFEW).values(), strict=True)),
             "order": record.index + 1,

@@ -102,8 +102,8 @@ def draw_performance(
     label: str | None = None,
     face_disagreement: float = 0.4,
     voice_disagreement: float = 0.1,
-    strong_intensity: Range = (0.85, 1.0),
-    weak_intensity: Range = (0.4, 0.55),
+    strong_intensity: Range = (0.9, 1.0),
+    weak_intensity: Range = (0.5, 0.65),
 ) -> Performance:
     """A performance at random.
 

@@ -23,7 +23,7 @@ from torchcodec.encoders import Encoder
 
 from datamodules.emotions import DFEW, MAFW, Taxonomy, get_taxonomy
 from datamodules.synthetic.face import draw_face
-from datamodules.synthetic.grammar import View, rationale_emotion, verifier_sentences, write_rationale
+from datamodules.synthetic.grammar import SPLITS, View, rationale_emotion, verifier_sentences, write_rationale
 from datamodules.synthetic.layouts import ClipLayout, ClipRecord, media_path, write_dfew, write_emer, write_mafw
 from datamodules.synthetic.performance import draw_performance
 from datamodules.synthetic.voice import speak
@@ -31,6 +31,8 @@ from datamodules.synthetic.voice import speak
 Layout = Literal["dfew", "mafw", "emer", "sentences"]
 
 TRUTH_FILE = "synthetic.json"
+AAC_SAMPLE_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+"""Sample rates that the sound may have, in Hz."""
 _WRITERS = {"dfew": write_dfew, "mafw": write_mafw, "emer": write_emer}
 
 
@@ -51,12 +53,6 @@ class ClipPlan:
     face_only_rate: float
 
 
-@dataclass(frozen=True)
-class _Made:
-    record: ClipRecord
-    view: View
-
-
 def encode_clip(path: Path, frames: np.ndarray, waveform: np.ndarray, frame_rate: float, sample_rate: int) -> None:
     """Write one mp4 (H.264 4:2:0 + AAC mono); the file appears whole or not at all.
 
@@ -68,7 +64,8 @@ def encode_clip(path: Path, frames: np.ndarray, waveform: np.ndarray, frame_rate
         sample_rate: in Hz.
     """
     encoder = Encoder()
-    # One encoding thread: x264's output depends on the number of threads, which would otherwise be the machine's.
+    # For the same bytes everywhere: x264's output depends on the number of threads, and its macroblock tree was seen to
+    # give different bits for the same small frames (10 of 30 clips in 25 encodings; none without it).
     video = encoder.add_video(
         height=frames.shape[2],
         width=frames.shape[3],
@@ -76,14 +73,17 @@ def encode_clip(path: Path, frames: np.ndarray, waveform: np.ndarray, frame_rate
         codec="libx264",
         pixel_format="yuv420p",
         preset="veryfast",
-        extra_options={"threads": 1},
+        extra_options={"threads": 1, "x264-params": "mbtree=0"},
     )
     audio = encoder.add_audio(sample_rate=sample_rate, num_channels=1)
     partial_path = path.with_name(f".{path.stem}.part.mp4")
-    with encoder.open_file(partial_path):
-        video.add_frames(torch.from_numpy(frames))
-        audio.add_samples(torch.from_numpy(waveform)[None])
-    os.replace(partial_path, path)
+    try:
+        with encoder.open_file(partial_path):
+            video.add_frames(torch.from_numpy(frames))
+            audio.add_samples(torch.from_numpy(waveform)[None])
+        partial_path.replace(path)
+    finally:
+        partial_path.unlink(missing_ok=True)
 
 
 def _generator(plan: ClipPlan, stream: str, index: int) -> np.random.Generator:
@@ -98,7 +98,7 @@ def _label(plan: ClipPlan, index: int) -> str:
     return plan.taxonomy.classes[order[place]]
 
 
-def make_record(plan: ClipPlan, index: int) -> _Made:
+def make_record(plan: ClipPlan, index: int) -> ClipRecord:
     """Performance and rationale of the clip at a position; writes nothing."""
     performance = draw_performance(
         _generator(plan, "performance", index),
@@ -118,21 +118,21 @@ def make_record(plan: ClipPlan, index: int) -> _Made:
         performance.voice_emotion,
         performance.identity.person,
     )
-    return _Made(ClipRecord(index, performance, rationale), view)
+    return ClipRecord(index, performance, view, rationale)
 
 
-def _make_clip(plan: ClipPlan, index: int) -> _Made:
+def _make_clip(plan: ClipPlan, index: int) -> ClipRecord:
     """Draw, voice and encode the clip at a position. Runs in a worker process."""
-    made = make_record(plan, index)
+    record = make_record(plan, index)
     frames = draw_face(
-        made.record.performance, round(plan.duration_seconds * plan.frame_rate), plan.image_size, plan.frame_rate
+        record.performance, round(plan.duration_seconds * plan.frame_rate), plan.image_size, plan.frame_rate
     )
-    waveform = speak(made.record.performance, round(plan.duration_seconds * plan.sample_rate), plan.sample_rate)
+    waveform = speak(record.performance, round(plan.duration_seconds * plan.sample_rate), plan.sample_rate)
     encode_clip(plan.output / media_path(plan.layout, index), frames, waveform, plan.frame_rate, plan.sample_rate)
-    return made
+    return record
 
 
-def _make_clips(plan: ClipPlan, num_clips: int, num_workers: int) -> Iterator[_Made]:
+def _make_clips(plan: ClipPlan, num_clips: int, num_workers: int) -> Iterator[ClipRecord]:
     """Clips in order of position."""
     make = partial(_make_clip, plan)
     if num_workers == 1:
@@ -144,23 +144,23 @@ def _make_clips(plan: ClipPlan, num_clips: int, num_workers: int) -> Iterator[_M
         yield from pool.map(make, range(num_clips), chunksize=8)
 
 
-def _truth(plan: ClipPlan, made: Sequence[_Made]) -> dict[str, object]:
+def _truth(plan: ClipPlan, records: Sequence[ClipRecord]) -> dict[str, object]:
     """Generation parameters, measured rates and the truth about every clip."""
     clips = []
-    for item in made:
-        performance = item.record.performance
+    for record in records:
+        performance = record.performance
         clips.append(
             {
-                "media": media_path(plan.layout, item.record.index),
+                "media": media_path(plan.layout, record.index),
                 "label": performance.label,
                 "face_emotion": performance.face_emotion,
                 "voice_emotion": performance.voice_emotion,
                 "face_intensity": round(performance.face_intensity, 4),
                 "voice_intensity": round(performance.voice_intensity, 4),
                 "person": performance.identity.person,
-                "view": item.view,
-                "rationale": item.record.rationale,
-                "rationale_emotion": rationale_emotion(item.record.rationale),
+                "view": record.view,
+                "rationale": record.rationale,
+                "rationale_emotion": rationale_emotion(record.rationale),
             }
         )
 
@@ -180,10 +180,6 @@ def _truth(plan: ClipPlan, made: Sequence[_Made]) -> dict[str, object]:
     }
 
 
-def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def write_rationale_sentences(output_file: str | Path, num_sentences: int, seed: int, taxonomy: Taxonomy) -> None:
     """Write one file of stage 2's sentences: JSON lines `{"text", "emotions": [GoEmotions labels]}`.
 
@@ -199,10 +195,11 @@ def write_rationale_sentences(output_file: str | Path, num_sentences: int, seed:
         ValueError: the file's stem is not the name of a split.
     """
     path = Path(output_file)
-    if path.stem not in ("train", "val", "test"):
-        raise ValueError(f"{path}: the stem must name the split, one of train, val, test; got {path.stem!r}.")
-    rng = np.random.default_rng([seed, zlib.crc32(f"sentences/{path.stem}".encode())])
-    sentences = verifier_sentences(rng, path.stem, num_sentences, taxonomy)
+    split = next((name for name in SPLITS if name == path.stem), None)
+    if split is None:
+        raise ValueError(f"{path}: the stem must name the split, one of {', '.join(SPLITS)}; got {path.stem!r}.")
+    rng = np.random.default_rng([seed, zlib.crc32(f"sentences/{split}".encode())])
+    sentences = verifier_sentences(rng, split, num_sentences, taxonomy)
     lines = [json.dumps({"text": item.text, "emotions": list(item.emotions)}) + "\n" for item in sentences]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(lines), encoding="utf-8")
@@ -215,13 +212,22 @@ def _write_sentence_files(output: Path, num_sentences: int, seed: int, taxonomy:
         write_rationale_sentences(output / f"{split}.jsonl", count, seed, taxonomy)
 
 
-def _check(output: Path, num_clips: int, image_size: int, face_only_rate: float, overwrite: bool) -> None:
-    if num_clips < 10:
-        raise ValueError(f"num_clips is {num_clips}; give at least 10, so that there is something in every split.")
-    if image_size < 32 or image_size % 2:
-        raise ValueError(f"image_size is {image_size}; H.264 needs an even number, and a face at least 32 pixels.")
-    if not 0 <= face_only_rate <= 1:
-        raise ValueError(f"face_only_rate is {face_only_rate}; it is a share of rationales, from 0 to 1.")
+def _check_plan(plan: ClipPlan) -> None:
+    if plan.image_size < 32 or plan.image_size % 2:
+        raise ValueError(f"image_size is {plan.image_size}; H.264 needs an even number, and a face at least 32 pixels.")
+    if plan.duration_seconds * min(plan.frame_rate, plan.sample_rate) < 2:
+        raise ValueError(
+            f"duration_seconds {plan.duration_seconds} at frame_rate {plan.frame_rate} and sample_rate "
+            f"{plan.sample_rate} is less than two frames or two samples; give a longer clip or higher rates."
+        )
+    if plan.sample_rate not in AAC_SAMPLE_RATES:
+        rates = ", ".join(str(rate) for rate in AAC_SAMPLE_RATES)
+        raise ValueError(f"sample_rate is {plan.sample_rate} Hz; AAC takes one of {rates}.")
+    if not 0 <= plan.face_only_rate <= 1:
+        raise ValueError(f"face_only_rate is {plan.face_only_rate}; it is a share of rationales, from 0 to 1.")
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file; give a directory.")
     if output.is_dir() and any(output.iterdir()) and not overwrite:
@@ -268,7 +274,9 @@ def synthesize(
         ValueError: an argument is out of its range, or `output` is not empty.
     """
     directory = Path(output)
-    _check(directory, num_clips, image_size, face_only_rate, overwrite)
+    if num_clips < 10:
+        raise ValueError(f"num_clips is {num_clips}; give at least 10, so that there is something in every split.")
+    _check_output(directory, overwrite)
     if layout == "sentences":
         _write_sentence_files(directory, num_clips, seed, get_taxonomy(taxonomy))
         return
@@ -285,9 +293,11 @@ def synthesize(
         voice_disagreement=voice_disagreement,
         face_only_rate=face_only_rate,
     )
+    _check_plan(plan)
     make_record(plan, 0)  # Bad rates fail here, before a directory is made.
     (directory / media_path(layout, 0)).parent.mkdir(parents=True, exist_ok=True)
     clips = _make_clips(plan, num_clips, num_workers or os.cpu_count() or 1)
-    made = list(track(clips, description=f"{layout}: {num_clips} clips", total=num_clips))
-    _write_json(directory / TRUTH_FILE, _truth(plan, made))
-    _WRITERS[layout](directory, [item.record for item in made])
+    records = list(track(clips, description=f"{layout}: {num_clips} clips", total=num_clips))
+    truth = json.dumps(_truth(plan, records), indent=1, ensure_ascii=False)
+    (directory / TRUTH_FILE).write_text(truth + "\n", encoding="utf-8")
+    _WRITERS[layout](directory, records)

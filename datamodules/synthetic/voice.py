@@ -97,7 +97,7 @@ def _harmonics(phase: np.ndarray, pitch_hz: float, vocal_tract: float, brightnes
 
 
 def speak(
-    performance: Performance, num_samples: int, sample_rate: int = 16_000, noise: float = 0.03, variation: float = 0.6
+    performance: Performance, num_samples: int, sample_rate: int = 16_000, noise: float = 0.025, variation: float = 0.5
 ) -> np.ndarray:
     """The performance's sound.
 

@@ -51,7 +51,7 @@ class ComposedBackbone(Backbone):
     """SigLIP + Whisper + MLP projectors + causal LM.
 
     Args:
-        path: directory written by `save`; the other arguments then come from it and must not be given.
+        path: directory written by `save`; when given, everything else comes from it.
         vision: SigLIP vision encoder, hub id or directory.
         audio: Whisper model, hub id or directory (its encoder and feature extractor are used).
         language_model: decoder-only LM with a chat template, hub id or directory.
@@ -60,7 +60,7 @@ class ComposedBackbone(Backbone):
         audio_pool: encoder positions averaged into one audio token.
 
     Raises:
-        ValueError: neither `path` nor all three parts are given, or both are.
+        ValueError: neither `path` nor all three parts are given, or `path` is no such directory.
     """
 
     def __init__(
@@ -74,12 +74,10 @@ class ComposedBackbone(Backbone):
         audio_pool: int = 3,
     ) -> None:
         super().__init__()
-        given = [part is not None for part in (vision, audio, language_model)]
-        if (path is None) != all(given) or (path is not None and any(given)):
+        if path is None and None in (vision, audio, language_model):
             raise ValueError(
                 "ComposedBackbone needs either `path` (a directory that it saved) or all of `vision`, `audio` and "
-                f"`language_model`. Got path={path!r}, vision={vision!r}, audio={audio!r}, "
-                f"language_model={language_model!r}."
+                f"`language_model`. Got vision={vision!r}, audio={audio!r}, language_model={language_model!r}."
             )
         if path is not None:
             settings = _read_settings(Path(path))

@@ -33,7 +33,7 @@ CHAT_TEMPLATE = (
 )
 """Turns as in Qwen2.5, without a default system message: a tiny model has nothing to learn from it."""
 
-_WRAPPERS = "<vi_start><vi_end>\n<au_start><au_end>\n"
+_TAGS = ("<vi_start>", "<vi_end>", "<au_start>", "<au_end>", "<think>", "</think>", "<answer>", "</answer>")
 
 
 def read_texts(path: Path) -> Iterator[str]:
@@ -86,6 +86,8 @@ def _write_language_model(
         pad_token="<|endoftext|>",
         eos_token="<|im_end|>",
     )
+    # One token each: they stand in every prompt or completion, and a tiny model has no capacity to spell them.
+    tokenizer.add_tokens(list(_TAGS))
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(directory)
     config = Qwen2Config(
@@ -208,6 +210,6 @@ def write_tiny_models(
         _write_vision(root / "vision", image_size, encoder_size, encoder_layers)
         _write_audio(root / "audio", audio_seconds, encoder_size, encoder_layers)
         _write_language_model(
-            root / "language_model", [*corpus, INSTRUCTION, _WRAPPERS], vocab_size, hidden_size, num_layers
+            root / "language_model", [*corpus, INSTRUCTION], vocab_size, hidden_size, num_layers
         )
-        _write_verifier(root / "verifier", verifier_corpus, vocab_size, encoder_size, encoder_layers)
+        _write_verifier(root / "verifier", verifier_corpus, vocab_size, encoder_size, num_layers=1)
