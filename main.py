@@ -3,6 +3,10 @@
 import sys
 import warnings
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lightning.pytorch.cli import LightningCLI
 
 STAGES = {
     "fit": "train: stage 1 (cold start), stage 2 (verifier) or stage 3 (GRPO), by configuration",
@@ -40,8 +44,8 @@ def run_tool(name: str, arguments: list[str]) -> None:
     auto_cli(getattr(import_module(module), function), args=arguments, prog=f"main.py {name}", as_positional=False)
 
 
-def run_stage(command: str, arguments: list[str]) -> None:
-    """Run a Trainer command with LightningCLI: classes by `class_path`, values by YAML or option, `${...}` filled in.
+def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
+    """Parse a Trainer command and instantiate its parts: classes by `class_path`, values by YAML or option.
 
     One parser serves all four commands, so that `${trainer.default_root_dir}` means the same in each.
     """
@@ -69,7 +73,7 @@ def run_stage(command: str, arguments: list[str]) -> None:
             )
 
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
-    cli = StageCLI(
+    return StageCLI(
         LightningModule,
         LightningDataModule,
         run=False,
@@ -86,6 +90,11 @@ def run_stage(command: str, arguments: list[str]) -> None:
             "description": f"{command}: {STAGES[command]}",
         },
     )
+
+
+def run_stage(command: str, arguments: list[str]) -> None:
+    """Run a Trainer command."""
+    cli = build_stage(command, arguments)
     getattr(cli.trainer, command)(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path)
 
 
