@@ -36,7 +36,7 @@ endef
 
 define test_policy
 	$(MAIN) test $(BASE) -c configs/stage/evaluate.yaml -c configs/data/dfew.yaml $(POLICY) \
-		-c configs/demo/evaluate.yaml --data.root $(DATA)/dfew $(call policy_of,$(1)) \
+		-c configs/demo/evaluate.yaml --data.root $(DATA)/dfew $(call policy_of,$(1)) --model.verifier $(DEMO)/verifier/model \
 		--seed_everything $(SEED) --trainer.default_root_dir $(DEMO)/$(1)/test
 endef
 
@@ -46,8 +46,8 @@ demo: setup ## The whole method on generated clips, on a CPU: table, summary.jso
 		exit 1; fi
 	@rm -rf "$(DEMO)" && mkdir -p "$(DEMO)" && touch "$(DEMO)/.demo"
 	@echo "1/9 Generate clips in the layouts of EMER (stage 1) and DFEW (stage 3 and test), and sentences (stage 2)"
-	$(MAIN) synthesize --layout emer --output $(DATA)/emer --num_clips 1200 --seed $(SEED)
-	$(MAIN) synthesize --layout dfew --output $(DATA)/dfew --num_clips 1400 --seed $(SEED)
+	$(MAIN) synthesize --layout emer --output $(DATA)/emer --num_clips 1600 --seed $(SEED)
+	$(MAIN) synthesize --layout dfew --output $(DATA)/dfew --num_clips 1600 --seed $(SEED)
 	$(MAIN) synthesize --layout sentences --output $(DATA)/sentences --num_clips 6000 --seed $(SEED)
 	@echo "2/9 Make tiny random-weight models of the real architectures"
 	$(MAIN) tiny --output $(TINY) --seed $(SEED) --texts '["$(DATA)/emer/EMER_cold_start.json"]' \

@@ -95,7 +95,12 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
 def run_stage(command: str, arguments: list[str]) -> None:
     """Run a Trainer command."""
     cli = build_stage(command, arguments)
-    getattr(cli.trainer, command)(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path)
+    # Predictions are written batch by batch: the Trainer need not keep them.
+    options = {"return_predictions": False} if command == "predict" else {}
+    # weights_only: a checkpoint may come from a download, and must not be able to run code.
+    getattr(cli.trainer, command)(
+        cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True, **options
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

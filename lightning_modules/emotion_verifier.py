@@ -26,7 +26,7 @@ MAX_LABELS = 2
 """Largest number of labels read in one sentence."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class SentenceReading:
     """What the verifier reads in one sentence.
 

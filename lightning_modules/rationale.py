@@ -10,7 +10,7 @@ _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _SENTENCE_GAP = re.compile(r"(?<=[.!?])\s+(?=(?:[^\"]*\"[^\"]*\")*[^\"]*$)")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Response:
     """A completion, read.
 

@@ -86,4 +86,3 @@ def test_missing_data_is_a_clear_error(tiny_models: Path, tmp_path: Path) -> Non
     arguments += [f"--model.verifier={tiny_models}/verifier", "--trainer.accelerator=cpu"]
     with pytest.raises(FileNotFoundError, match="nowhere"):
         main.main(["fit", *arguments, f"--data.root={tmp_path}/nowhere", f"--trainer.default_root_dir={tmp_path}"])
-

@@ -103,7 +103,7 @@ def draw_performance(
     face_disagreement: float = 0.4,
     voice_disagreement: float = 0.1,
     strong_intensity: Range = (0.9, 1.0),
-    weak_intensity: Range = (0.5, 0.65),
+    weak_intensity: Range = (0.7, 0.8),
 ) -> Performance:
     """A performance at random.
 

@@ -107,14 +107,14 @@ def _write_language_model(
     Qwen2ForCausalLM(config).save_pretrained(directory)
 
 
-def _write_vision(directory: Path, image_size: int, hidden_size: int, num_layers: int) -> None:
+def _write_vision(directory: Path, image_size: int, patch_size: int, hidden_size: int) -> None:
     config = SiglipVisionConfig(
         hidden_size=hidden_size,
         intermediate_size=2 * hidden_size,
-        num_hidden_layers=num_layers,
+        num_hidden_layers=1,
         num_attention_heads=hidden_size // 32,
         image_size=image_size,
-        patch_size=16,
+        patch_size=patch_size,
         vision_use_head=False,
     )
     SiglipVisionModel(config).save_pretrained(directory)
@@ -122,10 +122,10 @@ def _write_vision(directory: Path, image_size: int, hidden_size: int, num_layers
     (directory / "preprocessor_config.json").write_text(json.dumps(settings, indent=2))
 
 
-def _write_audio(directory: Path, seconds: int, hidden_size: int, num_layers: int) -> None:
+def _write_audio(directory: Path, seconds: int, hidden_size: int) -> None:
     config = WhisperConfig(
         d_model=hidden_size,
-        encoder_layers=num_layers,
+        encoder_layers=1,
         encoder_attention_heads=hidden_size // 32,
         encoder_ffn_dim=2 * hidden_size,
         init_std=_init_std(hidden_size),
@@ -136,7 +136,7 @@ def _write_audio(directory: Path, seconds: int, hidden_size: int, num_layers: in
     WhisperFeatureExtractor(feature_size=40, chunk_length=seconds).save_pretrained(directory)
 
 
-def _write_verifier(directory: Path, texts: list[str], vocab_size: int, hidden_size: int, num_layers: int) -> None:
+def _write_verifier(directory: Path, texts: list[str], vocab_size: int, hidden_size: int) -> None:
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     base = train_tokenizer(texts, vocab_size, special)
     base.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
@@ -156,7 +156,7 @@ def _write_verifier(directory: Path, texts: list[str], vocab_size: int, hidden_s
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,
         intermediate_size=2 * hidden_size,
-        num_hidden_layers=num_layers,
+        num_hidden_layers=1,
         num_attention_heads=hidden_size // 32,
         max_position_embeddings=514,
         initializer_range=_init_std(hidden_size),
@@ -176,9 +176,10 @@ def write_tiny_models(
     verifier_texts: list[str] | None = None,
     seed: int = 0,
     vocab_size: int = 1024,
-    hidden_size: int = 128,
-    num_layers: int = 4,
+    hidden_size: int = 64,
+    num_layers: int = 3,
     image_size: int = 96,
+    patch_size: int = 16,
     audio_seconds: int = 2,
 ) -> None:
     """Write tiny random-weight models: `vision/`, `audio/`, `language_model/` for the policy, and `verifier/`.
@@ -190,26 +191,26 @@ def write_tiny_models(
         seed: seed of the random weights.
         vocab_size: tokens of each tokenizer, at most.
         hidden_size: width of the language model, a multiple of 64.
-        num_layers: layers of the language model; the encoders have half as many.
-        image_size: frame size of the vision encoder, in pixels, a multiple of 16.
+        num_layers: layers of the language model; the encoders and the verifier have one.
+        image_size: frame size of the vision encoder, in pixels, a multiple of `patch_size`.
+        patch_size: side of the vision encoder's patches, in pixels.
         audio_seconds: length of the audio encoder's window, in seconds.
 
     Raises:
         ValueError: sizes that do not divide as stated.
     """
-    if hidden_size % 64 or image_size % 16:
+    if hidden_size % 64 or image_size % patch_size:
         raise ValueError(
-            f"hidden_size must be a multiple of 64 and image_size of 16. Got {hidden_size} and {image_size}."
+            f"hidden_size must be a multiple of 64 and image_size of patch_size. Got hidden_size={hidden_size}, "
+            f"image_size={image_size}, patch_size={patch_size}."
         )
     corpus = [text for path in texts for text in read_texts(Path(path))]
     verifier_corpus = [text for path in verifier_texts or texts for text in read_texts(Path(path))]
     root = Path(output)
-    encoder_layers, encoder_size = max(num_layers // 2, 1), max(hidden_size // 2, 64)
+    encoder_size = max(hidden_size // 2, 64)
     with isolate_rng():
         torch.manual_seed(seed)
-        _write_vision(root / "vision", image_size, encoder_size, encoder_layers)
-        _write_audio(root / "audio", audio_seconds, encoder_size, encoder_layers)
-        _write_language_model(
-            root / "language_model", [*corpus, INSTRUCTION], vocab_size, hidden_size, num_layers
-        )
-        _write_verifier(root / "verifier", verifier_corpus, vocab_size, encoder_size, num_layers=1)
+        _write_vision(root / "vision", image_size, patch_size, encoder_size)
+        _write_audio(root / "audio", audio_seconds, encoder_size)
+        _write_language_model(root / "language_model", [*corpus, INSTRUCTION], vocab_size, hidden_size, num_layers)
+        _write_verifier(root / "verifier", verifier_corpus, vocab_size, encoder_size)

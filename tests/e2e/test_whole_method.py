@@ -135,3 +135,25 @@ def test_summary_compares_the_runs(runs: Path, tmp_path: Path) -> None:
 def test_summary_of_an_untested_run_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"run `python main.py test`"):
         main.main(["summarize", "--output", str(tmp_path), "--runs", json.dumps({"x": str(tmp_path)})])
+
+
+def test_validate_and_predict(runs: Path, world: Path, tmp_path: Path) -> None:
+    arguments = [*stack(*BASE, "stage/evaluate", "data/dfew", *POLICY, "demo/evaluate"), f"--data.root={world}/dfew"]
+    arguments += [f"--model.backbone.path={runs}/cold_start/model", f"--trainer.default_root_dir={tmp_path}"]
+    arguments += ["--trainer.enable_progress_bar=false", "--model.evaluation.max_new_tokens=4"]
+    main.main(["validate", *arguments])
+    main.main(["predict", *arguments, "--data.limit=5"])
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").open()]
+    assert len(rows) == 5 and all(Path(row["media"]).is_file() for row in rows)
+
+
+def test_a_run_resumes_from_its_checkpoint(runs: Path, world: Path, tmp_path: Path) -> None:
+    checkpoint = next((runs / "grpo_erv" / "checkpoints").glob("*.ckpt"))
+    main.main(
+        ["fit", *stack(*BASE, "stage/grpo", "data/dfew", *POLICY, "demo/grpo"), f"--data.root={world}/dfew"]
+        + [f"--model.backbone.path={runs}/cold_start/model", f"--model.verifier={runs}/verifier/model"]
+        + [f"--trainer.default_root_dir={tmp_path}", "--trainer.max_steps=3", "--model.group_size=3"]
+        + ["--data.batch_size=2", "--model.rollout_sampling.max_new_tokens=12", f"--ckpt_path={checkpoint}"]
+        + ["--trainer.enable_progress_bar=false"]
+    )
+    assert json.loads((tmp_path / "run.json").read_text())["optimizer_steps"] == 3, "two steps before, one after"

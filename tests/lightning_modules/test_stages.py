@@ -1,6 +1,6 @@
 """Stages 1 and 3 through a real Trainer on tiny weights: what moves, what must not, and what bad input does."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -282,11 +282,11 @@ def test_cold_start_needs_responses(
 @pytest.fixture
 def checkpoint(
     make_grpo: Callable[..., GRPOModule], batches: list[ClipBatch], fit: Callable[..., Trainer], tmp_path: Path
-) -> Iterator[tuple[GRPOModule, Path]]:
+) -> tuple[GRPOModule, Path]:
     module = make_grpo()
     file = tmp_path / "last.ckpt"
     fit(module, batches, RLCallback([LengthReward()])).save_checkpoint(file)
-    yield module, file
+    return module, file
 
 
 def test_checkpoints_hold_what_is_trained_and_load_again(
