@@ -1,5 +1,6 @@
 """Command line: train, evaluate and inspect models that explain emotions (`python main.py --help`)."""
 
+import os
 import sys
 import warnings
 from importlib import import_module
@@ -73,6 +74,8 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
             )
 
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+    # Meant: sampling and scoring run without dropout, and frozen parts stay in eval mode.
+    warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training")
     return StageCLI(
         LightningModule,
         LightningDataModule,
@@ -105,6 +108,8 @@ def run_stage(command: str, arguments: list[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Dispatch a command line; returns the exit status."""
+    # The bars of loading and writing a few megabytes say nothing; training and decoding have their own.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())

@@ -62,7 +62,7 @@ class ColdStartModule(TrainablePolicyModule):
             part.train(not self.backbone.is_frozen(name))
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor | None:
-        self.count_skipped(batch)
+        self.count_clips(batch)
         if not len(batch):
             return None
         missing = [i for i, response in zip(batch.ids, batch.responses, strict=True) if response is None]

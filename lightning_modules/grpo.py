@@ -136,7 +136,7 @@ class GRPOModule(TrainablePolicyModule):
         return Rollout(batch, percept, completions, responses, targets)
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> None:
-        self.count_skipped(batch)
+        self.count_clips(batch)
         if not len(batch):
             return
         if self.experience is None:

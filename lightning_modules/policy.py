@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
+from torchmetrics import SumMetric
 from transformers import get_scheduler
 
 from datamodules.batch import ClipBatch
@@ -37,6 +38,12 @@ class Evaluation:
     responses: list[Response]
     readings: list[list[SentenceReading]] | None
     verdicts: list[str | None] | None
+
+
+def num_silent(batch: ClipBatch) -> int:
+    """Decoded clips of a batch that have no audio track."""
+    heard = zip(batch.has_audio.tolist(), batch.failures, strict=True)
+    return sum(not has_audio and failure is None for has_audio, failure in heard)
 
 
 class PolicyModule(LightningModule):
@@ -74,6 +81,8 @@ class PolicyModule(LightningModule):
         self.bare_answers = bare_answers
         self.validation_report = EmotionReport(self.taxonomy, self.judge_name)
         self.test_report = EmotionReport(self.taxonomy, self.judge_name)
+        self.silent_clips = SumMetric()
+        self.undecodable_clips = SumMetric()
 
     @property
     def judge_name(self) -> str | None:
@@ -142,6 +151,8 @@ class PolicyModule(LightningModule):
     def test_step(self, batch: ClipBatch, batch_idx: int) -> Evaluation:
         evaluation = self.evaluate(batch)
         self._update(self.test_report, evaluation)
+        self.silent_clips.update(float(num_silent(batch)))
+        self.undecodable_clips.update(float(sum(failure is not None for failure in batch.failures)))
         return evaluation
 
     def on_test_epoch_end(self) -> None:
@@ -160,8 +171,16 @@ class PolicyModule(LightningModule):
             report.reset()
 
     def metrics_report(self) -> dict[str, Any]:
-        """Metrics of the last test run, as written to `metrics.json`."""
-        return self.test_report.compute()
+        """Metrics of the last test run, as written to `metrics.json`.
+
+        Beside those of `score`: how many clips had no audio track (the model heard silence) or could not be decoded (a
+        wrong answer).
+        """
+        return {
+            **self.test_report.compute(),
+            "clips_without_audio": int(self.silent_clips.compute()),
+            "undecodable_clips": int(self.undecodable_clips.compute()),
+        }
 
     def export(self, directory: Path) -> None:
         """Write the policy as a Hugging Face directory that loads as a backbone again."""
@@ -205,6 +224,7 @@ class TrainablePolicyModule(PolicyModule):
         self.warmup_ratio = warmup_ratio
         self.schedule = schedule
         self.num_skipped_clips = 0
+        self.num_silent_clips = 0
 
     def num_optimizer_steps(self) -> int:
         """Optimizer steps of the whole run, for the schedule."""
@@ -256,10 +276,13 @@ class TrainablePolicyModule(PolicyModule):
                 "not updated. Lower model.learning_rate, clip gradients, or inspect these clips."
             )
 
-    def count_skipped(self, batch: ClipBatch) -> None:
-        """Log how many clips training has skipped so far because they could not be decoded, and name new ones."""
+    def count_clips(self, batch: ClipBatch) -> None:
+        """Log how many clips so far could not be decoded or had no audio track, and name those that are left out."""
         self.num_skipped_clips += len(batch.skipped)
-        self.log("train/skipped_clips", float(self.num_skipped_clips), batch_size=max(len(batch), 1))
+        self.num_silent_clips += num_silent(batch)
+        counts = {"skipped_clips": self.num_skipped_clips, "silent_clips": self.num_silent_clips}
+        for name, count in counts.items():
+            self.log(f"train/{name}", float(count), batch_size=max(len(batch), 1))
         for reason in batch.skipped:
             self.print(f"Skipped a clip that cannot be decoded: {reason}")
 

@@ -316,13 +316,15 @@ def test_evaluation_counts_every_clip(
     backbone: ComposedBackbone, tiny_models: Path, make_clip: Callable[..., Clip], tmp_path: Path
 ) -> None:
     module = PolicyModule(backbone, "dfew", verifier=str(tiny_models / "verifier"), evaluation=SHORT)
-    clips = [make_clip(i, failure="truncated" if i == 1 else None) for i in range(3)]
+    clips = [make_clip(0), make_clip(1, failure="truncated", has_audio=False)]
+    clips.append(make_clip(2, has_audio=False, waveform=torch.zeros(0)))
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
     with pytest.warns(UserWarning, match="without a clip"):
         trainer.test(module, datamodule=Batches([collate(clips)]), verbose=False)
     report = module.metrics_report()
     assert report["num_samples"] == 3, "a clip that cannot be decoded counts, as a wrong answer"
     assert report["unknown_answers"] == 3 and report["war"] == 0
+    assert report["clips_without_audio"] == 1 and report["undecodable_clips"] == 1
     assert report["judge"].startswith("verifier")
 
 
