@@ -17,6 +17,8 @@ MAIN := $(PY) main.py
 DATA := $(DEMO)/data
 TINY := $(DEMO)/tiny
 BASE := -c configs/trainer/default.yaml -c configs/trainer/cpu.yaml
+# In half of the generated clips the face shows another emotion than the label.
+CLIPS := --face_disagreement 0.5 --seed $(SEED)
 # What the demo stacks on the files for real data: tiny models, short schedules.
 POLICY := -c configs/backbone/composed.yaml -c configs/demo/backbone.yaml -c configs/demo/data.yaml
 # The exported policy of run $(1).
@@ -46,8 +48,8 @@ demo: setup ## The whole method on generated clips, on a CPU: table, summary.jso
 		exit 1; fi
 	@rm -rf "$(DEMO)" && mkdir -p "$(DEMO)" && touch "$(DEMO)/.demo"
 	@echo "1/9 Generate clips in the layouts of EMER (stage 1) and DFEW (stage 3 and test), and sentences (stage 2)"
-	$(MAIN) synthesize --layout emer --output $(DATA)/emer --num_clips 1600 --seed $(SEED)
-	$(MAIN) synthesize --layout dfew --output $(DATA)/dfew --num_clips 1600 --seed $(SEED)
+	$(MAIN) synthesize --layout emer --output $(DATA)/emer --num_clips 2400 $(CLIPS)
+	$(MAIN) synthesize --layout dfew --output $(DATA)/dfew --num_clips 1600 $(CLIPS)
 	$(MAIN) synthesize --layout sentences --output $(DATA)/sentences --num_clips 6000 --seed $(SEED)
 	@echo "2/9 Make tiny random-weight models of the real architectures"
 	$(MAIN) tiny --output $(TINY) --seed $(SEED) --texts '["$(DATA)/emer/EMER_cold_start.json"]' \

@@ -3,6 +3,7 @@
 import html
 from collections.abc import Sequence
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -44,7 +45,7 @@ def _escape(text: str) -> str:
 
 
 class InspectionCallback(Callback):
-    """Logs completions as text: groups of rollouts in stage 3, and the first clips of every validation and test run.
+    """Logs completions as text: in stage 3 the group whose rewards differ most, and the first clips of each evaluation.
 
     Args:
         every_n_steps: training steps between two logged groups.
@@ -65,18 +66,22 @@ class InspectionCallback(Callback):
             return
         experience = pl_module.experience
         rollout, names = experience.rollout, list(experience.rewards)
+        size = pl_module.group_size
+        total = torch.stack(list(experience.rewards.values())).sum(dim=0)
+        group = int(total.view(-1, size).std(dim=1).argmax())
+        target = rollout.targets[group * size]
         lines = [
-            f"Clip **{_escape(rollout.batch.ids[0])}**, target **{rollout.targets[0]}**. {LEGEND}",
+            f"Clip **{_escape(rollout.batch.ids[group])}**, target **{target}**. {LEGEND}",
             "",
             f"| completion | {' | '.join(names)} | advantage |",
             f"|---|{'---|' * (len(names) + 1)}",
         ]
-        for i in range(pl_module.group_size):
+        for i in range(group * size, (group + 1) * size):
             readings = None if experience.readings is None else experience.readings[i]
-            cells = [marked_rationale(rollout.responses[i], readings, rollout.targets[i])]
+            cells = [marked_rationale(rollout.responses[i], readings, target)]
             cells += [f"{experience.rewards[name][i].item():.2f}" for name in names]
             lines.append(f"| {' | '.join(cells)} | {experience.advantages[i].item():+.2f} |")
-        self._write(trainer, pl_module, "rollouts/first_group", "\n".join(lines))
+        self._write(trainer, pl_module, "rollouts/most_divided_group", "\n".join(lines))
 
     def _collect(self, evaluation: Evaluation) -> None:
         for i, response in enumerate(evaluation.responses):
@@ -111,20 +116,10 @@ class InspectionCallback(Callback):
         if isinstance(outputs, Evaluation):
             self._collect(outputs)
 
+    on_test_batch_end = on_validation_batch_end
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._flush(trainer, pl_module, "validation/completions")
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: object,
-        batch: ClipBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if isinstance(outputs, Evaluation):
-            self._collect(outputs)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._flush(trainer, pl_module, "test/completions")

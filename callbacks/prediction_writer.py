@@ -55,17 +55,7 @@ class PredictionWriter(Callback):
         if isinstance(outputs, Evaluation):
             self._collect(trainer, outputs)
 
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: object,
-        batch: ClipBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if isinstance(outputs, Evaluation):
-            self._collect(trainer, outputs)
+    on_predict_batch_end = on_test_batch_end
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write_rows(trainer)

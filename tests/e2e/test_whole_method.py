@@ -90,7 +90,7 @@ def test_tensorboard_has_a_curve_per_reward_and_marked_completions(runs: Path) -
         events = EventAccumulator(str(runs / name))
         events.Reload()
         tags[name] = set(events.Tags()["scalars"])
-        text = events.Tensors("rollouts/first_group/text_summary")[0].tensor_proto.string_val[0].decode()
+        text = events.Tensors("rollouts/most_divided_group/text_summary")[0].tensor_proto.string_val[0].decode()
         assert "target" in text and "advantage" in text
     rewards = {"reward/format", "reward/accuracy", "reward/explanation", "reward/total"}
     assert rewards <= tags["grpo_erv"]
