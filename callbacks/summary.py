@@ -96,7 +96,7 @@ def _draw(rows: dict[str, dict[str, Any]], file: Path) -> None:
     axes.set_title(
         f"{first['num_samples']} test clips, judge: {first['judge']}; bars: 95 % normal interval", fontsize=10
     )
-    axes.legend(loc="lower left", ncols=len(rows), fontsize=9)
+    figure.legend(loc="outside lower center", ncols=len(rows), fontsize=9, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=150)
     pyplot.close(figure)
