@@ -217,6 +217,19 @@ def test_groups_of_equal_reward_teach_nothing(
     assert moved(module.backbone, before) == set() and module.reference is None
 
 
+def test_masked_truncated_completions_teach_nothing(
+    make_grpo: Callable[..., GRPOModule], batches: list[ClipBatch], fit: Callable[..., Trainer]
+) -> None:
+    module = make_grpo(beta=0.0, mask_truncated=True, rollout_sampling=Sampling(max_new_tokens=2))
+    before = snapshot(module.backbone)
+    trainer = fit(module, batches, RLCallback([LengthReward()]))
+    assert float(trainer.callback_metrics["train/truncated"]) == 1, "random weights do not end within two tokens"
+    assert moved(module.backbone, before) == set()
+    module.mask_truncated = False
+    fit(module, batches, RLCallback([LengthReward()]))
+    assert moved(module.backbone, before) != set()
+
+
 class SpoiledBackbone(ComposedBackbone):
     """Scores as NaN, as an overflow would."""
 
