@@ -3,7 +3,6 @@
 import html
 from collections.abc import Sequence
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -67,8 +66,7 @@ class InspectionCallback(Callback):
         experience = pl_module.experience
         rollout, names = experience.rollout, list(experience.rewards)
         size = pl_module.group_size
-        total = torch.stack(list(experience.rewards.values())).sum(dim=0)
-        group = int(total.view(-1, size).std(dim=1).argmax())
+        group = int(experience.total.view(-1, size).std(dim=1).argmax())
         target = rollout.targets[group * size]
         lines = [
             f"Clip **{_escape(rollout.batch.ids[group])}**, target **{target}**. {LEGEND}",
@@ -81,7 +79,7 @@ class InspectionCallback(Callback):
             cells = [marked_rationale(rollout.responses[i], readings, target)]
             cells += [f"{experience.rewards[name][i].item():.2f}" for name in names]
             lines.append(f"| {' | '.join(cells)} | {experience.advantages[i].item():+.2f} |")
-        self._write(trainer, pl_module, "rollouts/most_divided_group", "\n".join(lines))
+        self._write(trainer, "rollouts/most_divided_group", "\n".join(lines))
 
     def _collect(self, evaluation: Evaluation) -> None:
         for i, response in enumerate(evaluation.responses):
@@ -93,13 +91,13 @@ class InspectionCallback(Callback):
             rationale = marked_rationale(response, readings, batch.targets[i])
             self._rows.append(f"| {_escape(batch.ids[i])} | {batch.targets[i]} | {verdict} | {rationale} |")
 
-    def _flush(self, trainer: Trainer, pl_module: LightningModule, tag: str) -> None:
+    def _flush(self, trainer: Trainer, tag: str) -> None:
         header = [LEGEND, "", "| clip | target | judged | completion |", "|---|---|---|---|"]
         if self._rows:
-            self._write(trainer, pl_module, tag, "\n".join(header + self._rows))
+            self._write(trainer, tag, "\n".join(header + self._rows))
         self._rows = []
 
-    def _write(self, trainer: Trainer, pl_module: LightningModule, tag: str, markdown: str) -> None:
+    def _write(self, trainer: Trainer, tag: str, markdown: str) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text(tag, markdown, trainer.global_step)
@@ -119,7 +117,7 @@ class InspectionCallback(Callback):
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._flush(trainer, pl_module, "validation/completions")
+        self._flush(trainer, "validation/completions")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._flush(trainer, pl_module, "test/completions")
+        self._flush(trainer, "test/completions")

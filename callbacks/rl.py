@@ -50,7 +50,7 @@ class RLCallback(Callback):
         }
         total = sum_rewards(self.rewards, rewards)
         advantages = group_advantages(total, pl_module.group_size, pl_module.normalise_std)
-        pl_module.experience = Experience(rollout, rewards, advantages, readings)
+        pl_module.experience = Experience(rollout, rewards, total, advantages, readings)
         spread = has_spread(total, pl_module.group_size)
         for name, values in rewards.items():
             pl_module.log(f"reward/{name}", values.mean(), prog_bar=True, batch_size=len(batch))

@@ -140,6 +140,9 @@ class PolicyModule(LightningModule):
             None if evaluation.verdicts is None else indices(evaluation.verdicts),
         )
 
+    def on_validation_epoch_start(self) -> None:
+        self.validation_report.reset()
+
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> Evaluation:
         evaluation = self.evaluate(batch)
         self._update(self.validation_report, evaluation)
@@ -147,6 +150,11 @@ class PolicyModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._log_report(self.validation_report, "val")
+
+    def on_test_epoch_start(self) -> None:
+        # Not at the end: `metrics_report` is read after the test.
+        for metric in (self.test_report, self.silent_clips, self.undecodable_clips):
+            metric.reset()
 
     def test_step(self, batch: ClipBatch, batch_idx: int) -> Evaluation:
         evaluation = self.evaluate(batch)
@@ -156,19 +164,17 @@ class PolicyModule(LightningModule):
         return evaluation
 
     def on_test_epoch_end(self) -> None:
-        self._log_report(self.test_report, "test", reset=False)
+        self._log_report(self.test_report, "test")
 
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> Evaluation:
         return self.evaluate(batch)
 
-    def _log_report(self, report: EmotionReport, prefix: str, reset: bool = True) -> None:
+    def _log_report(self, report: EmotionReport, prefix: str) -> None:
         metrics = report.compute()
         for name in ("war", "uar", "eea", "epc", "fcr"):
             if metrics[name] is not None:
                 self.log(f"{prefix}/{name}", metrics[name], prog_bar=name in ("war", "fcr"))
         self.log(f"{prefix}/unknown_answers", float(metrics["unknown_answers"]))
-        if reset:
-            report.reset()
 
     def metrics_report(self) -> dict[str, Any]:
         """Metrics of the last test run, as written to `metrics.json`.

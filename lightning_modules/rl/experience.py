@@ -38,11 +38,13 @@ class Experience:
     Args:
         rollout: the completions.
         rewards: reward name → what it gave before weighting, float32 `[B·G]`.
+        total: weighted sum of the rewards, float32 `[B·G]`.
         advantages: group-relative advantages, float32 `[B·G]`.
         readings: the verifier's reading of each completion's sentences, or None where no reward asked for it.
     """
 
     rollout: Rollout
     rewards: dict[str, Tensor]
+    total: Tensor
     advantages: Tensor
     readings: Sequence[Sequence[SentenceReading]] | None

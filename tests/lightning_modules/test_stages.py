@@ -334,6 +334,7 @@ def test_evaluation_counts_every_clip(
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
     with pytest.warns(UserWarning, match="without a clip"):
         trainer.test(module, datamodule=Batches([collate(clips)]), verbose=False)
+    trainer.test(module, datamodule=Batches([collate(clips)]), verbose=False)  # a second run starts from zero
     report = module.metrics_report()
     assert report["num_samples"] == 3, "a clip that cannot be decoded counts, as a wrong answer"
     assert report["unknown_answers"] == 3 and report["war"] == 0
