@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,11 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.batch import SAMPLE_RATE
+from datamodules.containers import declared_bytes
+from datamodules.mel import MelSettings, log_mel
+
+if TYPE_CHECKING:
+    from torchcodec.decoders import VideoDecoder
 
 FrameFit = Literal["pad", "stretch"]
 Downmix = Literal["sqrt2", "mean"]
@@ -43,7 +48,10 @@ class MediaSettings:
             were trained with), `stretch` distorts (what the paper's evaluation did).
         max_audio_seconds: audio beyond this is not read, in seconds; Whisper hears 30.
         downmix: how stereo becomes mono: `sqrt2` is (L+R)/√2, FFmpeg's own matrix and the paper's decoder; `mean` is
-            (L+R)/2. With `sqrt2`, loud in-phase stereo may exceed 1.
+            (L+R)/2. With `sqrt2`, loud in-phase stereo may exceed 1. Of 5.1 sound, `sqrt2` takes the centre (speech)
+            whole, left and right by 1/√2, the back channels by 1/2 and no bass channel; `mean` is the sixth of the sum.
+        mel: compute log-mel features with these settings while loading, in the workers; null leaves that to a backbone
+            that needs them.
     """
 
     num_frames: int = 8
@@ -51,6 +59,7 @@ class MediaSettings:
     frame_fit: FrameFit = "pad"
     max_audio_seconds: float = 30.0
     downmix: Downmix = "sqrt2"
+    mel: MelSettings | None = None
 
     def __post_init__(self) -> None:
         if self.num_frames < 1 or self.image_size < 1 or self.max_audio_seconds <= 0:
@@ -67,11 +76,13 @@ class DecodedClip:
         frames: uint8 RGB `[T, 3, I, I]`.
         waveform: float32 mono 16 kHz `[S]`; empty when the file has no audio track.
         has_audio: False when the file has no audio track.
+        mel: float32 `[M, F]` log-mel features of the waveform, or None when `MediaSettings.mel` is None.
     """
 
     frames: Tensor
     waveform: Tensor
     has_audio: bool
+    mel: Tensor | None = None
 
 
 def frame_indices(num_available: int, num_frames: int) -> list[int]:
@@ -103,26 +114,30 @@ def fit_frames(frames: Tensor, image_size: int, frame_fit: FrameFit) -> Tensor:
     Returns:
         uint8 `[T, 3, I, I]`.
     """
-    if frame_fit == "pad":
-        frames = _pad_to_square(frames)
     if frames.shape[-2:] == (image_size, image_size):
         return frames
-    resized = [
-        np.asarray(
-            Image.fromarray(frame.permute(1, 2, 0).numpy()).resize((image_size, image_size), Image.Resampling.BICUBIC)
-        )
-        for frame in frames
-    ]
-    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()
+    fitted = np.empty((len(frames), image_size, image_size, 3), np.uint8)
+    # torchcodec's memory is [T, H, W, 3] already, so that this copies nothing.
+    for number, pixels in enumerate(frames.permute(0, 2, 3, 1).numpy()):
+        image = Image.fromarray(pixels)
+        if frame_fit == "pad":
+            image = _pad_to_square(image, image_size)
+        fitted[number] = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(fitted).permute(0, 3, 1, 2).contiguous()
 
 
-def _pad_to_square(frames: Tensor) -> Tensor:
-    """Centre frames `[T, 3, H, W]` on a grey square; an odd pixel goes to the right or bottom."""
-    height, width = frames.shape[-2:]
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    square = frames.new_full((*frames.shape[:-2], side, side), PAD_GREY)
-    square[..., top : top + height, left : left + width] = frames
+def _pad_to_square(image: Image.Image, image_size: int) -> Image.Image:
+    """Centre an image on a grey square; an odd pixel goes to the right or bottom.
+
+    A wide image comes back with its final width: PIL resizes the rows first, and on the grey ones that is wasted.
+    """
+    side = max(image.size)
+    if image.width > image.height:
+        image = image.resize((image_size, image.height), Image.Resampling.BICUBIC)
+        square = Image.new("RGB", (image_size, side), (PAD_GREY,) * 3)
+    else:
+        square = Image.new("RGB", (side, side), (PAD_GREY,) * 3)
+    square.paste(image, ((square.width - image.width) // 2, (side - image.height) // 2))
     return square
 
 
@@ -144,8 +159,12 @@ def _check_file(path: str | Path) -> None:
     file = Path(path)
     if not file.is_file():
         raise MediaError(f"{path}: no such file")
-    if file.stat().st_size == 0:
+    num_bytes = file.stat().st_size
+    if num_bytes == 0:
         raise MediaError(f"{path}: the file has zero bytes")
+    expected = declared_bytes(file)
+    if expected is not None and num_bytes < expected:
+        raise MediaError(f"{path}: the file is cut short ({num_bytes} bytes of {expected}); copy or download it again")
 
 
 def _reason(error: Exception) -> str:
@@ -155,7 +174,7 @@ def _reason(error: Exception) -> str:
 
 
 def decode_frames(path: str | Path, num_frames: int) -> Tensor:
-    """Decode uniformly spaced frames, and only those, by exact index.
+    """Decode uniformly spaced frames by exact index, turned upright if the file says so.
 
     Args:
         path: a video file.
@@ -165,40 +184,117 @@ def decode_frames(path: str | Path, num_frames: int) -> Tensor:
         uint8 RGB `[T, 3, H, W]`.
 
     Raises:
-        MediaError: no such file, an empty file, no video stream, or a stream that does not decode.
+        MediaError: no such file, an empty or cut file, no video stream, or a stream that does not decode.
         ImportError: FFmpeg's libraries are missing.
     """
+    return _decode_video(path, num_frames)[0]
+
+
+def _decode_video(path: str | Path, num_frames: int) -> tuple[Tensor, float]:
+    """Frames `[T, 3, H, W]` and the time of the stream's first frame, in seconds."""
+    decoder = _open_video(path)
+    num_available = len(decoder)
+    if num_available < 1:
+        raise MediaError(f"{path}: the video stream has no frames")
+    frames = _seek_frames(decoder, frame_indices(num_available, num_frames))
+    if frames is None:
+        frames = _count_frames(path, num_available, num_frames)
+    return frames, decoder.metadata.begin_stream_seconds
+
+
+def _open_video(path: str | Path) -> "VideoDecoder":
     decoders = _decoders()
     _check_file(path)
     try:
         # The device is named because torch's default device may be an accelerator.
-        decoder = decoders.VideoDecoder(str(path), seek_mode="exact", device="cpu")
+        return decoders.VideoDecoder(str(path), seek_mode="exact", device="cpu")
     except ValueError as error:  # torchcodec found no best video stream
         raise MediaError(f"{path}: no video stream") from error
     except RuntimeError as error:  # FFmpeg cannot open the container or scan the stream
         raise MediaError(f"{path}: cannot open the video ({_reason(error)})") from error
-    num_available = len(decoder)
-    if num_available < 1:
-        raise MediaError(f"{path}: the video stream has no frames")
+
+
+def _frame_seconds(decoder: "VideoDecoder") -> float:
+    return (decoder.metadata.end_stream_seconds - decoder.metadata.begin_stream_seconds) / len(decoder)
+
+
+def _seek_frames(decoder: "VideoDecoder", indices: list[int]) -> Tensor | None:
+    """Frames by seeking, or None where the times of the frames that came do not prove that they are those asked for.
+
+    torchcodec finds frame i by its time. That gives others, without an error, where the container has no presentation
+    times (B-frames in AVI: late by the decoder's delay), where seeking overshoots (MP4 cut at a frame that is not a key
+    frame, MPEG-TS), or where the first packets do not decode (cut inside an open group of pictures). Frame 0 is asked
+    for as well, since such errors show there; it costs nothing where the clip has one group of pictures.
+    """
+    indices = [0, *indices]
     try:
-        return decoder.get_frames_at(frame_indices(num_available, num_frames)).data
-    except (RuntimeError, IndexError) as error:  # a packet that does not decode, or a frame missing from the stream
+        batch = decoder.get_frames_at(indices)
+    except (RuntimeError, IndexError):  # the stream is broken, or no frame has such a time: counting will tell
+        return None
+    period = _frame_seconds(decoder)
+    expected = decoder.metadata.begin_stream_seconds + period * torch.tensor(indices, dtype=torch.float64)
+    if (batch.pts_seconds - expected).abs().max() >= period / 2:
+        return None
+    return batch.data[1:]
+
+
+def _count_frames(path: str | Path, num_available: int, num_frames: int) -> Tensor:
+    """Frames by decoding all in order, also of variable frame rate; slower than seeking, and always right.
+
+    Args:
+        path: a video file.
+        num_available: packets of the video stream; fewer frames are accepted only if all the missing ones come before
+            the first that decodes, as where a film was cut inside an open group of pictures.
+        num_frames: T.
+
+    Raises:
+        MediaError: the stream does not decode, or not completely.
+    """
+    from torchcodec._core import get_next_frame  # no public function decodes in order without seeking first
+
+    decoder = _open_video(path)
+    wanted = frame_indices(num_available, num_frames)
+    kept: dict[int, Tensor] = {}
+    num_decoded = 0
+    start_seconds = decoder.metadata.begin_stream_seconds
+    try:
+        while True:
+            frame, seconds, _ = get_next_frame(decoder._decoder)
+            if num_decoded == 0:
+                start_seconds = seconds.item()
+            if num_decoded in wanted:
+                kept[num_decoded] = frame
+            num_decoded += 1
+    except IndexError:  # the end of the stream
+        pass
+    except RuntimeError as error:  # a packet that does not decode
         raise MediaError(f"{path}: broken video stream ({_reason(error)})") from error
+    if num_decoded == num_available:
+        return torch.stack([kept[index] for index in wanted])
+    num_leading = round((start_seconds - decoder.metadata.begin_stream_seconds) / _frame_seconds(decoder))
+    has_times = num_decoded > 0 and seconds.item() >= start_seconds  # in AVI, the last frames have none
+    if not has_times or num_leading != num_available - num_decoded:
+        raise MediaError(f"{path}: broken video stream ({num_decoded} of {num_available} frames decode)")
+    return _count_frames(path, num_decoded, num_frames)
 
 
-def decode_audio(path: str | Path, max_seconds: float, downmix: Downmix = "sqrt2") -> Tensor | None:
+def decode_audio(
+    path: str | Path, max_seconds: float, downmix: Downmix = "sqrt2", video_start_seconds: float | None = None
+) -> Tensor | None:
     """Decode the audio track to mono 16 kHz.
 
     Args:
         path: a media file.
         max_seconds: longest stretch read from the start, in seconds.
         downmix: see `MediaSettings`.
+        video_start_seconds: time of the first frame; audio that starts later is preceded by silence, so that sound and
+            picture stay together (the paper's decoder drops the gap). None: the waveform begins with the audio.
 
     Returns:
         float32 `[S]`, or None when the file has no audio stream.
 
     Raises:
-        MediaError: no such file, an empty file, or a stream that does not decode (never taken for silence).
+        MediaError: no such file, an empty or cut file, or a stream that does not decode (never taken for silence).
         ImportError: FFmpeg's libraries are missing.
     """
     decoders = _decoders()
@@ -211,13 +307,18 @@ def decode_audio(path: str | Path, max_seconds: float, downmix: Downmix = "sqrt2
         return None
     except RuntimeError as error:
         raise MediaError(f"{path}: cannot open the audio ({_reason(error)})") from error
+    audio_start = max(decoder.metadata.begin_stream_seconds or 0.0, 0.0)  # what lies before 0 is an encoder's priming
+    start = audio_start if video_start_seconds is None else min(audio_start, video_start_seconds)
+    if audio_start >= start + max_seconds:
+        return torch.zeros(round(max_seconds * SAMPLE_RATE))
     try:
-        samples = decoder.get_samples_played_in_range(0.0, max_seconds).data
+        samples = decoder.get_samples_played_in_range(0.0, start + max_seconds)
     except RuntimeError as error:  # a packet that does not decode, or a track without any
         raise MediaError(f"{path}: broken audio stream ({_reason(error)})") from error
-    if not samples.isfinite().all():
+    if not samples.data.isfinite().all():
         raise MediaError(f"{path}: broken audio stream (samples are not finite numbers)")
-    return samples.mean(dim=0)
+    num_silent = max(round((samples.pts_seconds - start) * SAMPLE_RATE), 0)
+    return torch.nn.functional.pad(samples.data.mean(dim=0), (num_silent, 0))
 
 
 def decode_clip(path: str | Path, settings: MediaSettings) -> DecodedClip:
@@ -227,8 +328,13 @@ def decode_clip(path: str | Path, settings: MediaSettings) -> DecodedClip:
         MediaError: the video, or an audio track that is there, does not decode.
         ImportError: FFmpeg's libraries are missing.
     """
-    frames = fit_frames(decode_frames(path, settings.num_frames), settings.image_size, settings.frame_fit)
-    waveform = decode_audio(path, settings.max_audio_seconds, settings.downmix)
-    if waveform is None:
-        return DecodedClip(frames, torch.zeros(0), has_audio=False)
-    return DecodedClip(frames, waveform, has_audio=True)
+    frames, video_start_seconds = _decode_video(path, settings.num_frames)
+    waveform = decode_audio(path, settings.max_audio_seconds, settings.downmix, video_start_seconds)
+    has_audio = waveform is not None
+    waveform = waveform if has_audio else torch.zeros(0)
+    return DecodedClip(
+        frames=fit_frames(frames, settings.image_size, settings.frame_fit),
+        waveform=waveform,
+        has_audio=has_audio,
+        mel=None if settings.mel is None else log_mel(waveform, settings.mel),
+    )

@@ -1,0 +1,83 @@
+"""How long a media file must be by its own container: tells a file cut short from a whole one.
+
+FFmpeg decodes what is left of a cut file without a word: fewer frames, and a shorter sound. The containers that clips
+come in (MP4 and MOV, Matroska and WebM, RIFF: AVI and WAV) all state in a few bytes how long they are; streams without
+a declared length (MPEG-TS, FLV, live WebM) cannot be judged.
+"""
+
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+_BOXES = set(b"ftyp styp pdin moov moof mfra mdat meta udta uuid free skip wide pnot sidx ssix emsg prft".split())
+_EBML_MAGIC = b"\x1a\x45\xdf\xa3"
+_MATROSKA_SEGMENT = b"\x18\x53\x80\x67"
+_RIFF_UNKNOWN_SIZES = {0, 0xFFFFFFFF}  # of a recording that was never finished, or streamed
+
+
+def declared_bytes(path: str | Path) -> int | None:
+    """Bytes that a media file must have according to its container, or None where the container does not say.
+
+    Args:
+        path: a file; only the headers of its outermost elements are read.
+    """
+    with Path(path).open("rb") as file:
+        start = file.read(12)
+        if start[4:8] in _BOXES:
+            return _end_of_boxes(file)
+        if start[:4] == b"RIFF":
+            return _end_of_riff(file)
+        if start[:4] == _EBML_MAGIC:
+            return _end_of_segment(file)
+    return None
+
+
+def _end_of_boxes(file: BinaryIO) -> int:
+    """End of the last top-level box (ISO 14496-12 §4.2: a 32-bit size and a type, then a 64-bit size if that is 1)."""
+    end = 0
+    while True:
+        file.seek(end)
+        header = file.read(16)
+        size = int.from_bytes(header[:4])
+        if size == 1 and len(header) == 16:
+            size = int.from_bytes(header[8:])
+        if len(header) < 8 or size < 8 or header[4:8] not in _BOXES:  # the end, a box up to the end, or no box
+            return end
+        end += size
+
+
+def _end_of_riff(file: BinaryIO) -> int | None:
+    """End of the last RIFF chunk; an AVI beyond 1 GB has several (OpenDML)."""
+    end = 0
+    while True:
+        file.seek(end)
+        header = file.read(8)
+        if len(header) < 8 or header[:4] != b"RIFF":
+            return end
+        (size,) = struct.unpack("<I", header[4:])
+        if size in _RIFF_UNKNOWN_SIZES:
+            return None
+        end += 8 + size
+
+
+def _end_of_segment(file: BinaryIO) -> int | None:
+    """End of the segment after the EBML header (RFC 8794 §4 and §6.2)."""
+    file.seek(len(_EBML_MAGIC))
+    header_bytes = _read_vint(file)
+    if header_bytes is None:
+        return None
+    file.seek(header_bytes, 1)
+    if file.read(4) != _MATROSKA_SEGMENT:
+        return None
+    segment_bytes = _read_vint(file)
+    return None if segment_bytes is None else file.tell() + segment_bytes
+
+
+def _read_vint(file: BinaryIO) -> int | None:
+    """EBML variable-length size: as many bytes as the first has leading zero bits, plus one; all ones is unknown."""
+    first = file.read(1)
+    if not first or not first[0]:
+        return None
+    num_more = 8 - first[0].bit_length()
+    value = int.from_bytes(first + file.read(num_more)) & ((1 << 7 * (num_more + 1)) - 1)
+    return None if value == (1 << 7 * (num_more + 1)) - 1 else value

@@ -1,0 +1,51 @@
+"""Declared lengths of containers, from hand-made headers; real files are in test_media_formats.py."""
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from datamodules.containers import declared_bytes
+
+pytestmark = pytest.mark.unit
+
+
+def _box(kind: bytes, num_bytes: int) -> bytes:
+    return struct.pack(">I4s", num_bytes, kind) + bytes(num_bytes - 8)
+
+
+FTYP = _box(b"ftyp", 16)
+WIDE_MDAT = struct.pack(">I4sQ", 1, b"mdat", 100) + bytes(84)
+EBML_HEADER = b"\x1a\x45\xdf\xa3\x84" + bytes(4)
+SEGMENT = b"\x18\x53\x80\x67"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        pytest.param(FTYP + _box(b"mdat", 40) + _box(b"moov", 24), 80, id="boxes"),
+        pytest.param(FTYP + _box(b"mdat", 40)[:20], 56, id="last box cut"),
+        pytest.param(FTYP + WIDE_MDAT, 116, id="64-bit box size"),
+        pytest.param(FTYP + WIDE_MDAT[:12], 16, id="cut inside a 64-bit size"),
+        pytest.param(FTYP + struct.pack(">I4s", 0, b"mdat") + bytes(50), 16, id="box up to the end of the file"),
+        pytest.param(FTYP + _box(b"moov", 24) + bytes(200), 40, id="zeros after the last box"),
+        pytest.param(FTYP + _box(b"moov", 24) + b"TAGsomebody's words", 40, id="words after the last box"),
+        pytest.param(b"RIFF" + struct.pack("<I", 50) + b"AVI " + bytes(46), 58, id="AVI"),
+        pytest.param(
+            b"RIFF" + struct.pack("<I", 4) + b"AVI " + b"RIFF" + struct.pack("<I", 90) + b"AVIX", 110, id="OpenDML AVI"
+        ),
+        pytest.param(b"RIFF" + struct.pack("<I", 0xFFFFFFFF) + b"WAVE", None, id="streamed WAV"),
+        pytest.param(b"RIFF" + struct.pack("<I", 0) + b"AVI ", None, id="AVI that was never finished"),
+        pytest.param(EBML_HEADER + SEGMENT + b"\x01" + (500).to_bytes(7), 9 + 4 + 8 + 500, id="Matroska"),
+        pytest.param(EBML_HEADER + SEGMENT + b"\x90", 9 + 4 + 1 + 16, id="Matroska with a one-byte size"),
+        pytest.param(EBML_HEADER + SEGMENT + b"\x01" + b"\xff" * 7, None, id="live WebM"),
+        pytest.param(EBML_HEADER[:6], None, id="cut inside the EBML header"),
+        pytest.param(b"\x47" + bytes(187), None, id="MPEG-TS"),
+        pytest.param(b"these are words", None, id="not a media file"),
+        pytest.param(b"RI", None, id="two bytes"),
+    ],
+)
+def test_declared_bytes(tmp_path: Path, content: bytes, expected: int | None) -> None:
+    path = tmp_path / "clip"
+    path.write_bytes(content)
+    assert declared_bytes(path) == expected
