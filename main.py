@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,10 +18,15 @@ STAGES = {
 }
 TOOLS = {
     "synthesize": ("datamodules.synthetic.synthesize:synthesize", "generate clips with label files in a real layout"),
+    "inspect_data": (
+        "datamodules.inspection.inspect_data:inspect_data",
+        "check a corpus before training: counts, files, decoding, overlaps; a contact sheet",
+    ),
     "tiny": ("lightning_modules.backbones.tiny:write_tiny_models", "write tiny random-weight models to learn with"),
     "score": ("callbacks.scoring:score", "score anyone's completions: rows.jsonl, metrics.json"),
     "summarize": ("callbacks.summary:summarize", "compare finished runs: a table, summary.json, a bar chart"),
 }
+CROSS_VALIDATE = "cross_validate"
 CONFIG_HINT = """Stages are configured by stacked YAML files; what comes later wins:
   python main.py fit -c configs/stage/cold_start.yaml -c configs/backbone/composed.yaml -c configs/data/emer.yaml
   python main.py fit -c ... --print_config     show the whole configuration
@@ -31,18 +37,33 @@ CONFIG_HINT = """Stages are configured by stacked YAML files; what comes later w
 
 def usage() -> str:
     """The top-level help; needs no heavy import."""
-    commands = {**STAGES, **{name: text for name, (_, text) in TOOLS.items()}}
+    folds = {CROSS_VALIDATE: "fit and test the folds of a corpus: pooled and averaged metrics"}
+    commands = {**STAGES, **folds, **{name: text for name, (_, text) in TOOLS.items()}}
     width = max(map(len, commands))
     lines = [f"  {name:<{width}}  {text}" for name, text in commands.items()]
     return "\n".join(["usage: python main.py COMMAND [options]", "", "commands:", *lines, "", CONFIG_HINT])
 
 
-def run_tool(name: str, arguments: list[str]) -> None:
-    """Run an offline tool; its options are its function's parameters."""
-    from jsonargparse import auto_cli
+def import_named_classes() -> None:
+    """Import the data modules: an imported class can be named without its module, e.g. `--data DFEW`."""
+    for module in ("clips", "dfew", "emer", "joint", "mafw", "merr", "ravdess", "rationale_text"):
+        import_module(f"datamodules.{module}")
 
-    module, function = TOOLS[name][0].split(":")
-    auto_cli(getattr(import_module(module), function), args=arguments, prog=f"main.py {name}", as_positional=False)
+
+def run_tool(name: str, arguments: list[str]) -> None:
+    """Run an offline tool; its options are its function's parameters, also from YAML (`-c`)."""
+    from jsonargparse import ActionConfigFile, ArgumentParser
+
+    module, function_name = TOOLS[name][0].split(":")
+    function = getattr(import_module(module), function_name)
+    if "data" in signature(function).parameters:
+        import_named_classes()
+    parser = ArgumentParser(prog=f"main.py {name}", description=TOOLS[name][1])
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with options; may be repeated.")
+    parser.add_function_arguments(function, as_group=False, sub_configs=True)
+    config = parser.instantiate(parser.parse_args(arguments))
+    config.pop("config")
+    function(**config)
 
 
 def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
@@ -58,9 +79,8 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
     from callbacks.prediction_writer import PredictionWriter
     from callbacks.run_record import RunRecord
 
-    # Imported classes can be named without their module.
-    for module in ("datamodules.dfew", "datamodules.emer", "datamodules.rationale_text", "callbacks.rl"):
-        import_module(module)
+    import_named_classes()
+    import_module("callbacks.rl")
     for stage in ("cold_start", "verifier", "grpo"):
         import_module(f"lightning_modules.{stage}")
 
@@ -119,6 +139,10 @@ def main(arguments: list[str] | None = None) -> int:
         run_tool(command, options)
     elif command in STAGES:
         run_stage(command, options)
+    elif command == CROSS_VALIDATE:
+        from callbacks.cross_validation import cross_validate
+
+        cross_validate(options)
     else:
         print(f"Unknown command {command!r}.\n\n{usage()}", file=sys.stderr)
         return 2

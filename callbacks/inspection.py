@@ -7,7 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from datamodules.batch import ClipBatch
-from datamodules.emotions import VERIFIER_LABELS
+from datamodules.emotions import target_labels
 from lightning_modules.emotion_verifier import SentenceReading
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.policy import Evaluation
@@ -18,7 +18,7 @@ LEGEND = "🟩 the verifier reads the target emotion · ⬜ neutral · 🟥 anot
 
 def mark(reading: SentenceReading, target: str | None) -> str:
     """🟩 when the target's verifier label is in the sentence's label set, else ⬜ when it is only neutral, else 🟥."""
-    if target is not None and VERIFIER_LABELS[target] in reading.emotions:
+    if target is not None and not target_labels(target).isdisjoint(reading.emotions):
         return "🟩"
     return "⬜" if reading.emotions == ("neutral",) else "🟥"
 

@@ -26,10 +26,13 @@ class PredictionWriter(Callback):
     def _collect(self, trainer: Trainer, evaluation: Evaluation) -> None:
         batch = evaluation.batch
         rows = score_rows(batch.ids, evaluation.responses, batch.targets, evaluation.readings)
-        dataset = type(trainer.datamodule).__name__  # type: ignore[attr-defined]
         for i, row in enumerate(rows):
             row["judged"] = None if evaluation.verdicts is None else evaluation.verdicts[i]
-            row |= {"dataset": dataset, "media": batch.media[i], "completion": evaluation.responses[i].completion}
+            row |= {
+                "dataset": batch.datasets[i],
+                "media": batch.media[i],
+                "completion": evaluation.responses[i].completion,
+            }
             if batch.failures[i]:
                 row["failure"] = batch.failures[i]
         self._rows += rows

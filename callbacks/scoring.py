@@ -18,7 +18,6 @@ from rich.table import Table
 from callbacks.rewards import accuracy_score, explanation_score, format_score
 from datamodules.emotions import Taxonomy, get_taxonomy
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
-from lightning_modules.metrics.counts import class_indices
 from lightning_modules.metrics.judges import FileJudge, VerifierJudge, verifier_verdict
 from lightning_modules.metrics.records import read_records
 from lightning_modules.metrics.report import EmotionReport
@@ -35,7 +34,7 @@ class Completion:
     Args:
         id: the clip's id.
         text: the completion as generated.
-        target: canonical emotion of the clip.
+        target: canonical emotion of the clip, several joined by `_`.
     """
 
     id: str
@@ -58,7 +57,7 @@ def read_completions(path: str | Path, taxonomy: Taxonomy) -> list[Completion]:
                 raise ValueError(f"{record.where}: {name} must be text; got {value!r}.")
         # JSON can hold half of a surrogate pair, where a model's output was cut inside a character; no file can.
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        completions.append(Completion(record.id, text, taxonomy.target(target, record.where)))
+        completions.append(Completion(record.id, text, taxonomy.compound_target(target, record.where)))
     return completions
 
 
@@ -204,11 +203,7 @@ def score(
         verdicts = [verifier_verdict(own, classes) for own in readings]
 
     report = EmotionReport(classes, file_judge.name if file_judge else VerifierJudge(model).name)
-    report.update(
-        class_indices([response.prediction for response in responses], classes),
-        class_indices(targets, classes),
-        class_indices(verdicts, classes),
-    )
+    report.update_clips([response.prediction for response in responses], targets, verdicts)
     metrics = report.compute()
     write_rows(Path(output) / "rows.jsonl", score_rows(ids, responses, targets, readings))
     write_metrics(Path(output) / "metrics.json", metrics)
@@ -221,7 +216,7 @@ def _print_summary(metrics: dict[str, Any], output: str) -> None:
     names = ("war", "uar", "eea", "epc", "fcr")
     for name in names:
         table.add_column(name.upper(), justify="right")
-    table.add_row(*(f"{100 * metrics[name]:.2f}" for name in names))
+    table.add_row(*("–" if metrics[name] is None else f"{100 * metrics[name]:.2f}" for name in names))
     console = Console()
     console.print(table)
     console.print(f"Unknown answers: {metrics['unknown_answers']}. Judge failures: {metrics['judge_failures']}.")

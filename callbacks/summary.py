@@ -87,8 +87,9 @@ def _draw(rows: dict[str, dict[str, Any]], file: Path) -> None:
         heights = [row[metric] or 0.0 for metric in METRICS]
         errors = [_half_width(height, row["num_samples"]) for height in heights]
         places = [j + (i - (len(rows) - 1) / 2) * width for j in range(len(METRICS))]
+        labels = ["–" if row[metric] is None else f"{row[metric]:.2f}" for metric in METRICS]
         bars = axes.bar(places, heights, width * 0.95, yerr=errors, capsize=2, label=name, color=_COLOURS[i % 6])
-        axes.bar_label(bars, [f"{height:.2f}" for height in heights], label_type="center", fontsize=8, color="white")
+        axes.bar_label(bars, labels, label_type="center", fontsize=8, color="white")
     axes.set_xticks(range(len(METRICS)), [metric.upper() for metric in METRICS])
     axes.set_ylim(0, 1.05)
     axes.set_ylabel("share of test clips")

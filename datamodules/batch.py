@@ -1,6 +1,7 @@
 """The batch contract between DataModules and models.
 
-Shape legend: B clips, T frames per clip, H × W pixels, S audio samples (16 kHz mono) of the longest clip.
+Shape legend: B clips, T frames per clip, H × W pixels, S audio samples (16 kHz mono) of the longest clip, M mel bins,
+F feature frames.
 """
 
 from collections.abc import Callable
@@ -26,9 +27,11 @@ class Clip:
             Empty when the clip has no audio.
         has_audio: False when the file has no audio track (the model then hears silence).
         instruction: the text the model is asked with.
-        target: canonical emotion, or None where there is no label (`predict`).
+        target: canonical emotion, or None where there is no label (`predict`); several are joined by `_`.
         response: the completion to learn in stage 1, or None.
         failure: why the clip could not be decoded, or None. A failed clip has black frames and no audio.
+        dataset: name of the corpus.
+        mel: float32 `[M, F]` log-mel features of the waveform, where the loader computes them (`MediaSettings.mel`).
     """
 
     id: str
@@ -40,6 +43,8 @@ class Clip:
     target: str | None = None
     response: str | None = None
     failure: str | None = None
+    dataset: str = ""
+    mel: Tensor | None = None
 
 
 @dataclass
@@ -51,6 +56,7 @@ class ClipBatch:
         waveform: float32 `[B, S]`, zero-padded on the right.
         waveform_lengths: int64 `[B]`, samples before the padding.
         has_audio: bool `[B]`.
+        mel: float32 `[B, M, F]`, or None where the loader computes no features.
         skipped: clips left out because they could not be decoded, as "path: reason" (training only).
     """
 
@@ -64,6 +70,8 @@ class ClipBatch:
     targets: list[str | None]
     responses: list[str | None]
     failures: list[str | None]
+    datasets: list[str]
+    mel: Tensor | None = None
     skipped: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -81,6 +89,11 @@ class ClipBatch:
     def pin_memory(self) -> Self:
         """The batch with its tensors in page-locked memory. The DataLoader calls this."""
         return self._map_tensors(Tensor.pin_memory)
+
+
+def _stack_mel(clips: list[Clip]) -> Tensor | None:
+    features = [clip.mel for clip in clips if clip.mel is not None]
+    return torch.stack(features) if features else None
 
 
 def collate(clips: list[Clip], drop_failures: bool = False) -> ClipBatch:
@@ -113,5 +126,7 @@ def collate(clips: list[Clip], drop_failures: bool = False) -> ClipBatch:
         targets=[clip.target for clip in kept],
         responses=[clip.response for clip in kept],
         failures=[clip.failure for clip in kept],
+        datasets=[clip.dataset for clip in kept],
+        mel=_stack_mel(kept),
         skipped=[f"{clip.media}: {clip.failure}" for clip in clips if drop_failures and clip.failure],
     )

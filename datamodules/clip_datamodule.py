@@ -7,22 +7,26 @@ counts as a wrong answer; duplicates and overlaps between the splits are errors 
 
 import random
 from abc import ABC, abstractmethod
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from datamodules.batch import Clip, collate
+from datamodules.clip_cache import ClipCache
+from datamodules.clip_dataset import ClipDataset, ClipRecord, split_validation
 from datamodules.emotions import Taxonomy
-from datamodules.media import DecodedClip, MediaError, MediaSettings, decode_clip
-from datamodules.samplers import evaluation_sampler, training_sampler
+from datamodules.loader import ResumableLoader
+from datamodules.media import MediaError, MediaSettings
+from datamodules.samplers import balanced_shares, evaluation_sampler, training_sampler
+from datamodules.tables import refuse_row
 
 Split = Literal["train", "test", "predict"]
 
@@ -36,117 +40,7 @@ INSTRUCTION = f"{BASE_QUESTION}  {OUTPUT_FORMAT}"
 
 _STAGE_SPLIT: dict[str, Split] = {"fit": "train", "validate": "train", "test": "test", "predict": "predict"}
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 _NUM_NAMED = 3  # rows that a summary warning names; the count says how many more there are
-
-
-@dataclass(frozen=True)
-class ClipRecord:
-    """One row of a label file.
-
-    Args:
-        id: the clip's id as distributed.
-        media: path of the media file, or None when no file was found for the row.
-        target: canonical emotion, or None where there is no label (`predict`).
-        response: the completion to learn in stage 1, or None.
-        source: `file:row` of the label, for messages.
-    """
-
-    id: str
-    media: str | None
-    target: str | None
-    response: str | None
-    source: str
-
-
-class ClipDataset(Dataset[Clip]):
-    """Decodes the clips of records.
-
-    Args:
-        records: the rows.
-        settings: how clips are decoded.
-        instruction: the text the model is asked with.
-        on_undecodable: `skip` returns a failed clip (black frames, no audio, `failure` set), `error` raises.
-        cache_in_memory: keep decoded clips; each worker process has a cache of its own.
-    """
-
-    def __init__(
-        self,
-        records: Sequence[ClipRecord],
-        settings: MediaSettings,
-        instruction: str,
-        on_undecodable: Literal["skip", "error"],
-        cache_in_memory: bool,
-    ) -> None:
-        self.records = list(records)
-        self.settings = settings
-        self.instruction = instruction
-        self.on_undecodable = on_undecodable
-        self._cache: dict[int, Clip] | None = {} if cache_in_memory else None
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Clip:
-        """The clip of a record.
-
-        Raises:
-            MediaError: the clip cannot be decoded and `on_undecodable` is `error`.
-        """
-        if self._cache is None:
-            return self._load(self.records[index])
-        if index not in self._cache:
-            self._cache[index] = self._load(self.records[index])
-        return self._cache[index]
-
-    def _load(self, record: ClipRecord) -> Clip:
-        failure = None
-        try:
-            if record.media is None:
-                raise MediaError(f"listed in {record.source}, but there is no such file")
-            decoded = decode_clip(record.media, self.settings)
-        except MediaError as error:
-            if self.on_undecodable == "error":
-                raise
-            failure = str(error).removeprefix(f"{record.media}: ")
-            size = self.settings.image_size
-            black = torch.zeros(self.settings.num_frames, 3, size, size, dtype=torch.uint8)
-            decoded = DecodedClip(black, torch.zeros(0), has_audio=False)
-        return Clip(
-            id=record.id,
-            media=record.media or "",
-            frames=decoded.frames,
-            waveform=decoded.waveform,
-            has_audio=decoded.has_audio,
-            instruction=self.instruction,
-            target=record.target,
-            response=record.response,
-            failure=failure,
-        )
-
-
-def split_validation(
-    records: Sequence[ClipRecord], fraction: float, seed: int
-) -> tuple[list[ClipRecord], list[ClipRecord]]:
-    """Training and validation part of a training split, stratified by class, both in the order of `records`.
-
-    Each class gives round(fraction · clips) clips, at least one where it has two or more. Depends on the label file and
-    the seed only, not on which media files are present.
-
-    Args:
-        records: the training split.
-        fraction: share of validation in [0, 1); 0 leaves none.
-        seed: of the draw within each class.
-    """
-    classes: dict[str | None, list[int]] = defaultdict(list)
-    for position, record in enumerate(records):
-        classes[record.target].append(position)
-    held_out: set[int] = set()
-    for emotion, positions in classes.items():
-        wanted = min(max(round(fraction * len(positions)), 1), len(positions) - 1) if fraction > 0 else 0
-        held_out.update(random.Random(f"{seed}/{emotion}").sample(positions, wanted))
-    training = [record for position, record in enumerate(records) if position not in held_out]
-    return training, [records[position] for position in sorted(held_out)]
 
 
 class ClipDataModule(LightningDataModule, ABC):
@@ -166,8 +60,15 @@ class ClipDataModule(LightningDataModule, ABC):
         cache_in_memory: keep decoded clips in RAM (about 1.2 MB each at 8 frames of 224 pixels, and 64 kB per second of
             audio; once per worker process): pays off for small corpora over many epochs.
         limit: at most this many clips per split, drawn by `seed`; null takes all.
-        pin_memory: put batches into page-locked memory, for faster copies to a GPU.
+        pin_memory: put batches into page-locked memory, for faster copies to a GPU; null: where there is one.
+        balance_classes: draw each class equally often in training, rare classes repeatedly; an epoch keeps its length.
+        cache_dir: directory for decoded frames, waveforms and mel features, read instead of the media file from the
+            second epoch or run on; null decodes every time. Several runs and settings may share one.
+        cache_gigabytes: largest size of `cache_dir`, in 10⁹ bytes.
     """
+
+    overlaps: ClassVar[Mapping[str, str]] = {}
+    """Other corpora, by class name, that share clips with this one → what is known of it."""
 
     def __init__(
         self,
@@ -182,7 +83,10 @@ class ClipDataModule(LightningDataModule, ABC):
         on_undecodable: Literal["skip", "error"] = "skip",
         cache_in_memory: bool = False,
         limit: int | None = None,
-        pin_memory: bool = False,
+        pin_memory: bool | None = None,
+        balance_classes: bool = False,
+        cache_dir: str | None = None,
+        cache_gigabytes: float = 50.0,
     ) -> None:
         super().__init__()
         if not 0 <= validation_fraction < 1:
@@ -200,14 +104,22 @@ class ClipDataModule(LightningDataModule, ABC):
         self.on_undecodable = on_undecodable
         self.cache_in_memory = cache_in_memory
         self.limit = limit
-        self.pin_memory = pin_memory
+        self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self.balance_classes = balance_classes
+        self.cache = None if cache_dir is None else ClipCache(cache_dir, cache_gigabytes)
+        self.problems: list[str] | None = None
         self.datasets: dict[str, ClipDataset] = {}
         self._rows: dict[Split, list[ClipRecord]] = {}
 
     @property
+    def name(self) -> str:
+        """What messages and prediction files call the corpus."""
+        return type(self).__name__
+
+    @property
     @abstractmethod
-    def taxonomy(self) -> Taxonomy:
-        """The classes of the targets."""
+    def taxonomy(self) -> Taxonomy | None:
+        """The classes of the targets; None for clips without labels."""
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -227,6 +139,22 @@ class ClipDataModule(LightningDataModule, ABC):
         """What makes two ids the same clip; a corpus that writes ids in several ways normalises here."""
         return clip_id
 
+    def refuse(self, problem: str) -> None:
+        """Stop at a bad row, or where `problems` is a list (`inspect_data`), note it there and leave the row out.
+
+        Raises:
+            ValueError: with the problem.
+        """
+        if self.problems is None:
+            refuse_row(problem)
+        else:
+            self.problems.append(problem)
+
+    def prepare_data(self) -> None:
+        """Make room in the cache where clips decoded in other ways fill it. Lightning calls this on one process."""
+        if self.cache is not None:
+            self.cache.prune(self.media)
+
     def setup(self, stage: str) -> None:
         """Read and check the label files once; `stage` is Lightning's.
 
@@ -235,39 +163,45 @@ class ClipDataModule(LightningDataModule, ABC):
         """
         needed = _STAGE_SPLIT[stage]
         if needed not in self.splits:
-            raise ValueError(f"{type(self).__name__} at {self.root} has no {needed} split; it has {self.splits}.")
-        if not self._rows:
-            self._rows = {split: self._read(split) for split in self.splits}
-            if "train" in self._rows and "test" in self._rows:
-                self._check_overlap(self._rows["train"], self._rows["test"])
+            raise ValueError(f"{self.name} at {self.root} has no {needed} split; it has {', '.join(self.splits)}.")
+        rows = self.read_splits()
         if needed != "train":
-            self._add_dataset(needed, self._rows[needed])
+            self._add_dataset(needed, rows[needed])
             return
-        training, validation = split_validation(self._rows["train"], self.validation_fraction, self.seed)
+        training, validation = split_validation(rows["train"], self.validation_fraction, self.seed)
         if stage == "fit":
             self._add_dataset("train", training)
         if validation:
             self._add_dataset("validation", validation)
 
+    def read_splits(self) -> dict[Split, list[ClipRecord]]:
+        """The rows of every split, read and checked once."""
+        if not self._rows:
+            self._rows = {split: self._read(split) for split in self.splits}
+            # `inspect_data` lists every clip of an overlap itself.
+            if self.problems is None and "train" in self._rows and "test" in self._rows:
+                self._check_overlap(self._rows["train"], self._rows["test"])
+        return self._rows
+
     def _read(self, split: Split) -> list[ClipRecord]:
-        rows = self.records(split)
-        if not rows:
-            raise ValueError(f"{type(self).__name__} at {self.root}: the {split} split lists no clips.")
-        seen: dict[str, ClipRecord] = {}
-        for record in rows:
-            first = seen.setdefault(self.key(record.id), record)
+        records = [record if record.dataset else replace(record, dataset=self.name) for record in self.records(split)]
+        if not records:
+            self.refuse(f"{self.name} at {self.root}: the {split} split lists no clips.")
+        rows: dict[str, ClipRecord] = {}
+        for record in records:
+            first = rows.setdefault(self.key(record.id), record)
             if first is not record:
-                raise ValueError(
+                self.refuse(
                     f"Clip {record.id!r} is listed twice: {first.source} and {record.source}. Remove one of the rows."
                 )
-        return rows
+        return list(rows.values())
 
     def _check_overlap(self, train: Sequence[ClipRecord], test: Sequence[ClipRecord]) -> None:
         rows = {self.key(record.id): record for record in train}
         shared = [record for record in test if self.key(record.id) in rows]
         if shared:
             first = shared[0]
-            raise ValueError(
+            self.refuse(
                 f"{len(shared)} clips are in both train and test, e.g. {first.id!r}: "
                 f"{rows[self.key(first.id)].source} and {first.source}. Test clips must not be trained on."
             )
@@ -282,7 +216,7 @@ class ClipDataModule(LightningDataModule, ABC):
         missing = [record for record in records if record.media is None]
         if len(missing) == len(records):
             raise ValueError(
-                f"{type(self).__name__} {name}: none of the {len(missing)} listed clips has a file under {self.root}; "
+                f"{self.name} {name}: none of the {len(missing)} listed clips has a file under {self.root}; "
                 f"the first is {missing[0].id} ({missing[0].source})."
             )
         if missing:
@@ -295,14 +229,17 @@ class ClipDataModule(LightningDataModule, ABC):
             self.instruction,
             self.on_undecodable if name == "train" else "skip",
             self.cache_in_memory,
+            self.cache,
         )
-        counts = Counter(record.target for record in records)
-        classes = ", ".join(f"{emotion} {counts[emotion]}" for emotion in self.taxonomy.classes if counts[emotion])
-        rank_zero_info(f"{type(self).__name__} {name}: {len(records)} clips ({classes or 'no labels'})")
+        counts = Counter(record.target for record in records if record.target is not None)
+        order = {emotion: position for position, emotion in enumerate(self.taxonomy.classes if self.taxonomy else ())}
+        ordered = sorted(counts.items(), key=lambda item: order.get(item[0], len(order)))
+        classes = ", ".join(f"{emotion} {count}" for emotion, count in ordered)
+        rank_zero_info(f"{self.name} {name}: {len(records)} clips ({classes or 'no labels'})")
 
     def _report_missing(self, name: str, missing: Sequence[ClipRecord]) -> None:
         named = ", ".join(f"{record.id} ({record.source})" for record in missing[:_NUM_NAMED])
-        message = f"{type(self).__name__} {name}: {len(missing)} listed clips have no file under {self.root}: {named}"
+        message = f"{self.name} {name}: {len(missing)} listed clips have no file under {self.root}: {named}"
         message += ", ..." if len(missing) > _NUM_NAMED else ""
         if name != "train":
             rank_zero_warn(f"{message}. They are kept and count as wrong answers.")
@@ -311,14 +248,22 @@ class ClipDataModule(LightningDataModule, ABC):
         else:
             rank_zero_warn(f"{message}. They are left out.")
 
+    def sampling_groups(self, records: Sequence[ClipRecord]) -> tuple[list[Hashable], Mapping[Hashable, float]] | None:
+        """A group per training clip and the share of draws of each group; None draws every clip once per epoch."""
+        if not self.balance_classes:
+            return None
+        groups: list[Hashable] = [record.target for record in records]
+        return groups, balanced_shares(groups)
+
     def train_dataloader(self) -> DataLoader[Clip]:
         """Batches in an order that depends on seed and epoch only; undecodable clips are dropped from their batch."""
         dataset = self.datasets["train"]
-        sampler = training_sampler(dataset, self.trainer, self.seed)
+        groups, shares = self.sampling_groups(dataset.records) or (None, None)
+        sampler = training_sampler(dataset, self.trainer, self.seed, groups, shares)
         if len(sampler) < self.batch_size:
             raise ValueError(
-                f"{type(self).__name__} has {len(sampler)} training clips per device, fewer than "
-                f"batch_size={self.batch_size}: no full batch. Lower batch_size."
+                f"{self.name} has {len(sampler)} training clips per device, fewer than batch_size={self.batch_size}: "
+                "no full batch. Lower batch_size."
             )
         return self._loader(dataset, self.batch_size, sampler, training=True)
 
@@ -341,7 +286,7 @@ class ClipDataModule(LightningDataModule, ABC):
     def _loader(
         self, dataset: ClipDataset, batch_size: int, sampler: Sampler | None, training: bool
     ) -> DataLoader[Clip]:
-        return DataLoader(
+        return ResumableLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,

@@ -1,53 +1,113 @@
-r"""EMER-style explanations for stage 1, as R1-Omni's conversation JSON (spec "datasets" §5).
+r"""EMER's explanations for stage 1, as distributed and as R1-Omni's conversation JSON (spec "datasets" §4, §5).
 
-A list of `{"video": path, "conversations": [{"from": "human", "value"}, {"from": "gpt", "value"}]}`; the gpt value is
-`<think>rationale</think>\n<answer>label</answer>`. The question in the file is not used: the instruction is the data
-module's, so that all stages ask with one prompt (the published code has three). How many rows ask another is logged.
+Three forms, told apart by their content:
+  * v1, `gt-eng.csv` and `gt-chi.csv`: `names,emotions,subtitles,reasons`;
+  * v2, `final-EMER-reason.csv`: `name,chinese,english`; its labels are MER2023's, in `train-label.csv`;
+  * a JSON list of `{"video": path, "conversations": [{"from": "human", "value"}, {"from": "gpt", "value"}]}`, where the
+    gpt value, `<think>rationale</think>\n<answer>label</answer>`, is learned verbatim.
+
+The question in the JSON is not used: the instruction is the data module's, so that all stages ask with one prompt (the
+published code has three). How many rows ask another is logged.
 """
 
-import json
+import csv
 import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from datamodules.clip_datamodule import ClipDataModule, ClipRecord, Split
-from datamodules.emotions import Taxonomy, get_taxonomy
+from datamodules.clip_datamodule import Split
+from datamodules.corpus import Corpus, LabelRow
+from datamodules.emotions import MAFW, Taxonomy, get_taxonomy
+from datamodules.published import Published
+from datamodules.tables import read_csv, read_json
 
 MEDIA_PREFIX = "<video>\n<audio>\n"
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
+Form = Literal["v1", "v2"]
+_COLUMNS: dict[Form, list[str]] = {
+    "v1": ["names", "emotions", "subtitles", "reasons"],
+    "v2": ["name", "chinese", "english"],
+}
+_PUBLISHED: dict[Form, Published] = {
+    "v1": Published(100, {"anger": 36, "happiness": 32, "anxiety": 17, "sadness": 11, "surprise": 4}, exact=True),
+    # Of v2, only the counts of 331 rows are known: those of ERV0's cold-start file.
+    "v2": Published(332, {"anger": 115, "happiness": 91, "anxiety": 59, "sadness": 43, "surprise": 23}, exact=False),
+}
 
-class EMER(ClipDataModule):
-    """Clips with the explanation to learn.
+_PLACES = ("*.json", "*.csv", "dataset-v*/*.csv")
+"""Where annotations are looked for: the root, and the folders that AffectGPT's repository distributes EMER in."""
+_LANGUAGE_SUFFIX = {"english": "-eng", "chinese": "-chi"}
+
+
+@dataclass(frozen=True)
+class Conversation(LabelRow):
+    """One entry of a conversation JSON.
 
     Args:
-        root: directory that the video paths in the JSON are relative to (also tried: its `videos/`, and the JSON's own
-            directory; absolute paths are taken as they are).
-        annotations: the training JSON, absolute or relative to the working directory or to `root`; null takes the one
-            JSON file in `root` that holds conversations.
-        test_file: a second JSON of the same form for `test`, null for none.
-        taxonomy: the classes that answers may name, `dfew` or `mafw`.
+        video: the clip's path, as written.
+        directory: of the JSON.
+        response: the gpt value, to learn verbatim.
+    """
+
+    video: str = ""
+    directory: Path = Path()
+    response: str = ""
+
+
+class EMER(Corpus):
+    """Clips with the explanation to learn; a clip is known by its file name without suffix, in every form.
+
+    Clips are found by that name under `videos/`, MER2023's `train/`, or anywhere under `root`. A conversation JSON has
+    paths, which are looked for first, below `root`, `videos/` and the JSON's own directory. A path that leads out of
+    these, as the absolute ones of R1-Omni's authors do, is never opened; only its file name counts.
+
+    Args:
+        root: directory of the annotations and clips.
+        annotations: the training file, absolute or relative to the working directory or to `root`; null takes the one
+            file in `root` or its `dataset-v*/` that has one of the three forms.
+        test_file: a second file, in any of the forms, for `test`; null for none.
+        labels: MER2023's `train-label.csv` (`name,discrete,valence`), for v2; null takes the one in `root`.
+        language: of v2's explanations, and which of v1's two files is taken where none is named.
+        taxonomy: the classes that labels may name. EMER has clips of anxiety (`worried`), a class that only `mafw` has.
         kwargs: see `ClipDataModule`.
     """
+
+    clip_directories = ("videos", "train", ".")
+    # MER2023's words, and those of v1's Chinese file. ERV's cold start also turns `worried` into anxiety.
+    aliases: ClassVar[Mapping[str, str]] = {
+        "worried": "anxiety",
+        "生气": "anger",
+        "高兴": "happiness",
+        "担忧": "anxiety",
+        "悲伤": "sadness",
+        "惊讶": "surprise",
+    }
 
     def __init__(
         self,
         root: str,
         annotations: str | None = None,
         test_file: str | None = None,
-        taxonomy: str = "dfew",
+        labels: str | None = None,
+        language: Literal["english", "chinese"] = "english",
+        taxonomy: Literal["dfew", "mafw"] = "dfew",
         **kwargs: Any,
     ) -> None:
         super().__init__(root, **kwargs)
         self.annotations = annotations
         self.test_file = test_file
+        self.labels = labels
+        self.language = language
         self._taxonomy = get_taxonomy(taxonomy)
 
     @property
     def taxonomy(self) -> Taxonomy:
-        """The classes that answers may name."""
+        """The classes that labels may name."""
         return self._taxonomy
 
     @property
@@ -55,83 +115,151 @@ class EMER(ClipDataModule):
         """EMER has no test split of its own: `test` and `predict` need a `test_file`."""
         return ("train",) if self.test_file is None else ("train", "test", "predict")
 
-    def records(self, split: Split) -> list[ClipRecord]:
-        """Entries of a JSON; `predict` is `test_file`. See `ClipDataModule.records`."""
-        if split == "train":
-            path = self._find(self.annotations) if self.annotations else self._discover()
-        else:
-            assert self.test_file is not None  # `splits`
-            path = self._find(self.test_file)
-        entries = _load_json(path)
-        if not isinstance(entries, list):
-            raise ValueError(f"{path}: got a JSON {type(entries).__name__}. Expected a list of conversations.")
-        if not entries:
-            raise ValueError(f"{path} lists no clips.")
-        rows, other_questions = [], 0
-        for position, entry in enumerate(entries, start=1):
-            source = f"{path}:{position}"
-            video, question, response = _read_entry(entry, source)
-            answer = _ANSWER.search(response)
-            if answer is None:
-                raise ValueError(f"{source}: the gpt value has no <answer>...</answer>: {response[:80]!r}.")
-            target = self.taxonomy.target(answer.group(1), source)
-            other_questions += question.split() != self.instruction.split()
-            clip_id = str(Path(video).with_suffix(""))
-            rows.append(ClipRecord(clip_id, self._find_video(video, path), target, response, source))
-        if other_questions:
-            rank_zero_info(f"{path}: {other_questions} of {len(rows)} rows ask another question than `instruction`.")
-        return rows
+    def published(self, split: Split) -> Published | None:
+        """Counts of v1 and v2 as distributed; none of a conversation JSON, which anyone may have made."""
+        form = _csv_form(self.label_file(split)) if split == "train" else None
+        return None if form is None else _PUBLISHED[form]
 
-    def _find(self, name: str) -> Path:
-        candidates = list(dict.fromkeys((Path(name), self.root / name)))
-        for path in candidates:
-            if path.is_file():
-                return path
-        raise FileNotFoundError(f"No such conversation JSON. Looked for: {', '.join(map(str, candidates))}.")
+    def label_file(self, split: Split) -> Path:
+        """`annotations`, or what is found in its stead; `test_file` for `test` and `predict`."""
+        if split == "train":
+            return self.named_file(self.annotations) if self.annotations else self._discover()
+        assert self.test_file is not None  # `splits`
+        return self.named_file(self.test_file)
+
+    def read_labels(self, path: Path) -> Iterator[LabelRow]:
+        """Rows of a file in any of the three forms."""
+        form = _csv_form(path)
+        if form == "v1":
+            return self._read_v1(path)
+        if form == "v2":
+            return self._read_v2(path)
+        if path.suffix.lower() == ".csv":
+            expected = " or ".join(f"{','.join(columns)} (EMER {name})" for name, columns in _COLUMNS.items())
+            raise ValueError(f"{path}:1: got the header {','.join(_header(path))!r}. Expected {expected}.")
+        return self._read_conversations(path)
+
+    def target(self, row: LabelRow) -> str | None:
+        """See `Corpus.target`. A JSON's answer is learned verbatim, so it must be one that evaluation reads."""
+        label = str(row.label)
+        if not isinstance(row, Conversation):
+            label = self.aliases.get(label.strip().lower(), label)
+        known = MAFW.canonical(label)
+        if known is not None and known not in self.taxonomy.classes:
+            raise ValueError(
+                f"{row.source}: label {row.label!r} is not a {self.taxonomy.name} emotion, but mafw's {known}. "
+                "Set `taxonomy: mafw`, for the data and the model."
+            )
+        return self.taxonomy.target(label, row.source)
+
+    def response(self, row: LabelRow, target: str | None) -> str | None:
+        """A JSON's gpt value verbatim; else made of the rationale and the target."""
+        return row.response if isinstance(row, Conversation) else super().response(row, target)
+
+    def media_file(self, row: LabelRow) -> Path | None:
+        """The file at a JSON's path, unless that escapes; else the one with the clip's name."""
+        if isinstance(row, Conversation):
+            for directory in (self.root, self.root / "videos", row.directory):
+                path = directory / row.video  # an absolute `video` replaces the directory
+                inside = ".." not in Path(row.video).parts and path.absolute().is_relative_to(directory.absolute())
+                if inside and path.is_file():
+                    return path
+        return super().media_file(row)
 
     def _discover(self) -> Path:
-        """The one JSON in `root` that holds conversations and is not the test file."""
-        candidates = sorted(self.root.glob("*.json"))
-        if self.test_file is not None:
-            test_path = self._find(self.test_file).resolve()
-            candidates = [path for path in candidates if path.resolve() != test_path]
-        found = [path for path in candidates if _holds_conversations(_load_json(path))]
+        """The one file that has one of the three forms and is not the test file."""
+        test_path = None if self.test_file is None else self.named_file(self.test_file).resolve()
+        candidates = [
+            path for place in _PLACES for path in sorted(self.root.glob(place)) if path.resolve() != test_path
+        ]
+        found = [path for path in candidates if _holds_explanations(path)]
+        others = tuple(suffix for language, suffix in _LANGUAGE_SUFFIX.items() if language != self.language)
+        found = [path for path in found if not path.stem.endswith(others)]
         if len(found) == 1:
             return found[0]
         if found:
             raise ValueError(
-                f"Several JSON files with conversations: {', '.join(map(str, found))}. Name one as `annotations`."
+                f"Several files with EMER explanations: {', '.join(map(str, found))}. Name one as `annotations`."
             )
-        looked_at = ", ".join(map(str, candidates)) or "no *.json there"
-        raise FileNotFoundError(f"No conversation JSON in {self.root} (looked at: {looked_at}). Set `annotations`.")
+        looked_at = ", ".join(map(str, candidates)) or f"no {', '.join(_PLACES)} there"
+        raise FileNotFoundError(
+            f"No {self.language} EMER explanations in {self.root} (looked at: {looked_at}). Expected a CSV with the "
+            f"header {' or '.join(','.join(columns) for columns in _COLUMNS.values())}, or a conversation JSON. "
+            "Name it as `annotations`."
+        )
 
-    def _find_video(self, video: str, annotations: Path) -> str | None:
-        for directory in (self.root, self.root / "videos", annotations.parent):
-            path = directory / video  # an absolute `video` replaces the directory
-            if path.is_file():
-                return str(path)
-        return None
+    def _read_v1(self, path: Path) -> Iterator[LabelRow]:
+        for row, source in read_csv(path, _COLUMNS["v1"], refuse=self.refuse):
+            if not row["names"] or not row["reasons"]:
+                self.refuse(f"{source}: got names {row['names']!r} and reasons {row['reasons']!r}. Both must be there.")
+                continue
+            yield LabelRow(self.key(row["names"]), row["emotions"], source, row["reasons"])
+
+    def _read_v2(self, path: Path) -> Iterator[LabelRow]:
+        label_file, labels = self._mer2023_labels(path)
+        for row, source in read_csv(path, _COLUMNS["v2"], refuse=self.refuse):
+            name, reason = row["name"], row[self.language]
+            if not name or not reason:
+                self.refuse(f"{source}: got name {name!r} and {self.language} {reason!r}. Both must be there.")
+            elif (clip := self.key(name)) not in labels:
+                self.refuse(f"{source}: clip {name!r} has no label in {label_file}. Use MER2023's complete file.")
+            else:
+                yield LabelRow(clip, labels[clip], source, reason)
+
+    def _mer2023_labels(self, annotations: Path) -> tuple[Path, dict[str, str]]:
+        """MER2023's label file, and clip → discrete label."""
+        path = self.named_file(self.labels) if self.labels else self.root / "train-label.csv"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{annotations} is EMER v2, which has no labels of its own. Looked for MER2023's at {path}. Put its "
+                "train-label.csv (name,discrete,valence) there, or name it as `labels`. MER2023's authors give it out "
+                "with the clips."
+            )
+        labels: dict[str, str] = {}
+        for row, source in read_csv(path, ["name", "discrete"], refuse=self.refuse):
+            if labels.setdefault(self.key(row["name"]), row["discrete"]) != row["discrete"]:
+                self.refuse(f"{source}: clip {row['name']!r} has another label further up. Remove one of the rows.")
+        return path, labels
+
+    def _read_conversations(self, path: Path) -> Iterator[Conversation]:
+        entries = read_json(path)
+        if not isinstance(entries, list):
+            raise ValueError(f"{path}: got a JSON {type(entries).__name__}. Expected a list of conversations.")
+        other_questions = 0
+        for position, entry in enumerate(entries, start=1):
+            source = f"{path}:{position}"
+            try:
+                video, question, answer, response = _read_entry(entry, source)
+            except ValueError as error:
+                self.refuse(str(error))
+                continue
+            other_questions += question.split() != self.instruction.split()
+            yield Conversation(self.key(video), answer, source, video=video, directory=path.parent, response=response)
+        if other_questions:
+            rank_zero_info(f"{path}: {other_questions} of {len(entries)} rows ask another question than `instruction`.")
 
 
-def _load_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} is not valid JSON: {error}. (R1-Omni's README example ends its list with a comma; remove such.)"
-        ) from error
+def _header(path: Path) -> list[str]:
+    with path.open("rb") as file:
+        line = file.readline(1000).decode("utf-8-sig", errors="replace")
+    return [name.strip() for name in next(csv.reader([line]), [])]
 
 
-def _holds_conversations(content: Any) -> bool:
-    return (
-        isinstance(content, list)
-        and len(content) > 0
-        and all(isinstance(entry, dict) and "conversations" in entry for entry in content)
-    )
+def _csv_form(path: Path) -> Form | None:
+    """Which of EMER's CSV forms a file has; None for neither."""
+    header = set(_header(path))
+    return next((form for form, columns in _COLUMNS.items() if header.issuperset(columns)), None)
 
 
-def _read_entry(entry: Any, source: str) -> tuple[str, str, str]:
-    """Video path, question without its media prefix, and response of an entry.
+def _holds_explanations(path: Path) -> bool:
+    if path.suffix.lower() == ".csv":
+        return _csv_form(path) is not None
+    content = read_json(path)
+    return isinstance(content, list) and any(isinstance(entry, dict) and "conversations" in entry for entry in content)
+
+
+def _read_entry(entry: Any, source: str) -> tuple[str, str, str, str]:
+    """Video path, question without its media prefix, answer, and response of an entry.
 
     Raises:
         ValueError: the entry has another form.
@@ -145,4 +273,8 @@ def _read_entry(entry: Any, source: str) -> tuple[str, str, str]:
         raise ValueError(
             f"{source}: expected one human and one gpt turn, each with a text `value`; got turns from {speakers}."
         )
-    return video, turns[0]["value"].removeprefix(MEDIA_PREFIX), turns[1]["value"]
+    response = turns[1]["value"]
+    answer = _ANSWER.search(response)
+    if answer is None:
+        raise ValueError(f"{source}: the gpt value has no <answer>...</answer>: {response[:80]!r}.")
+    return video, turns[0]["value"].removeprefix(MEDIA_PREFIX), answer.group(1), response

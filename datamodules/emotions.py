@@ -39,6 +39,10 @@ VERIFIER_LABELS: dict[str, str] = {
 """Emotion of a taxonomy → the GoEmotions label that the verifier must read in a sentence (spec, "Rewards")."""
 
 
+COMPOUND_SEPARATOR = "_"
+"""Joins the emotions of a clip that has several, in the order of the taxonomy, as MAFW's label files do."""
+
+
 @dataclass(frozen=True)
 class Taxonomy:
     """The emotion classes of a corpus.
@@ -88,6 +92,11 @@ class Taxonomy:
             )
         return emotion
 
+    def compound_target(self, label: str, where: str) -> str:
+        """Canonical form of a label that names one or several emotions, joined by `_`; see `target`."""
+        emotions = {self.target(part, where) for part in label.split(COMPOUND_SEPARATOR)}
+        return COMPOUND_SEPARATOR.join(sorted(emotions, key=self.index))
+
     def from_code(self, code: int, where: str) -> str:
         """Canonical emotion of a 1-based label code; `where` (file and row) goes into the message.
 
@@ -129,3 +138,13 @@ def get_taxonomy(name: str) -> Taxonomy:
     if name not in TAXONOMIES:
         raise ValueError(f"Unknown taxonomy {name!r}. Expected one of: {', '.join(sorted(TAXONOMIES))}.")
     return TAXONOMIES[name]
+
+
+def members(target: str) -> tuple[str, ...]:
+    """The canonical emotions of a target: one, or those of a compound one (`anger_disgust`)."""
+    return tuple(target.split(COMPOUND_SEPARATOR))
+
+
+def target_labels(target: str) -> frozenset[str]:
+    """The GoEmotions labels that a sentence expresses a target with: one for each of its emotions."""
+    return frozenset(VERIFIER_LABELS[emotion] for emotion in members(target))

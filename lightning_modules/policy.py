@@ -1,6 +1,5 @@
 """What stages 1 and 3 and every evaluation share: a policy that explains clips, judged by the method's metrics."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,6 @@ from datamodules.batch import ClipBatch
 from datamodules.emotions import get_taxonomy
 from lightning_modules.backbones.interface import Backbone, Completions, Sampling, eval_mode
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
-from lightning_modules.metrics.counts import class_indices
 from lightning_modules.metrics.judges import Judge, VerifierJudge, verifier_verdict
 from lightning_modules.metrics.report import EmotionReport
 from lightning_modules.rationale import Response, read_response
@@ -131,14 +129,8 @@ class PolicyModule(LightningModule):
         return Evaluation(batch, responses, readings, verdicts)
 
     def _update(self, report: EmotionReport, evaluation: Evaluation) -> None:
-        def indices(emotions: Sequence[str | None]) -> torch.Tensor:
-            return class_indices(emotions, self.taxonomy, self.device)
-
-        report.update(
-            indices([response.prediction for response in evaluation.responses]),
-            indices(evaluation.batch.targets),
-            None if evaluation.verdicts is None else indices(evaluation.verdicts),
-        )
+        predictions = [response.prediction for response in evaluation.responses]
+        report.update_clips(predictions, evaluation.batch.targets, evaluation.verdicts)
 
     def on_validation_epoch_start(self) -> None:
         self.validation_report.reset()

@@ -124,7 +124,8 @@ class ComposedBackbone(Backbone):
         """Pooled tower outputs of each clip; a frozen tower runs without gradient.
 
         Raises:
-            ValueError: the frames have another number or size than this backbone takes.
+            ValueError: the frames have another number or size than this backbone takes, or the mel features another
+                shape.
         """
         expected = (self.num_frames, 3, self.image_size, self.image_size)
         if tuple(batch.frames.shape[1:]) != expected:
@@ -149,13 +150,25 @@ class ComposedBackbone(Backbone):
         pooled = nn.functional.adaptive_avg_pool2d(patches.mT.unflatten(-1, (side, side)), self.video_grid)
         return pooled.flatten(2).mT.reshape(frames.shape[0], -1, patches.shape[-1])
 
+    def _log_mel(self, batch: ClipBatch) -> Tensor:
+        """Features from the loader, else computed here, where the device has to wait for them."""
+        if batch.mel is None:
+            waveforms = [
+                row[:length].cpu().numpy()
+                for row, length in zip(batch.waveform, batch.waveform_lengths.tolist(), strict=True)
+            ]
+            return self.feature_extractor(waveforms, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
+        expected = (self.feature_extractor.feature_size, self.feature_extractor.nb_max_frames)
+        if tuple(batch.mel.shape[1:]) != expected:
+            num_bins, seconds = expected[0], self.feature_extractor.chunk_length
+            raise ValueError(
+                f"Mel features per clip have shape {tuple(batch.mel.shape[1:])}, this backbone takes {expected}. "
+                f"Set data.media.mel.num_bins={num_bins} and data.media.mel.seconds={seconds}."
+            )
+        return batch.mel
+
     def _hear(self, batch: ClipBatch) -> Tensor:
-        waveforms = [
-            row[:length].cpu().numpy()
-            for row, length in zip(batch.waveform, batch.waveform_lengths.tolist(), strict=True)
-        ]
-        mel = self.feature_extractor(waveforms, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
-        mel = mel.to(self.audio_tower.conv1.weight)
+        mel = self._log_mel(batch).to(self.audio_tower.conv1.weight)
         heard = self.audio_tower(mel).last_hidden_state  # [B, L, A]
         return nn.functional.avg_pool1d(heard.mT, self.audio_pool).mT
 

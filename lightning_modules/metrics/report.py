@@ -1,11 +1,13 @@
 """All metrics of an evaluation as one dictionary: what `metrics.json` holds (design "Contracts")."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from datamodules.emotions import Taxonomy
-from lightning_modules.metrics.counts import EmotionMetric, num_clips
+from datamodules.emotions import Taxonomy, members
+from lightning_modules.metrics.counts import EmotionMetric, class_indices, num_clips
 from lightning_modules.metrics.explanation import (
     explanation_emotion_accuracy,
     explanation_prediction_consistency,
@@ -31,9 +33,10 @@ def emotion_report(counts: Tensor, taxonomy: Taxonomy, judge: str | None) -> dic
         judge: name of the judge; None when there was none, then `eea`, `epc`, `fcr` and `judge_failures` are None.
 
     Returns:
-        `num_samples`, `war`, `uar`, `uar_answered_only` (None when no answer names a class), `eea`, `epc`, `fcr`,
-        `unknown_answers`, `judge`, `judge_failures`, `absent_classes`, `per_class` (emotion → figures), and
-        `confusion_matrix` with its `rows` (targets), `columns` (predictions, then `unknown`) and `counts` (clips).
+        `taxonomy`, `num_samples`, `compound_clips` (0), `war`, `uar`, `uar_answered_only` (None when no answer names a
+        class), `eea`, `epc`, `fcr`, `unknown_answers`, `judge`, `judge_failures`, `absent_classes`, `per_class`
+        (emotion → figures), and `confusion_matrix` with its `rows` (targets), `columns` (predictions, then `unknown`)
+        and `counts` (clips).
 
     Raises:
         ValueError: no clip was counted.
@@ -43,6 +46,7 @@ def emotion_report(counts: Tensor, taxonomy: Taxonomy, judge: str | None) -> dic
     return {
         "taxonomy": taxonomy.name,
         "num_samples": num_clips(counts),
+        "compound_clips": 0,
         "war": weighted_average_recall(counts),
         "uar": unweighted_average_recall(counts),
         "uar_answered_only": unweighted_average_recall(counts, answered_only=True),
@@ -62,6 +66,22 @@ def emotion_report(counts: Tensor, taxonomy: Taxonomy, judge: str | None) -> dic
             "columns": [*taxonomy.classes, UNKNOWN],
             "counts": confusion.tolist(),
         },
+    }
+
+
+def compound_report(counts: Tensor, taxonomy: Taxonomy, judge: str | None, num_compound: int) -> dict[str, Any]:
+    """The dictionary of `emotion_report` for clips some of which have several emotions: WAR only (spec "Metrics").
+
+    The other figures need one class per clip and are None or empty.
+    """
+    counts = counts.cpu()
+    report = emotion_report(counts, taxonomy, judge)
+    judged = ("eea", "epc", "fcr")
+    return report | {
+        "compound_clips": num_compound,
+        **dict.fromkeys(("uar", "uar_answered_only", *judged, "confusion_matrix")),
+        "absent_classes": [],
+        "per_class": {},
     }
 
 
@@ -99,12 +119,39 @@ class EmotionReport(EmotionMetric):
     """
 
     higher_is_better = None
+    num_compound: Tensor
 
     def __init__(self, taxonomy: Taxonomy, judge: str | None = None) -> None:
         super().__init__(taxonomy)
         self.judge = judge
+        self.add_state("num_compound", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update_clips(
+        self, predictions: Sequence[str | None], targets: Sequence[str | None], judged: Sequence[str | None] | None
+    ) -> None:
+        """Count clips by name. A compound clip counts under the one of its emotions that was predicted, if any.
+
+        Args:
+            predictions: canonical emotions; None where the answer is unknown.
+            targets: canonical emotions, several of a clip joined by `_`.
+            judged: emotions that the judge names; None where its reply is invalid. None without a judge.
+        """
+        emotions = [None if target is None else members(target) for target in targets]
+        self.num_compound += sum(own is not None and len(own) > 1 for own in emotions)
+        single = [
+            None if own is None else prediction if prediction in own else own[0]
+            for prediction, own in zip(predictions, emotions, strict=True)
+        ]
+        self.update(
+            self._indices(predictions), self._indices(single), None if judged is None else self._indices(judged)
+        )
+
+    def _indices(self, emotions: Sequence[str | None]) -> Tensor:
+        return class_indices(emotions, self.taxonomy, self.counts.device)
 
     def compute(self) -> dict[str, Any]:
-        """The dictionary of `emotion_report`; warns about classes without a clip."""
+        """The dictionary of `emotion_report`, or of `compound_report`; warns about classes without a clip."""
+        if self.num_compound:
+            return compound_report(self.counts, self.taxonomy, self.judge, int(self.num_compound))
         warn_absent(self.counts, self.taxonomy)
         return emotion_report(self.counts, self.taxonomy, self.judge)

@@ -222,7 +222,8 @@ def test_processes_that_write_at_once_stay_under_the_limit(tmp_path: Path) -> No
     while any(process.is_alive() for process in processes):
         assert bytes_on_disk(cache.directory) <= cache.max_bytes
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert counted(cache) == bytes_on_disk(cache.directory) > cache.max_bytes - ENTRY_BYTES
+    # Full, but for the room of clips that two processes were writing at once when others found none left.
+    assert counted(cache) == bytes_on_disk(cache.directory) > cache.max_bytes - len(processes) * ENTRY_BYTES
     assert not temporaries(cache)
 
 

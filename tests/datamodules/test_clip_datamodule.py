@@ -4,8 +4,9 @@ import logging
 import pickle
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +14,15 @@ from typing import Any
 import pytest
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from datamodules import emotions
+from datamodules import clip_dataset, emotions
 from datamodules.batch import ClipBatch
-from datamodules.clip_datamodule import INSTRUCTION, ClipDataModule, ClipRecord, Split, split_validation
+from datamodules.clip_datamodule import INSTRUCTION, ClipDataModule, Split
+from datamodules.clip_dataset import ClipRecord, split_validation
 from datamodules.media import MediaError, MediaSettings
+from datamodules.mel import MelSettings
 
 pytestmark = pytest.mark.unit
 
@@ -170,13 +174,10 @@ class Listener(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.epochs: list[list[str]] = []
-
-    def on_train_epoch_start(self) -> None:
-        self.epochs.append([])
+        self.epochs: dict[int, list[str]] = defaultdict(list)
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
-        self.epochs[-1] += batch.ids
+        self.epochs[self.current_epoch] += batch.ids
         return self.weight.sum()
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
@@ -194,7 +195,7 @@ def test_trainer_tells_the_sampler_the_epoch(corpus: Callable[..., ListCorpus], 
     alone = corpus(batch_size=7, seed=3)
     alone.setup("fit")
     expected = [[clip_id for batch in train_order(alone, epoch) for clip_id in batch] for epoch in (0, 1)]
-    assert listener.epochs == expected
+    assert list(listener.epochs.values()) == expected
     assert sorted(listener.epochs[0]) == sorted(listener.epochs[1])
 
 
@@ -383,3 +384,82 @@ def test_importing_the_data_modules_does_not_load_ffmpeg() -> None:
     code = "import sys, datamodules.dfew, datamodules.emer; sys.exit('torchcodec' in sys.modules)"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_classes_are_drawn_equally_often_by_choice(clips: list[Path], settings: MediaSettings) -> None:
+    rows = [record(number, path, "fear" if number < 3 else "anger") for number, path in enumerate(clips)]
+    data = ListCorpus({"train": rows}, media=settings, validation_fraction=0.0, balance_classes=True)
+    data.setup("fit")
+    counts = Counter(rows[position].target for position in data.train_dataloader().sampler)
+    assert counts == {"fear": 14, "anger": 14}
+
+
+def test_mel_features_are_computed_in_the_loader_for_failed_clips_too(
+    corpus: Callable[..., ListCorpus], clips: list[Path], settings: MediaSettings
+) -> None:
+    clips[25].write_bytes(b"")
+    data = corpus()
+    data.media = replace(settings, mel=MelSettings(num_bins=80, seconds=1))
+    data.setup("test")
+    (batch,) = data.test_dataloader()
+    assert batch.mel.shape == (7, 80, 100)
+    # None of these clips has sound.
+    assert batch.mel.unique().tolist() == [-1.5]
+
+
+def test_batch_without_mel_settings_has_no_features(corpus: Callable[..., ListCorpus]) -> None:
+    data = corpus()
+    data.setup("test")
+    assert next(iter(data.test_dataloader())).mel is None
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_cached_clips_are_not_decoded_again(
+    corpus: Callable[..., ListCorpus], tmp_path: Path, num_workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def batches() -> list[ClipBatch]:
+        data = corpus(cache_dir=str(tmp_path / "cache"), num_workers=num_workers)
+        data.setup("test")
+        return list(data.test_dataloader())
+
+    (first,) = batches()
+    monkeypatch.setattr(clip_dataset, "decode_clip", None)  # workers are forked, and see this too
+    (second,) = batches()
+    assert torch.equal(first.frames, second.frames)
+    assert first.failures == second.failures == [None] * 7
+
+
+def test_bad_rows_are_listed_where_problems_are_collected(corpus: Callable[..., ListCorpus]) -> None:
+    data = corpus()
+    data.rows["train"] = data.rows["train"] + [data.rows["train"][0], data.rows["test"][0]]
+    data.problems = []
+    rows = data.read_splits()
+    assert len(rows["train"]) == 22
+    (problem,) = data.problems
+    assert "listed twice" in problem
+
+
+def test_resumed_run_sees_the_clips_that_the_killed_one_would_have(
+    corpus: Callable[..., ListCorpus], tmp_path: Path
+) -> None:
+    def train(directory: Path, max_steps: int, ckpt_path: Path | None = None) -> dict[int, list[str]]:
+        listener = Listener()
+        checkpoint = ModelCheckpoint(directory, save_last=True, every_n_train_steps=1)
+        trainer = Trainer(
+            max_steps=max_steps,
+            max_epochs=3,
+            accelerator="cpu",
+            callbacks=[checkpoint],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(listener, datamodule=corpus(batch_size=3, seed=3), ckpt_path=ckpt_path, weights_only=True)
+        return listener.epochs
+
+    whole = train(tmp_path / "whole", max_steps=10)
+    assert [len(whole[epoch]) for epoch in range(3)] == [12, 12, 6]
+    first = train(tmp_path / "killed", max_steps=6)
+    second = train(tmp_path / "resumed", max_steps=10, ckpt_path=tmp_path / "killed" / "last.ckpt")
+    assert first == {0: whole[0], 1: whole[1][:6]}
+    assert second == {1: whole[1][6:], 2: whole[2]}

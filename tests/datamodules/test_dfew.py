@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -105,11 +105,11 @@ def test_no_clip_directory_names_every_place(official_dfew: Path) -> None:
     [
         ("3,0", r"set_5.csv:3: label code 0 .*Expected 1..7 .*count from 0"),
         ("3,8", r"set_5.csv:3: label code 8 .*Expected 1..7"),
-        ("3,sad", r"set_5.csv:3: got \['3', 'sad'\]. Expected a clip number and a label code"),
-        ("3", r"set_5.csv:3: got \['3'\]"),
-        ("3,1,2", r"set_5.csv:3: got"),
-        ("x.mp4,1", r"set_5.csv:3: got"),
-        ("-3,1", r"set_5.csv:3: got"),
+        ("3,sad", r"set_5.csv:3: got 3,sad. Expected a clip number and a label code"),
+        ("3", r"set_5.csv:3: got \['3'\]. Expected 2 fields: video_name,label"),
+        ("3,1,2", r"set_5.csv:3: got \['3', '1', '2'\]. Expected 2 fields"),
+        ("x.mp4,1", r"set_5.csv:3: got x.mp4,1. Expected a clip number"),
+        ("-3,1", r"set_5.csv:3: got -3,1. Expected a clip number"),
     ],
 )
 def test_bad_row_is_named(official_dfew: Path, row: str, message: str) -> None:
@@ -121,8 +121,8 @@ def test_bad_row_is_named(official_dfew: Path, row: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"set_5.csv:1: header \[\]"),
-        ("1,1\n2,2\n", r"set_5.csv:1: header \['1', '1'\] is not DFEW's. Expected video_name,label"),
+        ("", r"set_5.csv:1: got the header \[\]. Expected video_name,label"),
+        ("1,1\n2,2\n", r"set_5.csv:1: got the header \['1', '1'\]. Expected video_name,label"),
         ("video_name,label\n", r"set_5.csv lists no clips"),
     ],
 )
@@ -169,3 +169,47 @@ def test_predict_reads_the_test_split(official_dfew: Path, settings: MediaSettin
 
 def test_taxonomy_is_dfews() -> None:
     assert DFEW("x").taxonomy is emotions.DFEW
+
+
+PUBLISHED_TRAIN = (1956, 1516, 2136, 1739, 1176, 116, 722)
+"""Clips of each class, by code from 1, in the training split of fold 5 (spec "datasets" §2: all minus test)."""
+
+
+def write_full_size(root: Path, codes: Sequence[int]) -> None:
+    """The training split of fold 5 in its published size, with another code for each class."""
+    labels = [code for code, count in zip(codes, PUBLISHED_TRAIN, strict=True) for _ in range(count)]
+    rewrite(label_file(root), "video_name,label\n" + "".join(f"{n},{code}\n" for n, code in enumerate(labels, 1)))
+
+
+def test_published_split_is_read(official_dfew: Path) -> None:
+    write_full_size(official_dfew, range(1, 8))
+    data = DFEW(str(official_dfew))
+    targets = Counter(data.target(row) for row in data.rows("train"))
+    assert targets == dict(zip(emotions.DFEW.classes, PUBLISHED_TRAIN, strict=True))
+
+
+def test_published_split_that_counts_from_0_is_refused_with_its_likely_source(official_dfew: Path) -> None:
+    write_full_size(official_dfew, range(7))
+    with pytest.raises(ValueError, match=r"set_5.csv: .*read as those of S2D's copies \(0=happiness, 1=sadness, "):
+        DFEW(str(official_dfew)).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("codes", "swapped"),
+    [
+        ((4, 6, 5, 1, 7, 2, 3), "happiness 1739 .published: 1956., sadness 116 .published: 1516."),  # alphabetical
+        ((1, 3, 2, 4, 5, 6, 7), "happiness 1956 .published: 1956., sadness 2136 .published: 1516."),
+    ],
+)
+def test_published_split_in_another_order_is_refused(official_dfew: Path, codes: Sequence[int], swapped: str) -> None:
+    write_full_size(official_dfew, codes)
+    with pytest.raises(ValueError, match=rf"published sizes, but in another order: .*{swapped}"):
+        DFEW(str(official_dfew)).setup("fit")
+
+
+def test_inspection_lists_every_bad_row_and_keeps_the_others(official_dfew: Path) -> None:
+    rewrite(label_file(official_dfew), "video_name,label\n1,1\n2,9\n3\nx,1\n5,5\n")
+    data = DFEW(str(official_dfew))
+    data.problems = []
+    assert [row.id for row in data.records("train")] == ["1", "5"]
+    assert [problem.split(": ")[0].rpartition(":")[2] for problem in data.problems] == ["4", "5", "3"]

@@ -1,12 +1,16 @@
-"""EMER's conversation JSON: what is read, and every way an entry can be wrong."""
+"""EMER's three forms: what is read, where clips are found, and every way a row can be wrong."""
 
+import csv
 import json
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torchcodec.encoders import VideoEncoder
 
 from datamodules.clip_datamodule import INSTRUCTION
 from datamodules.emer import EMER
@@ -50,19 +54,38 @@ def test_instruction_is_the_data_modules_and_other_questions_are_counted(
 
 
 @pytest.mark.parametrize("place", ["root", "videos", "beside the JSON", "absolute"])
-def test_videos_are_found(tmp_path: Path, write_clip: Callable[[Path, int], Path], place: str) -> None:
+def test_videos_are_found_at_their_paths(tmp_path: Path, write_clip: Callable[[Path, int], Path], place: str) -> None:
     root, labels = tmp_path / "data", tmp_path / "labels"
-    name = "sub/a.mp4"
-    directory = {"root": root, "videos": root / "videos", "beside the JSON": labels, "absolute": tmp_path / "far"}[
-        place
-    ]
-    path = write_clip(directory / name, 0)
-    row = entry(0) | {"video": str(path) if place == "absolute" else name}
+    directory = {"root": root, "videos": root / "videos", "beside the JSON": labels, "absolute": root / "far"}[place]
+    path = write_clip(directory / "sub" / "a.mp4", 0)
+    row = entry(0) | {"video": str(path) if place == "absolute" else "sub/a.mp4"}
     labels.mkdir(exist_ok=True)
     (labels / "emer.json").write_text(json.dumps([row]))
     (record,) = EMER(str(root), annotations=str(labels / "emer.json")).records("train")
     assert record.media == str(path)
-    assert record.id == (str(path.with_suffix("")) if place == "absolute" else "sub/a")
+    assert record.id == "a"
+
+
+@pytest.mark.parametrize("video", ["{outside}/a.mp4", "../outside/a.mp4", "videos/../../outside/a.mp4"])
+def test_paths_that_leave_the_root_count_by_their_names_only(
+    tmp_path: Path, write_clip: Callable[[Path, int], Path], video: str
+) -> None:
+    root = tmp_path / "data"
+    outside = write_clip(tmp_path / "outside" / "a.mp4", 0)
+    own = write_clip(root / "videos" / "deeper" / "a.mp4", 1)
+    row = entry(0) | {"video": video.format(outside=outside.parent)}
+    (root / "emer.json").write_text(json.dumps([row]))
+    (record,) = EMER(str(root)).records("train")
+    assert record.media == str(own)
+    own.unlink()
+    (record,) = EMER(str(root)).records("train")
+    assert record.media is None
+
+
+def test_json_answers_are_learned_verbatim_and_so_must_be_readable(write_emer: Callable[[list], Path]) -> None:
+    response = "<think>x</think>\n<answer>worried</answer>"
+    with pytest.raises(ValueError, match=r"json:1: label 'worried' is not a mafw emotion. Expected .*anxiety"):
+        EMER(str(write_emer([entry(0, response)])), taxonomy="mafw").records("train")
 
 
 def test_annotations_are_discovered_among_other_json_files(write_emer: Callable[[list], Path]) -> None:
@@ -74,19 +97,19 @@ def test_annotations_are_discovered_among_other_json_files(write_emer: Callable[
 def test_annotations_may_be_relative_to_the_root(write_emer: Callable[[list], Path]) -> None:
     root = write_emer([entry(0)])
     assert len(EMER(str(root), annotations="EMER_cold_start.json").records("train")) == 1
-    with pytest.raises(FileNotFoundError, match=f"Looked for: other.json, {root}/other.json"):
+    with pytest.raises(FileNotFoundError, match=f"No such EMER file. Looked for: other.json, {root}/other.json"):
         EMER(str(root), annotations="other.json").records("train")
 
 
 def test_several_candidates_are_named(write_emer: Callable[[list], Path]) -> None:
     root = write_emer([entry(0)])
     (root / "more.json").write_text(json.dumps([entry(1)]))
-    with pytest.raises(ValueError, match=r"Several JSON files .*EMER_cold_start.json, .*more.json.*`annotations`"):
+    with pytest.raises(ValueError, match=r"Several files .*EMER_cold_start.json, .*more.json.*`annotations`"):
         EMER(str(root)).setup("fit")
 
 
 def test_no_candidate_names_what_was_looked_at(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no \*.json there"):
+    with pytest.raises(FileNotFoundError, match=r"no \*.json, \*.csv, dataset-v\*/\*.csv there"):
         EMER(str(tmp_path)).setup("fit")
     (tmp_path / "synthetic.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match=r"looked at: .*synthetic.json"):
@@ -115,7 +138,9 @@ def test_without_test_file_there_is_no_test_split(write_emer: Callable[[list], P
 def test_taxonomy_decides_which_answers_are_known(write_emer: Callable[[list], Path]) -> None:
     root = write_emer([entry(0), entry(1, "<think>x</think>\n<answer> Anxious\n</answer>")])
     assert EMER(str(root), taxonomy="mafw").records("train")[1].target == "anxiety"
-    with pytest.raises(ValueError, match=r"EMER_cold_start.json:2: label ' Anxious\\n' is not a dfew emotion"):
+    with pytest.raises(
+        ValueError, match=r"EMER_cold_start.json:2: label ' Anxious\\n' is not a dfew emotion.*taxonomy: mafw"
+    ):
         EMER(str(root)).setup("fit")
 
 
@@ -142,6 +167,13 @@ def test_bad_entry_is_named(write_emer: Callable[[list], Path], bad: Any, messag
     assert f"{root}/EMER_cold_start.json:2: " in str(caught.value)
 
 
+def test_every_bad_entry_is_collected_under_inspection(write_emer: Callable[[list], Path]) -> None:
+    data = EMER(str(write_emer([entry(0, "sad"), entry(1), {"video": "a.mp4"}])))
+    data.problems = []
+    assert [record.id for record in data.records("train")] == ["sample_00000001"]
+    assert [problem.split(": ")[0].rpartition(":")[2] for problem in data.problems] == ["1", "3"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -160,3 +192,172 @@ def test_bad_json_is_named(tmp_path: Path, text: str, message: str) -> None:
 def test_same_video_twice_is_refused(write_emer: Callable[[list], Path]) -> None:
     with pytest.raises(ValueError, match=r"'sample_00000000' is listed twice: .*json:1 and .*json:2"):
         EMER(str(write_emer([entry(0), entry(0)]))).setup("fit")
+
+
+V1_HEADER = ["names", "emotions", "subtitles", "reasons"]
+V1_ROWS = [
+    ["sample_00000003", "angry", "Get out!", 'He shouts "get out".\nHis fists are clenched.'],
+    ["sample_00000011", "worried", "", "She bites her lip, and her voice trembles."],
+    ["sample_00000012", "happy", "Hello, you.", "She smiles broadly."],
+    ["sample_00000020", "sad", "Oh.", "He looks down."],
+    ["sample_00000021", "surprise", "What?", "Her eyebrows are raised."],
+]
+V2_HEADER = ["name", "chinese", "english"]
+V2_ROWS = [
+    ["sample_00000003", "他在大喊。", "He shouts."],
+    ["sample_00000011", "她咬着嘴唇。", "She bites her lip, and looks away."],
+]
+MER2023_HEADER = ["name", "discrete", "valence"]
+MER2023_ROWS = [
+    ["sample_00000003", "angry", "-1.2"],
+    ["sample_00000011", "worried", "-0.5"],
+    ["other", "neutral", "0.1"],
+]
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    return path
+
+
+def write_grey_clip(path: Path, number: int) -> Path:
+    """A clip in the container of its suffix, AVI among them; each number is 40 grey levels lighter."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames = torch.full((10, 3, 64, 64), 40 * (number + 1), dtype=torch.uint8)
+    VideoEncoder(frames=frames, frame_rate=25).to_file(str(path))
+    return path
+
+
+@pytest.mark.parametrize("media", ["train/{}.avi", "videos/{}.mp4", "{}.mp4", "clips/deeper/{}.avi"])
+def test_v1_becomes_rationale_and_answer(tmp_path: Path, settings: MediaSettings, media: str) -> None:
+    write_csv(tmp_path / "gt-eng.csv", V1_HEADER, V1_ROWS)
+    for number, row in enumerate(V1_ROWS):
+        write_grey_clip(tmp_path / media.format(row[0]), number)
+    data = EMER(str(tmp_path), taxonomy="mafw", media=settings, batch_size=5)
+    data.setup("fit")
+    (batch,) = data.train_dataloader()
+    assert batch.failures == [None] * 5
+    assert dict(zip(batch.ids, batch.targets, strict=True)) == {
+        "sample_00000003": "anger",
+        "sample_00000011": "anxiety",
+        "sample_00000012": "happiness",
+        "sample_00000020": "sadness",
+        "sample_00000021": "surprise",
+    }
+    shouting = batch.ids.index("sample_00000003")
+    assert batch.responses[shouting] == (
+        '<think>He shouts "get out".\nHis fists are clenched.</think>\n<answer>anger</answer>'
+    )
+    brightness = batch.frames.float().mean(dim=(1, 2, 3, 4))
+    assert brightness[shouting].item() == pytest.approx(40, abs=4)
+    assert brightness[batch.ids.index("sample_00000021")].item() == pytest.approx(200, abs=4)
+
+
+def test_chinese_v1_has_chinese_labels(tmp_path: Path) -> None:
+    write_csv(tmp_path / "gt-eng.csv", V1_HEADER, V1_ROWS)
+    words = ["生气", "高兴", "担忧", "悲伤", "惊讶"]
+    write_csv(tmp_path / "gt-chi.csv", V1_HEADER, [[f"s{n}", word, "", "他皱眉。"] for n, word in enumerate(words)])
+    records = EMER(str(tmp_path), language="chinese", taxonomy="mafw").records("train")
+    assert [record.target for record in records] == ["anger", "happiness", "anxiety", "sadness", "surprise"]
+    assert records[0].response == "<think>他皱眉。</think>\n<answer>anger</answer>"
+    assert EMER(str(tmp_path), taxonomy="mafw").label_file("train").name == "gt-eng.csv"
+
+
+@pytest.mark.parametrize(("language", "reason"), [("english", "He shouts."), ("chinese", "他在大喊。")])
+def test_v2_takes_its_labels_from_mer2023(tmp_path: Path, language: Any, reason: str) -> None:
+    write_csv(tmp_path / "dataset-v2" / "final-EMER-reason.csv", V2_HEADER, V2_ROWS)
+    write_csv(tmp_path / "train-label.csv", MER2023_HEADER, MER2023_ROWS)
+    data = EMER(str(tmp_path), language=language, taxonomy="mafw")
+    first, second = data.records("train")
+    assert (first.id, first.target, second.target) == ("sample_00000003", "anger", "anxiety")
+    assert first.response == f"<think>{reason}</think>\n<answer>anger</answer>"
+    assert first.source.endswith("final-EMER-reason.csv:2")
+
+
+def test_v2_labels_may_be_named(tmp_path: Path) -> None:
+    write_csv(tmp_path / "emer" / "final-EMER-reason.csv", V2_HEADER, V2_ROWS[:1])
+    labels = write_csv(tmp_path / "mer2023" / "labels.csv", MER2023_HEADER, MER2023_ROWS)
+    (record,) = EMER(str(tmp_path / "emer"), labels=str(labels)).records("train")
+    assert record.target == "anger"
+
+
+def test_v2_without_labels_says_what_to_get(tmp_path: Path) -> None:
+    write_csv(tmp_path / "final-EMER-reason.csv", V2_HEADER, V2_ROWS)
+    with pytest.raises(FileNotFoundError) as caught:
+        EMER(str(tmp_path)).setup("fit")
+    assert f"{tmp_path}/train-label.csv" in str(caught.value)
+    assert "name,discrete,valence" in str(caught.value)
+    assert "`labels`" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (["sample_00000099", "他", "He"], r"reason.csv:4: clip 'sample_00000099' has no label in .*train-label.csv"),
+        (["sample_00000003", "他", " "], r"reason.csv:4: got name 'sample_00000003' and english ''"),
+        (["", "他", "He"], r"reason.csv:4: got name ''"),
+        (["sample_00000003", "他"], r"reason.csv:4: got .* Expected 3 fields: name,chinese,english"),
+        (V2_ROWS[0], r"'sample_00000003' is listed twice: .*reason.csv:2 and .*reason.csv:4"),
+    ],
+)
+def test_bad_v2_row_is_named(tmp_path: Path, row: list[str], message: str) -> None:
+    write_csv(tmp_path / "final-EMER-reason.csv", V2_HEADER, [*V2_ROWS, row])
+    write_csv(tmp_path / "train-label.csv", MER2023_HEADER, MER2023_ROWS)
+    with pytest.raises(ValueError, match=message):
+        EMER(str(tmp_path), taxonomy="mafw").setup("fit")
+
+
+def test_contradicting_mer2023_labels_are_named(tmp_path: Path) -> None:
+    write_csv(tmp_path / "final-EMER-reason.csv", V2_HEADER, V2_ROWS)
+    write_csv(tmp_path / "train-label.csv", MER2023_HEADER, [*MER2023_ROWS, ["sample_00000003", "sad", "0"]])
+    with pytest.raises(ValueError, match=r"train-label.csv:5: clip 'sample_00000003' has another label"):
+        EMER(str(tmp_path), taxonomy="mafw").setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (["s", "joyful", "", "She smiles."], r"gt-eng.csv:4: label 'joyful' is not a mafw emotion"),
+        (["s", "", "", "She smiles."], r"gt-eng.csv:4: label '' is not a mafw emotion"),
+        (["s", "sad", "", ""], r"gt-eng.csv:4: got names 's' and reasons ''"),
+        (["", "sad", "", "She cries."], r"gt-eng.csv:4: got names ''"),
+    ],
+)
+def test_bad_v1_row_is_named(tmp_path: Path, row: list[str], message: str) -> None:
+    write_csv(tmp_path / "gt-eng.csv", V1_HEADER, [*V1_ROWS[1:3], row])
+    with pytest.raises(ValueError, match=message):
+        EMER(str(tmp_path), taxonomy="mafw").setup("fit")
+
+
+def test_anxiety_needs_mafws_taxonomy(tmp_path: Path) -> None:
+    write_csv(tmp_path / "gt-eng.csv", V1_HEADER, V1_ROWS[1:3])
+    with pytest.raises(ValueError, match=r"gt-eng.csv:2: label 'worried' .*mafw's anxiety. Set `taxonomy: mafw`"):
+        EMER(str(tmp_path)).setup("fit")
+
+
+def test_other_csv_is_refused_and_not_discovered(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "scores.csv", ["name", "score"], [["a", "1"]])
+    with pytest.raises(FileNotFoundError, match=r"looked at: .*scores.csv.*names,emotions,subtitles,reasons or name,"):
+        EMER(str(tmp_path)).setup("fit")
+    with pytest.raises(ValueError, match=r"scores.csv:1: got the header 'name,score'. Expected names,.*\(EMER v1\)"):
+        EMER(str(tmp_path), annotations=path.name).setup("fit")
+
+
+def test_clip_in_a_json_and_in_a_csv_is_one_clip(
+    write_emer: Callable[[list], Path], write_clip: Callable[[Path, int], Path]
+) -> None:
+    root = write_emer([entry(3), entry(4)])
+    write_csv(root / "held_out" / "gt-eng.csv", V1_HEADER, V1_ROWS[:1])
+    with pytest.raises(ValueError, match=r"1 clips are in both train and test, e.g. 'sample_00000003'"):
+        EMER(str(root), test_file="held_out/gt-eng.csv").setup("test")
+
+
+def test_published_counts_are_those_of_the_form_found(tmp_path: Path, write_emer: Callable[[list], Path]) -> None:
+    write_csv(tmp_path / "v1" / "gt-eng.csv", V1_HEADER, V1_ROWS)
+    write_csv(tmp_path / "v2" / "final-EMER-reason.csv", V2_HEADER, V2_ROWS)
+    published = [EMER(str(tmp_path / form)).published("train") for form in ("v1", "v2")]
+    assert [counts.num_clips for counts in published if counts] == [100, 332]
+    assert [Counter(counts.classes).total() for counts in published if counts] == [100, 331]
+    assert EMER(str(write_emer([entry(0)]))).published("train") is None

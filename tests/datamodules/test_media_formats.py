@@ -270,13 +270,15 @@ def test_packet_that_does_not_decode_is_an_error(make: Make, tmp_path: Path, cod
 
 
 @pytest.mark.parametrize("num_lost", [1, 2])
-def test_packets_without_a_frame_are_an_error(make: Make, tmp_path: Path, num_lost: int) -> None:
-    # A picture header that says "not coded": the decoder takes the packet without an error, and gives no frame.
-    empty_picture = b"\x00\x00\x01\xb6\x50\x10"
-    content = bytearray(make("avi", "-c:v mpeg4 -pix_fmt yuv420p -bf 1 -q:v 3").read_bytes())
+@pytest.mark.parametrize("num_b_frames", [0, 2])
+def test_packets_without_a_frame_are_an_error(make: Make, tmp_path: Path, num_b_frames: int, num_lost: int) -> None:
+    content = bytearray(make("avi", f"-c:v mpeg4 -pix_fmt yuv420p -bf {num_b_frames} -q:v 3").read_bytes())
     for packet in _avi_pictures(content)[20 : 20 + num_lost]:
-        content[packet] = empty_picture.ljust(packet.stop - packet.start, b"\x00")
-    path = tmp_path / "fill.avi"
+        # ISO 14496-2 §6.2.5: after the start code two bits of type, one of seconds, a marker, five of time, a marker.
+        byte = packet.start + bytes(content[packet]).index(b"\x00\x00\x01\xb6") + 5
+        assert content[byte - 1] & 0b0011_0000 == 0b0001_0000  # no new second: the layout is as stated
+        content[byte] &= 0b1101_1111  # vop_coded
+    path = tmp_path / "not_coded.avi"
     path.write_bytes(content)
     with pytest.raises(
         MediaError, match=rf"{path}: broken video stream \({NUM_FRAMES - num_lost} of {NUM_FRAMES} frames"

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks.rewards import AccuracyReward, ExplanationReward, FormatReward, explanation_score, sum_rewards
+from callbacks.rewards import (
+    AccuracyReward,
+    ExplanationReward,
+    FormatReward,
+    accuracy_score,
+    explanation_score,
+    sum_rewards,
+)
 from datamodules.emotions import DFEW, GO_EMOTIONS, get_taxonomy
 from lightning_modules.emotion_verifier import EmotionVerifier
 from lightning_modules.rationale import read_response
@@ -103,3 +110,13 @@ def test_rewards_add_up_by_weight():
 def test_weights_are_finite(weight):
     with pytest.raises(ValueError, match="'accuracy' must be a finite number"):
         AccuracyReward(weight)
+
+
+def test_any_emotion_of_a_compound_clip_is_rewarded() -> None:
+    # A clip of anger and disgust: two of three emotional sentences express one of them; the neutral one does not count.
+    sentences = [["anger"], ["disgust", "fear"], ["joy"], ["neutral"]]
+    assert explanation_score(sentences, "anger_disgust") == pytest.approx(2 / 3)
+    assert explanation_score(sentences, "anger") == pytest.approx(1 / 3)
+    assert accuracy_score("disgust", "anger_disgust") == 1.0
+    assert accuracy_score("fear", "anger_disgust") == 0.0
+    assert accuracy_score(None, "anger_disgust") == 0.0

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules.batch import Clip, ClipBatch, collate
+from datamodules.mel import MelSettings, log_mel
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.interface import Completions, Prompt, Sampling
 
@@ -206,3 +207,21 @@ def test_saved_settings_are_plain_json(backbone: ComposedBackbone, tmp_path: Pat
     backbone.save(tmp_path)
     settings = json.loads((tmp_path / "backbone.json").read_text())
     assert settings == {"num_frames": 2, "video_grid": 2, "audio_pool": 10}
+
+
+def test_mel_features_of_the_loader_replace_those_of_the_backbone(backbone: ComposedBackbone, batch: ClipBatch) -> None:
+    own = backbone.perceive(batch).audio
+    extractor = backbone.feature_extractor
+    settings = MelSettings(extractor.feature_size, extractor.chunk_length)
+    rows = zip(batch.waveform, batch.waveform_lengths.tolist(), strict=True)
+    batch.mel = torch.stack([log_mel(row[:length], settings) for row, length in rows])
+    torch.testing.assert_close(backbone.perceive(batch).audio, own, atol=0, rtol=0)
+    batch.mel = batch.mel.flip(0)
+    assert not torch.equal(backbone.perceive(batch).audio, own)
+
+
+def test_mel_features_of_another_shape_are_refused(backbone: ComposedBackbone, batch: ClipBatch) -> None:
+    batch.mel = torch.zeros(3, 8, 100)
+    bins, seconds = backbone.feature_extractor.feature_size, backbone.feature_extractor.chunk_length
+    with pytest.raises(ValueError, match=f"mel.num_bins={bins} and data.media.mel.seconds={seconds}"):
+        backbone.perceive(batch)

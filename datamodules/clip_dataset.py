@@ -1,0 +1,147 @@
+"""Rows of label files, and the dataset that decodes their clips."""
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch.utils.data import Dataset
+
+from datamodules.batch import Clip
+from datamodules.clip_cache import ClipCache
+from datamodules.media import DecodedClip, MediaError, MediaSettings, decode_clip
+from datamodules.mel import log_mel
+
+
+@dataclass(frozen=True)
+class ClipRecord:
+    """One row of a label file.
+
+    Args:
+        id: the clip's id as distributed.
+        media: path of the media file, or None when no file was found for the row.
+        target: canonical emotion, or None where there is no label (`predict`); several, as MAFW's compound clips have,
+            are joined by `_` (`emotions.members` takes them apart).
+        response: the completion to learn in stage 1, or None.
+        source: `file:row` of the label, for messages.
+        dataset: name of the corpus; the data module fills it in.
+    """
+
+    id: str
+    media: str | None
+    target: str | None
+    response: str | None
+    source: str
+    dataset: str = ""
+
+
+class ClipDataset(Dataset[Clip]):
+    """Decodes the clips of records.
+
+    Args:
+        records: the rows.
+        settings: how clips are decoded.
+        instruction: the text the model is asked with.
+        on_undecodable: `skip` returns a failed clip (black frames, no audio, `failure` set), `error` raises.
+        cache_in_memory: keep decoded clips; each worker process has a cache of its own.
+        cache: decoded clips on disk, shared by all workers and later runs; None decodes every time.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[ClipRecord],
+        settings: MediaSettings,
+        instruction: str,
+        on_undecodable: Literal["skip", "error"],
+        cache_in_memory: bool,
+        cache: ClipCache | None = None,
+    ) -> None:
+        self.records = list(records)
+        self.settings = settings
+        self.instruction = instruction
+        self.on_undecodable = on_undecodable
+        self.cache = cache
+        self._memory: dict[int, Clip] | None = {} if cache_in_memory else None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Clip:
+        """The clip of a record.
+
+        Raises:
+            MediaError: the clip cannot be decoded and `on_undecodable` is `error`.
+        """
+        if self._memory is None:
+            return self._load(self.records[index])
+        if index not in self._memory:
+            self._memory[index] = self._load(self.records[index])
+        return self._memory[index]
+
+    def _load(self, record: ClipRecord) -> Clip:
+        failure = None
+        try:
+            if record.media is None:
+                raise MediaError(f"listed in {record.source}, but there is no such file")
+            decoded = self._decode(record.media)
+        except MediaError as error:
+            if self.on_undecodable == "error":
+                raise
+            failure = str(error).removeprefix(f"{record.media}: ")
+            decoded = _failed_clip(self.settings)
+        return Clip(
+            id=record.id,
+            media=record.media or "",
+            frames=decoded.frames,
+            waveform=decoded.waveform,
+            has_audio=decoded.has_audio,
+            instruction=self.instruction,
+            target=record.target,
+            response=record.response,
+            failure=failure,
+            dataset=record.dataset,
+            mel=decoded.mel,
+        )
+
+    def _decode(self, path: str) -> DecodedClip:
+        if self.cache is None:
+            return decode_clip(path, self.settings)
+        decoded = self.cache.load(path, self.settings)
+        if decoded is None:
+            decoded = decode_clip(path, self.settings)
+            self.cache.store(path, self.settings, decoded)
+        return decoded
+
+
+def _failed_clip(settings: MediaSettings) -> DecodedClip:
+    """Black frames and silence, so that a clip that does not decode still has its place in an evaluation batch."""
+    frames = torch.zeros(settings.num_frames, 3, settings.image_size, settings.image_size, dtype=torch.uint8)
+    waveform = torch.zeros(0)
+    mel = None if settings.mel is None else log_mel(waveform, settings.mel)
+    return DecodedClip(frames, waveform, has_audio=False, mel=mel)
+
+
+def split_validation(
+    records: Sequence[ClipRecord], fraction: float, seed: int
+) -> tuple[list[ClipRecord], list[ClipRecord]]:
+    """Training and validation part of a training split, stratified by class, both in the order of `records`.
+
+    Each class gives round(fraction · clips) clips, at least one where it has two or more. Depends on the label file and
+    the seed only, not on which media files are present. In a concatenation each corpus is stratified by itself.
+
+    Args:
+        records: the training split.
+        fraction: share of validation in [0, 1); 0 leaves none.
+        seed: of the draw within each class.
+    """
+    classes: dict[tuple[str, str | None], list[int]] = defaultdict(list)
+    for position, record in enumerate(records):
+        classes[record.dataset, record.target].append(position)
+    held_out: set[int] = set()
+    for (_, emotion), positions in classes.items():
+        wanted = min(max(round(fraction * len(positions)), 1), len(positions) - 1) if fraction > 0 else 0
+        held_out.update(random.Random(f"{seed}/{emotion}").sample(positions, wanted))
+    training = [record for position, record in enumerate(records) if position not in held_out]
+    return training, [records[position] for position in sorted(held_out)]

@@ -1,0 +1,82 @@
+"""Any folder of media files, for `predict`: `python main.py predict --data Clips --data.path my_clips/`."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from datamodules.clip_datamodule import ClipDataModule, Split
+from datamodules.clip_dataset import ClipRecord
+from datamodules.corpus import MEDIA_SUFFIXES
+
+
+class Clips(ClipDataModule):
+    """Media files without labels, in the order of their paths.
+
+    A clip's id is its path below the folder without suffix, or with it where two files differ in nothing else.
+
+    Args:
+        path: a folder, searched recursively, or one media file. Hidden files and folders are passed over.
+        kwargs: see `ClipDataModule`.
+    """
+
+    def __init__(self, path: str, **kwargs: Any) -> None:
+        super().__init__(root=path, **kwargs)
+
+    @property
+    def taxonomy(self) -> None:
+        """None: there are no labels, so the model's own taxonomy decides what an answer means."""
+        return None
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """Without labels there is nothing to learn or to test."""
+        return ("predict",)
+
+    def records(self, split: Split) -> list[ClipRecord]:
+        """One record per media file. See `ClipDataModule.records`.
+
+        Raises:
+            FileNotFoundError: no such file or folder.
+            ValueError: no media file there.
+        """
+        if not self.root.exists():
+            raise FileNotFoundError(
+                f"No file or folder {self.root}. Set `path` to a media file, or to a folder of them."
+            )
+        folder, files = (self.root.parent, [self.root]) if self.root.is_file() else (self.root, self._visible_files())
+        clips = [path for path in files if path.suffix.lower() in MEDIA_SUFFIXES]
+        others = Counter(
+            path.suffix.lower() or "no suffix" for path in files if path.suffix.lower() not in MEDIA_SUFFIXES
+        )
+        passed_over = ", ".join(f"{suffix} {count}" for suffix, count in sorted(others.items()))
+        if not clips:
+            raise ValueError(
+                f"No media file at {self.root}: got {passed_over or 'nothing'}. "
+                f"Expected files ending in {', '.join(MEDIA_SUFFIXES)}."
+            )
+        if others:
+            rank_zero_info(
+                f"{self.name}: {others.total()} other files under {self.root} are passed over ({passed_over})."
+            )
+        names = [path.relative_to(folder) for path in clips]
+        stems = Counter(name.with_suffix("") for name in names)
+        return [
+            ClipRecord(
+                id=(name if stems[name.with_suffix("")] > 1 else name.with_suffix("")).as_posix(),
+                media=str(path),
+                target=None,
+                response=None,
+                source=str(path),
+            )
+            for name, path in zip(names, clips, strict=True)
+        ]
+
+    def _visible_files(self) -> list[Path]:
+        """Files under the folder of which no part below it begins with a dot."""
+        return [
+            path
+            for path in sorted(self.root.rglob("*"))
+            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(self.root).parts)
+        ]

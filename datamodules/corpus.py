@@ -1,0 +1,219 @@
+"""Base of the distributed corpora: each declares where its files are, how labels are written and what they mean.
+
+Whatever unpacking its users have, the files are found by looking; an error names every place that was looked at. Labels
+are checked at load: an unknown label, a malformed row or a file in another repository's coding is refused, and names
+file and row (spec "datasets" §7).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from datamodules.clip_datamodule import ClipDataModule, Split
+from datamodules.clip_dataset import ClipRecord
+from datamodules.published import Coding, Published, wrong_coding
+
+MEDIA_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
+
+
+@dataclass(frozen=True)
+class LabelRow:
+    """One row of a label file, as written.
+
+    Args:
+        id: the clip's id.
+        label: class code or name; None where there is none.
+        source: `file:row`.
+        rationale: an explanation to learn in stage 1, without tags; None where there is none.
+    """
+
+    id: str
+    label: str | int | None
+    source: str
+    rationale: str | None = None
+
+
+class Corpus(ClipDataModule):
+    """A corpus of clips and label files under one root.
+
+    A subclass sets the class attributes below and `taxonomy`, and implements `read_labels`, or `rows` where it has no
+    label file. `{split}` in a place is `train` or `test`; `{corpus}` is the object, e.g. `{corpus.fold}`.
+
+    Args:
+        root: directory of the corpus.
+        kwargs: see `ClipDataModule`.
+    """
+
+    label_files: ClassVar[tuple[str, ...]]
+    """Where the label file of a split is looked for, relative to the root, in this order."""
+    clip_directories: ClassVar[tuple[str, ...]] = (".",)
+    """Where clips are looked for, relative to the root: the first that exists, recursively."""
+    aliases: ClassVar[Mapping[str, str]] = {}
+    """The corpus' own words for emotions → canonical ones; beside the aliases that every answer is read with."""
+    other_codings: ClassVar[tuple[Coding, ...]] = ()
+    """Codings of other repositories' copies, to name as a likely cause."""
+
+    def __init__(self, root: str, **kwargs: Any) -> None:
+        super().__init__(root, **kwargs)
+        self._files: dict[str, Path] | None = None
+
+    def read_labels(self, path: Path) -> Iterable[LabelRow]:
+        """Rows of a label file in its order; a malformed row goes to `self.refuse`.
+
+        Raises:
+            ValueError: the file as a whole cannot be read.
+            NotImplementedError: the corpus has neither this method nor `rows` of its own.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement read_labels or rows.")
+
+    def published(self, split: Split) -> Published | None:
+        """What is published of a split; None when nothing is."""
+        return None
+
+    def key(self, clip_id: str) -> str:
+        """By default the name without a media suffix."""
+        path = Path(clip_id)
+        return path.stem if path.suffix.lower() in MEDIA_SUFFIXES else path.name
+
+    def media_key(self, path: Path) -> str | None:
+        """`key` of the clip in a media file; None for a file that is none of the corpus' clips."""
+        return self.key(path.name)
+
+    def target(self, row: LabelRow) -> str | None:
+        """Canonical emotion of a row.
+
+        Raises:
+            ValueError: no class of the taxonomy; names the row.
+        """
+        if row.label is None or isinstance(row.label, int):
+            return None if row.label is None else self.taxonomy.from_code(row.label, row.source)
+        word = row.label.strip().lower()
+        return self.taxonomy.target(self.aliases.get(word, row.label), row.source)
+
+    def response(self, row: LabelRow, target: str | None) -> str | None:
+        """The completion to learn in stage 1, made of a row's rationale; None where it has none."""
+        return None if row.rationale is None else f"<think>{row.rationale}</think>\n<answer>{target}</answer>"
+
+    def media_file(self, row: LabelRow) -> Path | None:
+        """The file of a row's clip, found by `key`; None where there is none."""
+        return self.media_files().get(self.key(row.id))
+
+    def leaves_out(self, row: LabelRow) -> bool:
+        """Whether a row's label is one of the corpus' that has no class here; such rows are counted and reported."""
+        return False
+
+    def rows(self, split: Split) -> list[LabelRow]:
+        """The rows of a split, from its label file.
+
+        Raises:
+            FileNotFoundError: no label file; names every place looked at.
+            ValueError: a malformed file, or one in another coding than the corpus' own.
+        """
+        path = self.label_file(split)
+        rows = list(self.read_labels(path))
+        if not rows:
+            raise ValueError(f"{path} lists no clips.")
+        cause = wrong_coding(
+            [row.label for row in rows if row.label is not None],
+            Coding("the corpus", self.taxonomy.classes, 1),
+            self.other_codings,
+            self.published(split),
+        )
+        if cause:
+            self.refuse(f"{path}: {cause}")
+        return rows
+
+    def records(self, split: Split) -> list[ClipRecord]:
+        """See `ClipDataModule.records`."""
+        rows = self.rows(split)
+        records, left_out = [], Counter[str]()
+        for row in rows:
+            if self.leaves_out(row):
+                left_out[str(row.label)] += 1
+                continue
+            try:
+                target, media = self.target(row), self.media_file(row)
+            except ValueError as error:
+                self.refuse(str(error))
+                continue
+            response = self.response(row, target)
+            records.append(ClipRecord(row.id, str(media) if media else None, target, response, row.source))
+        if left_out:
+            counts = ", ".join(f"{label} {count}" for label, count in left_out.items())
+            rank_zero_warn(
+                f"{self.name} {split}: {left_out.total()} clips are left out, as the taxonomy {self.taxonomy.name} has "
+                f"no class for their labels ({counts})."
+            )
+        return records
+
+    def label_file(self, split: Split) -> Path:
+        """The label file of a split.
+
+        Raises:
+            FileNotFoundError: there is none; names every place looked at.
+        """
+        name = "train" if split == "train" else "test"
+        return self.find(self.label_files, f"{name} labels", split=name)
+
+    def find(self, places: Iterable[str], what: str, **fields: str) -> Path:
+        """The first of several places that is a file.
+
+        Args:
+            places: relative to the root, with fields in braces.
+            what: is looked for, for the message.
+            fields: values of the places' fields; `corpus` is given.
+
+        Raises:
+            FileNotFoundError: none is; names all of them.
+        """
+        candidates = [self.root / place.format(corpus=self, **fields) for place in places]
+        for path in candidates:
+            if path.is_file():
+                return path
+        raise FileNotFoundError(
+            f"No {self.name} {what} under {self.root}. Looked for: {', '.join(map(str, candidates))}. "
+            "Set `root` to the directory that holds them."
+        )
+
+    def named_file(self, name: str) -> Path:
+        """A file that an option names: absolute, or relative to the working directory or to the root.
+
+        Raises:
+            FileNotFoundError: there is none; names every place looked at.
+        """
+        candidates = list(dict.fromkeys((Path(name), self.root / name)))
+        for path in candidates:
+            if path.is_file():
+                return path
+        raise FileNotFoundError(f"No such {self.name} file. Looked for: {', '.join(map(str, candidates))}.")
+
+    def media_files(self) -> dict[str, Path]:
+        """Media files by `key`.
+
+        Raises:
+            FileNotFoundError: none of the directories exists.
+            ValueError: two files are one clip.
+        """
+        if self._files is not None:
+            return self._files
+        candidates = [self.root / place for place in self.clip_directories]
+        directory = next((path for path in candidates if path.is_dir()), None)
+        if directory is None:
+            raise FileNotFoundError(
+                f"No {self.name} clips under {self.root}. Looked for the directories: "
+                f"{', '.join(map(str, candidates))}. Set `root` to the directory that holds one of them."
+            )
+        files: dict[str, Path] = {}
+        for path in sorted(directory.rglob("*")):
+            key = self.media_key(path) if path.suffix.lower() in MEDIA_SUFFIXES else None
+            if key is None:
+                continue
+            first = files.setdefault(key, path)
+            if first is not path:
+                self.refuse(f"Two files are {self.name} clip {key}: {first} and {path}. Remove one.")
+        self._files = files
+        return files

@@ -1,0 +1,193 @@
+"""What is looked at in each media file, and the record of it, so that no file is checked twice.
+
+A file is probed and then decoded exactly as training decodes it; a clip that passes here fails nowhere else.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import partial
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from datamodules.inspection.workers import Lost, run_isolated
+from datamodules.media import MediaError, MediaSettings, decode_clip
+
+_FORMAT = 1  # raise it when a check says something else of the same file
+
+
+@dataclass(frozen=True)
+class ClipCheck:
+    """What was found in a media file.
+
+    Args:
+        failure: why it cannot be decoded; None when it can, and only then are the other fields known.
+        duration_seconds: of the video track.
+        num_frames: frames in the video track.
+        width: of the picture, in pixels.
+        height: of the picture, in pixels.
+        frames_per_second: average frame rate; None for a single frame that does not say how long it is shown.
+        video_codec: FFmpeg's name, e.g. `h264`.
+        audio_codec: FFmpeg's name; None when there is no audio track.
+        sample_rate: of the audio track, in Hz.
+        num_channels: of sound.
+        peak: greatest magnitude of a sample as training hears it; 0 is silence, None is no audio track.
+    """
+
+    failure: str | None
+    duration_seconds: float | None = None
+    num_frames: int | None = None
+    width: int | None = None
+    height: int | None = None
+    frames_per_second: float | None = None
+    video_codec: str | None = None
+    audio_codec: str | None = None
+    sample_rate: int | None = None
+    num_channels: int | None = None
+    peak: float | None = None
+
+
+def check_clip(path: str, settings: MediaSettings) -> ClipCheck:
+    """Decode a clip as training does, and read its metadata.
+
+    Raises:
+        ImportError: FFmpeg's libraries are missing.
+    """
+    try:
+        decoded = decode_clip(path, settings)
+    except MediaError as error:
+        return ClipCheck(failure=str(error).removeprefix(f"{path}: "))
+    # Here and not above: torchcodec loads FFmpeg's libraries, and `decode_clip` says what to do when it cannot.
+    from torchcodec.decoders import AudioDecoder, VideoDecoder
+
+    # Exact, as in training: the header of a file may be wrong about its length.
+    video = VideoDecoder(path, seek_mode="exact", device="cpu").metadata
+    audio = AudioDecoder(path).metadata if decoded.has_audio else None
+    peak = float(decoded.waveform.abs().max()) if decoded.waveform.numel() else 0.0
+    return ClipCheck(
+        failure=None,
+        duration_seconds=round(float(video.end_stream_seconds - video.begin_stream_seconds), 4),
+        num_frames=video.num_frames,
+        width=video.width,
+        height=video.height,
+        frames_per_second=round(float(video.average_fps), 2) if video.average_fps else None,
+        video_codec=video.codec,
+        audio_codec=audio.codec if audio else None,
+        sample_rate=audio.sample_rate if audio else None,
+        num_channels=audio.num_channels if audio else None,
+        peak=round(peak, 6) if audio else None,
+    )
+
+
+class FileStamp(NamedTuple):
+    """What a file is known by; its content may have changed when one of these has.
+
+    Args:
+        path: absolute.
+        size: in bytes.
+        mtime_ns: time of the last modification, in nanoseconds.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: str) -> "FileStamp":
+        """The stamp of a file now; a link to nowhere is listed like a file, and has size 0."""
+        try:
+            status = Path(path).stat()
+        except FileNotFoundError:
+            return cls(str(Path(path).absolute()), 0, 0)
+        return cls(str(Path(path).absolute()), status.st_size, status.st_mtime_ns)
+
+
+class CheckCache:
+    """Results of earlier checks: a file of JSON lines, one appended as soon as a clip is done.
+
+    A killed run loses at most the clips it was at; a torn line is passed over. A result holds for one size and
+    modification time of the file, one `MediaSettings` and one torchcodec; remove the file to check everything anew.
+
+    Args:
+        path: the file; need not exist.
+        settings: how clips are decoded.
+    """
+
+    def __init__(self, path: Path, settings: MediaSettings) -> None:
+        self.path = path
+        what = json.dumps([_FORMAT, version("torchcodec"), asdict(settings)], sort_keys=True)
+        self._settings = sha256(what.encode()).hexdigest()[:16]
+        self._checks = dict(self._read())
+
+    def _read(self) -> Iterator[tuple[FileStamp, ClipCheck]]:
+        if not self.path.is_file():
+            return
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+                if entry["settings"] == self._settings:
+                    yield FileStamp(entry["path"], entry["size"], entry["mtime_ns"]), ClipCheck(**entry["check"])
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue
+
+    def get(self, stamp: FileStamp) -> ClipCheck | None:
+        """The result for a file, or None."""
+        return self._checks.get(stamp)
+
+    def add(self, stamp: FileStamp, check: ClipCheck) -> None:
+        """Write down a result."""
+        self._checks[stamp] = check
+        line = json.dumps({**stamp._asdict(), "settings": self._settings, "check": asdict(check)}) + "\n"
+        with self.path.open("ab+") as file:
+            # What a killed run left behind its last whole line becomes a line of its own, which `_read` passes over.
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read(1) == b"\n" else "\n" + line
+            file.write(line.encode())
+
+
+def check_clips(
+    paths: Iterable[str], settings: MediaSettings, cache: CheckCache, num_workers: int, timeout_seconds: float
+) -> tuple[dict[str, ClipCheck], int]:
+    """Check files in parallel, with a progress bar on standard error; those that the cache knows are not read.
+
+    A clip whose decoder crashes or hangs counts as undecodable in this run and is checked again in the next: a machine
+    short of memory or time may have been the cause.
+
+    Args:
+        paths: media files.
+        settings: how training decodes them.
+        cache: of earlier results; this run's are added to it.
+        num_workers: processes.
+        timeout_seconds: longest time for one clip.
+
+    Returns:
+        path → result, in the order of `paths`; and how many came from the cache.
+
+    Raises:
+        ImportError: FFmpeg's libraries are missing.
+    """
+    stamps = {path: FileStamp.of(path) for path in paths}  # before the check: a change during it is then noticed
+    checks = {path: cache.get(stamp) for path, stamp in stamps.items()}
+    pending = [path for path, check in checks.items() if check is None]
+    num_known = len(checks) - len(pending)
+    columns = (TextColumn("checking clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=len(checks), completed=num_known)
+        outcomes = run_isolated(partial(check_clip, settings=settings), pending, num_workers, timeout_seconds)
+        with closing(outcomes):
+            for path, outcome in outcomes:
+                if isinstance(outcome, Lost):
+                    checks[path] = ClipCheck(failure=outcome.reason)
+                else:
+                    checks[path] = outcome
+                    cache.add(stamps[path], outcome)
+                progress.advance(task)
+    return checks, num_known

@@ -1,0 +1,143 @@
+"""Calls in worker processes that may crash or hang: a broken media file can do both to a decoder, and neither may end
+the inspection of a corpus.
+
+`concurrent.futures` is not used here: when a worker dies it fails every call and does not say whose fault it was, and
+it cannot end a call that hangs.
+"""
+
+import multiprocessing
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext
+from typing import Any, TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What a call comes to that has no result.
+
+    Args:
+        reason: why, e.g. `the decoder crashed (SIGSEGV)`.
+    """
+
+    reason: str
+
+
+def _serve(function: Callable[[Any], Any], connection: Connection) -> None:
+    """Answer each item with `(result, None)` or `(None, exception)`."""
+    # Ctrl-C reaches every process of the terminal; the parent alone deals with it, and ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    with suppress(EOFError, OSError):  # the parent is gone
+        connection.send(None)
+        while True:
+            connection.send(_answer(function, connection.recv()))
+
+
+def _answer(function: Callable[[Any], Any], item: Any) -> tuple[Any, Exception | None]:
+    try:
+        return function(item), None
+    except Exception as error:  # noqa: BLE001 (raised in the parent)
+        return None, error
+
+
+class _Worker:
+    """A process, and the item it is at; `deadline` is in seconds of `time.monotonic`."""
+
+    def __init__(self, context: SpawnContext, function: Callable[[Any], Any]) -> None:
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(function, theirs), daemon=True)
+        self.process.start()
+        theirs.close()  # the end of the process is then the end of the connection
+        self.busy = False
+        self.item: Any = None
+        self.deadline = float("inf")
+
+    def give(self, item: Any, timeout_seconds: float) -> None:
+        self.busy, self.item, self.deadline = True, item, time.monotonic() + timeout_seconds
+        with suppress(OSError):  # the process has just died: `receive` will find out
+            self.connection.send(item)
+
+    def receive(self) -> Any:
+        """The result of the current item; None when a fresh worker reports for work."""
+        try:
+            answer = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            if not self.busy:
+                raise RuntimeError(
+                    f"A checking process ended before its first clip, with status {self.process.exitcode}; see its "
+                    "message above. If memory is short, lower num_workers."
+                ) from None
+            return Lost(f"the decoder crashed ({_exit_name(self.process.exitcode)})")
+        self.deadline = float("inf")
+        if answer is None:
+            return None
+        result, error = answer
+        if error is not None:
+            raise error
+        return result
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def _exit_name(code: int | None) -> str:
+    return signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
+
+
+def run_isolated(
+    function: Callable[[Item], Result], items: Sequence[Item], num_workers: int, timeout_seconds: float
+) -> Iterator[tuple[Item, Result | Lost]]:
+    """Call a function on every item, each in one of several spawned processes.
+
+    Args:
+        function: picklable; the work. What it raises is raised here.
+        items: picklable.
+        num_workers: processes at a time, at least 1.
+        timeout_seconds: longest time of one call; its process is then killed and replaced.
+
+    Yields:
+        Item and result, or item and `Lost`, in the order in which they end. Closing the iterator ends the processes.
+
+    Raises:
+        RuntimeError: a process ends before it can work at all.
+    """
+    pending = deque(items)
+    context = multiprocessing.get_context("spawn")
+    workers: list[_Worker] = []
+    try:
+        workers += [_Worker(context, function) for _ in range(min(num_workers, len(pending)))]
+        while workers:
+            left = min(worker.deadline for worker in workers) - time.monotonic()
+            ready = wait([worker.connection for worker in workers], max(left, 0) if left < float("inf") else None)
+            for position, worker in reversed(list(enumerate(workers))):
+                if worker.connection in ready:
+                    outcome = worker.receive()
+                elif time.monotonic() >= worker.deadline:
+                    outcome = Lost(f"no result after {timeout_seconds:g} s")
+                else:
+                    continue
+                item, was_busy = worker.item, worker.busy
+                if pending and not isinstance(outcome, Lost):
+                    worker.give(pending.popleft(), timeout_seconds)
+                else:
+                    worker.stop()
+                    workers[position : position + 1] = [_Worker(context, function)] if pending else []
+                if was_busy:
+                    yield item, outcome
+    finally:
+        for worker in workers:
+            worker.stop()

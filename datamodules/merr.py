@@ -1,0 +1,101 @@
+"""MERR, machine-written explanations of MER2023's unlabelled clips: cold-start data (spec "datasets" §4).
+
+A JSON object, sample → its annotation. `pseu_emotion` is a pseudo-label, computed from facial action units by its
+authors; the explanation is `smp_reason_caption` (fine, 4,487 clips, written by a language model) or `caption` (coarse,
+28,618 clips, the descriptions of each modality one after the other).
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from datamodules.clip_datamodule import Split
+from datamodules.corpus import Corpus, LabelRow
+from datamodules.emotions import Taxonomy, get_taxonomy
+from datamodules.published import Published
+from datamodules.tables import read_json
+
+_EXPLANATIONS = {"fine": "smp_reason_caption", "coarse": "caption"}
+_NUM_CLIPS = {"fine": 4487, "coarse": 28618}
+_LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise", "fear", "contempt", "doubt")
+
+
+class MERR(Corpus):
+    """Clips with a pseudo-label and an explanation, to train on.
+
+    Labels that have no class in the taxonomy are left out and counted: `doubt`, and under `dfew` also `worried`
+    (anxiety) and `contempt`.
+
+    Args:
+        root: directory of the JSON, of MER2023's `test3/`, or both.
+        grain: which explanations: `fine` or `coarse`.
+        annotations: the JSON, absolute or relative to the working directory or to `root`; null takes
+            `MERR_<grain>_grained.json`, in `root` or its `MERR/`.
+        taxonomy: the classes that labels may name.
+        kwargs: see `ClipDataModule`.
+
+    Raises:
+        ValueError: no such grain.
+    """
+
+    label_files = ("MERR_{corpus.grain}_grained.json", "MERR/MERR_{corpus.grain}_grained.json")
+    clip_directories = ("test3", ".")
+    aliases: ClassVar[Mapping[str, str]] = {"worried": "anxiety"}
+
+    def __init__(
+        self,
+        root: str,
+        grain: Literal["fine", "coarse"] = "fine",
+        annotations: str | None = None,
+        taxonomy: Literal["dfew", "mafw"] = "mafw",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, **kwargs)
+        if grain not in _EXPLANATIONS:
+            raise ValueError(f"MERR's grains are {', '.join(_EXPLANATIONS)}; got {grain!r}.")
+        self.grain = grain
+        self.annotations = annotations
+        self._taxonomy = get_taxonomy(taxonomy)
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The classes that labels may name."""
+        return self._taxonomy
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """MERR is training data only."""
+        return ("train",)
+
+    def published(self, split: Split) -> Published:
+        """The number of clips; no counts per class are published."""
+        return Published(_NUM_CLIPS[self.grain], {}, exact=False)
+
+    def label_file(self, split: Split) -> Path:
+        """`annotations`, or the JSON of the grain."""
+        return self.named_file(self.annotations) if self.annotations else super().label_file(split)
+
+    def leaves_out(self, row: LabelRow) -> bool:
+        """Whether a label is one of MERR's and no class of the taxonomy."""
+        return row.label in _LABELS and self.taxonomy.canonical(self.aliases.get(row.label, row.label)) is None
+
+    def read_labels(self, path: Path) -> Iterator[LabelRow]:
+        """Entries of the JSON, each with its pseudo-label and the explanation of the grain."""
+        entries = read_json(path)
+        if not isinstance(entries, dict):
+            raise ValueError(
+                f"{path}: got a JSON {type(entries).__name__}. Expected an object, sample name → annotation."
+            )
+        field = _EXPLANATIONS[self.grain]
+        for name, entry in entries.items():
+            source = f"{path}:{name}"
+            label, explanation = (
+                (entry.get("pseu_emotion"), entry.get(field)) if isinstance(entry, dict) else (None, None)
+            )
+            if not all(isinstance(value, str) and value.strip() for value in (label, explanation)):
+                self.refuse(
+                    f"{source}: expected an object with texts `pseu_emotion` and `{field}` (grain {self.grain}), got "
+                    f"{entry!r:.120}."
+                )
+                continue
+            yield LabelRow(name, label.strip().lower(), source, explanation.strip())

@@ -1,0 +1,118 @@
+"""RAVDESS: acted speech, for evaluation out of domain (spec "datasets" §6).
+
+It has no label file: the name of a clip, `MM-VV-EE-II-SS-RR-AA`, says modality, vocal channel, emotion, intensity,
+statement, repetition and actor.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from datamodules.clip_datamodule import Split
+from datamodules.corpus import Corpus, LabelRow
+from datamodules.emotions import Taxonomy, get_taxonomy
+from datamodules.published import Published
+
+_NAME = re.compile(r"\d\d(?:-\d\d){6}")
+_FIELDS = {
+    "modality": 3,
+    "vocal channel": 2,
+    "emotion": 8,
+    "intensity": 2,
+    "statement": 2,
+    "repetition": 2,
+    "actor": 24,
+}
+"""What the seven numbers of a name mean, and the largest of each; the smallest is 1."""
+_EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+"""RAVDESS' words, by emotion code from 1."""
+_CLIPS = {
+    "neutral": 96, "happiness": 192, "sadness": 192, "anger": 192, "fear": 192, "disgust": 192, "surprise": 192,
+}  # fmt: skip
+_NUM_CALM = 192
+
+
+class RAVDESS(Corpus):
+    """RAVDESS' 1,440 speech clips with picture and sound, to test on: 96 neutral ones, 192 of each other emotion.
+
+    Names begin with `01-01` (full audio-video, speech). Its video-only duplicates (`02-…`) and songs (`…-02-…`) are
+    passed over. Labels: 01 neutral, 03 happy → happiness, 04 sad → sadness, 05 angry → anger, 06 fearful → fear,
+    07 disgust, 08 surprised → surprise. 02 calm has no class in DFEW or MAFW; see `calm`.
+
+    Args:
+        root: directory with the clips, in `Actor_*/`, `Video_Speech_Actor_*/` or any other folders.
+        calm: what becomes of the 192 calm clips: `leave_out`, or count them as `neutral`.
+        taxonomy: the classes that answers may name: `dfew`, RAVDESS' own seven, or `mafw`.
+        kwargs: see `ClipDataModule`.
+
+    Raises:
+        ValueError: `calm` is neither of the two.
+    """
+
+    aliases: ClassVar[Mapping[str, str]] = {"fearful": "fear", "surprised": "surprise"}
+
+    def __init__(
+        self,
+        root: str,
+        calm: Literal["leave_out", "neutral"] = "leave_out",
+        taxonomy: Literal["dfew", "mafw"] = "dfew",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, **kwargs)
+        if calm not in ("leave_out", "neutral"):
+            raise ValueError(f"calm must be leave_out or neutral, got {calm!r}.")
+        self.calm = calm
+        self._taxonomy = get_taxonomy(taxonomy)
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The classes that answers may name."""
+        return self._taxonomy
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """RAVDESS is evaluated on, not trained on."""
+        return ("test", "predict")
+
+    def published(self, split: Split) -> Published:
+        """Counts of the speech clips, with or without the calm ones."""
+        num_calm = _NUM_CALM if self.calm == "neutral" else 0
+        classes = _CLIPS | {"neutral": _CLIPS["neutral"] + num_calm}
+        return Published(sum(classes.values()), classes, exact=True)
+
+    def media_key(self, path: Path) -> str | None:
+        """The name of a full audio-video speech clip; None for any other file. An impossible code is refused."""
+        if not _NAME.fullmatch(path.stem):
+            return None
+        codes = dict(zip(_FIELDS, map(int, path.stem.split("-")), strict=True))
+        wrong = [name for name, code in codes.items() if not 1 <= code <= _FIELDS[name]]
+        if wrong:
+            found = ", ".join(f"{name} {codes[name]:02d} (expected 01..{_FIELDS[name]:02d})" for name in wrong)
+            self.refuse(f"{path}: the name has the form of RAVDESS', but {found}. Rename or remove the file.")
+            return None
+        return path.stem if codes["modality"] == codes["vocal channel"] == 1 else None
+
+    def rows(self, split: Split) -> list[LabelRow]:
+        """One row per clip, from its name, in the order of the names.
+
+        Raises:
+            FileNotFoundError: no such directory.
+            ValueError: no speech clip there, or an impossible name.
+        """
+        files = self.media_files()
+        if not files:
+            raise ValueError(
+                f"No RAVDESS clip under {self.root}. Expected names 01-01-EE-II-SS-RR-AA (full audio-video, speech), "
+                "e.g. Actor_01/01-01-05-01-02-01-01.mp4, from Video_Speech_Actor_*.zip."
+            )
+        return [self._row(name, path) for name, path in sorted(files.items())]
+
+    def _row(self, name: str, path: Path) -> LabelRow:
+        emotion = _EMOTIONS[int(name.split("-")[2]) - 1]
+        label = "neutral" if emotion == "calm" and self.calm == "neutral" else emotion
+        return LabelRow(name, label, str(path))
+
+    def leaves_out(self, row: LabelRow) -> bool:
+        """Calm clips, unless they count as neutral."""
+        return row.label == "calm"
