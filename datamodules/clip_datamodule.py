@@ -44,7 +44,7 @@ _NUM_NAMED = 3  # rows that a summary warning names; the count says how many mor
 
 
 class ClipDataModule(LightningDataModule, ABC):
-    """Base of the clip corpora; a subclass implements `records`, `taxonomy` and, where it differs, `splits` and `key`.
+    """Base of the clip corpora: a subclass has a `taxonomy` and `records` and, where they differ, `splits` and `key`.
 
     Args:
         root: directory of the corpus.
@@ -67,6 +67,8 @@ class ClipDataModule(LightningDataModule, ABC):
         cache_gigabytes: largest size of `cache_dir`, in 10⁹ bytes.
     """
 
+    taxonomy: Taxonomy | None
+    """The classes of the targets; None for clips without labels. Of the class, or set at construction."""
     overlaps: ClassVar[Mapping[str, str]] = {}
     """Other corpora, by class name, that share clips with this one → what is known of it."""
 
@@ -115,11 +117,6 @@ class ClipDataModule(LightningDataModule, ABC):
     def name(self) -> str:
         """What messages and prediction files call the corpus."""
         return type(self).__name__
-
-    @property
-    @abstractmethod
-    def taxonomy(self) -> Taxonomy | None:
-        """The classes of the targets; None for clips without labels."""
 
     @property
     def splits(self) -> tuple[Split, ...]:

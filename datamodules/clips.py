@@ -21,13 +21,10 @@ class Clips(ClipDataModule):
         kwargs: see `ClipDataModule`.
     """
 
+    taxonomy = None  # the model's own decides what an answer means
+
     def __init__(self, path: str, **kwargs: Any) -> None:
         super().__init__(root=path, **kwargs)
-
-    @property
-    def taxonomy(self) -> None:
-        """None: there are no labels, so the model's own taxonomy decides what an answer means."""
-        return None
 
     @property
     def splits(self) -> tuple[Split, ...]:

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from datamodules.clip_datamodule import Split
 from datamodules.corpus import Corpus, LabelRow
-from datamodules.emotions import MAFW, Taxonomy, get_taxonomy
+from datamodules.emotions import MAFW, get_taxonomy
 from datamodules.published import Published
 from datamodules.tables import read_csv, read_json
 
@@ -103,12 +103,7 @@ class EMER(Corpus):
         self.test_file = test_file
         self.labels = labels
         self.language = language
-        self._taxonomy = get_taxonomy(taxonomy)
-
-    @property
-    def taxonomy(self) -> Taxonomy:
-        """The classes that labels may name."""
-        return self._taxonomy
+        self.taxonomy = get_taxonomy(taxonomy)
 
     @property
     def splits(self) -> tuple[Split, ...]:

@@ -38,12 +38,7 @@ class Joint(ClipDataModule):
         if weights is not None and (len(weights) != len(corpora) or min(weights) <= 0):
             raise ValueError(f"Joint needs a positive weight for each of {list(self.corpora)}, got {weights}.")
         self.weights = None if weights is None else dict(zip(self.corpora, weights, strict=True))
-        self._taxonomy = _common_taxonomy(corpora)
-
-    @property
-    def taxonomy(self) -> Taxonomy:
-        """The smallest known taxonomy that holds the classes of every corpus."""
-        return self._taxonomy
+        self.taxonomy = _common_taxonomy(corpora)
 
     @property
     def splits(self) -> tuple[Split, ...]:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from datamodules.clip_datamodule import Split
 from datamodules.corpus import Corpus, LabelRow
-from datamodules.emotions import Taxonomy, get_taxonomy
+from datamodules.emotions import get_taxonomy
 from datamodules.published import Published
 from datamodules.tables import read_json
 
@@ -55,12 +55,7 @@ class MERR(Corpus):
             raise ValueError(f"MERR's grains are {', '.join(_EXPLANATIONS)}; got {grain!r}.")
         self.grain = grain
         self.annotations = annotations
-        self._taxonomy = get_taxonomy(taxonomy)
-
-    @property
-    def taxonomy(self) -> Taxonomy:
-        """The classes that labels may name."""
-        return self._taxonomy
+        self.taxonomy = get_taxonomy(taxonomy)
 
     @property
     def splits(self) -> tuple[Split, ...]:

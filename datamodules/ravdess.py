@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from datamodules.clip_datamodule import Split
 from datamodules.corpus import Corpus, LabelRow
-from datamodules.emotions import Taxonomy, get_taxonomy
+from datamodules.emotions import get_taxonomy
 from datamodules.published import Published
 
 _NAME = re.compile(r"\d\d(?:-\d\d){6}")
@@ -63,12 +63,7 @@ class RAVDESS(Corpus):
         if calm not in ("leave_out", "neutral"):
             raise ValueError(f"calm must be leave_out or neutral, got {calm!r}.")
         self.calm = calm
-        self._taxonomy = get_taxonomy(taxonomy)
-
-    @property
-    def taxonomy(self) -> Taxonomy:
-        """The classes that answers may name."""
-        return self._taxonomy
+        self.taxonomy = get_taxonomy(taxonomy)
 
     @property
     def splits(self) -> tuple[Split, ...]:
