@@ -46,9 +46,9 @@ from datamodules.media import (
     decode_clip,
     decode_frames,
     fit_frames,
-    frame_indices,
 )
 from datamodules.mel import MelSettings, log_mel
+from datamodules.video import frame_indices
 
 OURS, CACHED = "datamodules.media", "datamodules.clip_cache"
 PYAV, PYAV_THREADS, DECORD = "PyAV, 1 thread", "PyAV, default threads", "decord, 1 thread"
@@ -234,14 +234,12 @@ def measure_stages(paths: list[Path], settings: MediaSettings) -> dict[str, floa
     """CPU seconds per clip of each stage of datamodules.media, means over the clips."""
     mel = MelSettings()
     log_mel(torch.zeros(0), mel)  # imports the extractor
-    totals = dict.fromkeys(("open and scan", "decode 8 frames", "pad and resize", "sound", "(mel, 128 bins)"), 0.0)
+    totals = dict.fromkeys(("decode 8 frames", "pad and resize", "sound", "(mel, 128 bins)"), 0.0)
     for path in paths:
-        opening = _timed(lambda path=path: VideoDecoder(str(path), seek_mode="exact", device="cpu"))[1]
         video = _timed(lambda path=path: decode_frames(path, settings.num_frames))[1]
         frames, waveform = decode_frames(path, settings.num_frames), decode_audio(path, settings.max_audio_seconds)
         seconds = (
-            opening,
-            video - opening,
+            video,
             _timed(lambda frames=frames: fit_frames(frames, settings.image_size, settings.frame_fit))[1],
             _timed(lambda path=path: decode_audio(path, settings.max_audio_seconds))[1],
             _timed(lambda waveform=waveform: log_mel(torch.zeros(0) if waveform is None else waveform, mel))[1],

@@ -10,7 +10,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 RUN_FILE = "run.json"
-_PACKAGES = ("torch", "lightning", "transformers", "torchmetrics", "torchcodec")
+_PACKAGES = ("torch", "lightning", "transformers", "torchmetrics", "torchcodec", "av")
 
 
 class RunRecord(Callback):

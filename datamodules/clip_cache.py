@@ -25,7 +25,7 @@ from torch import Tensor
 from datamodules.media import DecodedClip, MediaSettings
 
 _FORMAT = 1  # raise it when decoding gives other values for the same settings
-_DECODERS = ("pillow", "torchcodec", "transformers")  # packages whose release may change a value, too
+_DECODERS = ("av", "pillow", "torchcodec", "transformers")  # packages whose release may change a value, too
 _COUNTER_DIGITS = 20
 _LOCK_SECONDS = 60.0  # the lock is held for well under a millisecond: who waits this long waits for a stopped process
 _PRUNE_ABOVE, _PRUNE_TO = 0.9, 0.5  # shares of the limit

@@ -15,6 +15,27 @@ _MATROSKA_SEGMENT = b"\x18\x53\x80\x67"
 _RIFF_UNKNOWN_SIZES = {0, 0xFFFFFFFF}  # of a recording that was never finished, or streamed
 
 
+class MediaError(ValueError):
+    """A media file that cannot be decoded; the message is `path: reason`."""
+
+
+def check_file(path: str | Path) -> None:
+    """Look at a media file before a decoder does.
+
+    Raises:
+        MediaError: no such file, an empty one, or one that was cut short.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise MediaError(f"{path}: no such file")
+    num_bytes = file.stat().st_size
+    if num_bytes == 0:
+        raise MediaError(f"{path}: the file has zero bytes")
+    expected = declared_bytes(file)
+    if expected is not None and num_bytes < expected:
+        raise MediaError(f"{path}: the file is cut short ({num_bytes} bytes of {expected}); copy or download it again")
+
+
 def declared_bytes(path: str | Path) -> int | None:
     """Bytes that a media file must have according to its container, or None where the container does not say.
 

@@ -1,6 +1,7 @@
 """From a media file to what a model takes in: T uniformly spaced square frames and a mono 16 kHz waveform.
 
-Follows the preprocessing of HumanOmni, the paper's backbone (spec "Preprocessing"), decoded with torchcodec.
+Follows the preprocessing of HumanOmni, the paper's backbone (spec "Preprocessing"), decoded with PyAV (pictures) and
+torchcodec (sound).
 
 Shape legend: T frames per clip, H × W pixels of the file, I × I pixels of the model, S audio samples.
 """
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,11 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.batch import SAMPLE_RATE
-from datamodules.containers import declared_bytes
+from datamodules.containers import MediaError, check_file
 from datamodules.mel import MelSettings, log_mel
-
-if TYPE_CHECKING:
-    from torchcodec.decoders import VideoDecoder
+from datamodules.video import decode_video
 
 FrameFit = Literal["pad", "stretch"]
 Downmix = Literal["sqrt2", "mean"]
@@ -31,10 +30,6 @@ PAD_GREY = 127
 """Grey of the bars that make a frame square: int(0.5 · 255), close to 0 after SigLIP's normalisation."""
 
 _TORCHCODEC_SOURCE_LOCATION = re.compile(r"^.*?\.cpp:\d+, ")
-
-
-class MediaError(ValueError):
-    """A media file that cannot be decoded; the message is `path: reason`."""
 
 
 @dataclass(frozen=True)
@@ -85,24 +80,6 @@ class DecodedClip:
     mel: Tensor | None = None
 
 
-def frame_indices(num_available: int, num_frames: int) -> list[int]:
-    """Indices of uniformly spaced frames: round((N-1)/T · (i + 0.5) + 1e-6), halves to even (spec "Frames").
-
-    A clip with fewer frames than asked for repeats some of them.
-
-    Args:
-        num_available: N, frames in the file.
-        num_frames: T, frames wanted.
-
-    Raises:
-        ValueError: either number is below 1.
-    """
-    if num_available < 1 or num_frames < 1:
-        raise ValueError(f"Cannot take {num_frames} frames of {num_available}. Expected at least 1 of each.")
-    step = (num_available - 1) / num_frames
-    return np.round(step * (np.arange(num_frames) + 0.5) + 1e-6).astype(int).tolist()
-
-
 def fit_frames(frames: Tensor, image_size: int, frame_fit: FrameFit) -> Tensor:
     """Make frames square with PIL's bicubic filter, so that /255 and SigLIP's normalisation equal its HF processor.
 
@@ -117,7 +94,7 @@ def fit_frames(frames: Tensor, image_size: int, frame_fit: FrameFit) -> Tensor:
     if frames.shape[-2:] == (image_size, image_size):
         return frames
     fitted = np.empty((len(frames), image_size, image_size, 3), np.uint8)
-    # torchcodec's memory is [T, H, W, 3] already, so that this copies nothing.
+    # Their memory is [T, H, W, 3] already, so that this copies nothing.
     for number, pixels in enumerate(frames.permute(0, 2, 3, 1).numpy()):
         image = Image.fromarray(pixels)
         if frame_fit == "pad":
@@ -155,18 +132,6 @@ def _decoders() -> ModuleType:
     return decoders
 
 
-def _check_file(path: str | Path) -> None:
-    file = Path(path)
-    if not file.is_file():
-        raise MediaError(f"{path}: no such file")
-    num_bytes = file.stat().st_size
-    if num_bytes == 0:
-        raise MediaError(f"{path}: the file has zero bytes")
-    expected = declared_bytes(file)
-    if expected is not None and num_bytes < expected:
-        raise MediaError(f"{path}: the file is cut short ({num_bytes} bytes of {expected}); copy or download it again")
-
-
 def _reason(error: Exception) -> str:
     """First line of a torchcodec message, without the C++ source location in front of it."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -174,108 +139,8 @@ def _reason(error: Exception) -> str:
 
 
 def decode_frames(path: str | Path, num_frames: int) -> Tensor:
-    """Decode uniformly spaced frames by exact index, turned upright if the file says so.
-
-    Args:
-        path: a video file.
-        num_frames: T.
-
-    Returns:
-        uint8 RGB `[T, 3, H, W]`.
-
-    Raises:
-        MediaError: no such file, an empty or cut file, no video stream, or a stream that does not decode.
-        ImportError: FFmpeg's libraries are missing.
-    """
-    return _decode_video(path, num_frames)[0]
-
-
-def _decode_video(path: str | Path, num_frames: int) -> tuple[Tensor, float]:
-    """Frames `[T, 3, H, W]` and the time of the stream's first frame, in seconds."""
-    decoder = _open_video(path)
-    num_available = len(decoder)
-    if num_available < 1:
-        raise MediaError(f"{path}: the video stream has no frames")
-    frames = _seek_frames(decoder, frame_indices(num_available, num_frames))
-    if frames is None:
-        frames = _count_frames(path, num_available, num_frames)
-    return frames, decoder.metadata.begin_stream_seconds
-
-
-def _open_video(path: str | Path) -> "VideoDecoder":
-    decoders = _decoders()
-    _check_file(path)
-    try:
-        # The device is named because torch's default device may be an accelerator.
-        return decoders.VideoDecoder(str(path), seek_mode="exact", device="cpu")
-    except ValueError as error:  # torchcodec found no best video stream
-        raise MediaError(f"{path}: no video stream") from error
-    except RuntimeError as error:  # FFmpeg cannot open the container or scan the stream
-        raise MediaError(f"{path}: cannot open the video ({_reason(error)})") from error
-
-
-def _frame_seconds(decoder: "VideoDecoder") -> float:
-    return (decoder.metadata.end_stream_seconds - decoder.metadata.begin_stream_seconds) / len(decoder)
-
-
-def _seek_frames(decoder: "VideoDecoder", indices: list[int]) -> Tensor | None:
-    """Frames by seeking, or None where the times of the frames that came do not prove that they are those asked for.
-
-    torchcodec finds frame i by its time. That gives others, without an error, where the container has no presentation
-    times (B-frames in AVI: late by the decoder's delay), where seeking overshoots (MP4 cut at a frame that is not a key
-    frame, MPEG-TS), or where the first packets do not decode (cut inside an open group of pictures). Frame 0 is asked
-    for as well, since such errors show there; it costs nothing where the clip has one group of pictures.
-    """
-    indices = [0, *indices]
-    try:
-        batch = decoder.get_frames_at(indices)
-    except (RuntimeError, IndexError):  # the stream is broken, or no frame has such a time: counting will tell
-        return None
-    period = _frame_seconds(decoder)
-    expected = decoder.metadata.begin_stream_seconds + period * torch.tensor(indices, dtype=torch.float64)
-    if (batch.pts_seconds - expected).abs().max() >= period / 2:
-        return None
-    return batch.data[1:]
-
-
-def _count_frames(path: str | Path, num_available: int, num_frames: int) -> Tensor:
-    """Frames by decoding all in order, also of variable frame rate; slower than seeking, and always right.
-
-    Args:
-        path: a video file.
-        num_available: packets of the video stream; fewer frames are accepted only if all the missing ones come before
-            the first that decodes, as where a film was cut inside an open group of pictures.
-        num_frames: T.
-
-    Raises:
-        MediaError: the stream does not decode, or not completely.
-    """
-    from torchcodec._core import get_next_frame  # no public function decodes in order without seeking first
-
-    decoder = _open_video(path)
-    wanted = frame_indices(num_available, num_frames)
-    kept: dict[int, Tensor] = {}
-    num_decoded = 0
-    start_seconds = decoder.metadata.begin_stream_seconds
-    try:
-        while True:
-            frame, seconds, _ = get_next_frame(decoder._decoder)
-            if num_decoded == 0:
-                start_seconds = seconds.item()
-            if num_decoded in wanted:
-                kept[num_decoded] = frame
-            num_decoded += 1
-    except IndexError:  # the end of the stream
-        pass
-    except RuntimeError as error:  # a packet that does not decode
-        raise MediaError(f"{path}: broken video stream ({_reason(error)})") from error
-    if num_decoded == num_available:
-        return torch.stack([kept[index] for index in wanted])
-    num_leading = round((start_seconds - decoder.metadata.begin_stream_seconds) / _frame_seconds(decoder))
-    has_times = num_decoded > 0 and seconds.item() >= start_seconds  # in AVI, the last frames have none
-    if not has_times or num_leading != num_available - num_decoded:
-        raise MediaError(f"{path}: broken video stream ({num_decoded} of {num_available} frames decode)")
-    return _count_frames(path, num_decoded, num_frames)
+    """Uniformly spaced frames by exact index, uint8 RGB `[T, 3, H, W]`. See `video.decode_video`."""
+    return decode_video(path, num_frames)[0]
 
 
 def decode_audio(
@@ -298,7 +163,7 @@ def decode_audio(
         ImportError: FFmpeg's libraries are missing.
     """
     decoders = _decoders()
-    _check_file(path)
+    check_file(path)
     # One output channel lets FFmpeg downmix, which is (L+R)/√2 for stereo and its standard matrix for surround.
     num_channels = 1 if downmix == "sqrt2" else None
     try:
@@ -328,7 +193,7 @@ def decode_clip(path: str | Path, settings: MediaSettings) -> DecodedClip:
         MediaError: the video, or an audio track that is there, does not decode.
         ImportError: FFmpeg's libraries are missing.
     """
-    frames, video_start_seconds = _decode_video(path, settings.num_frames)
+    frames, video_start_seconds = decode_video(path, settings.num_frames)
     waveform = decode_audio(path, settings.max_audio_seconds, settings.downmix, video_start_seconds)
     has_audio = waveform is not None
     waveform = waveform if has_audio else torch.zeros(0)

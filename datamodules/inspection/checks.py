@@ -113,7 +113,8 @@ class CheckCache:
     """Results of earlier checks: a file of JSON lines, one appended as soon as a clip is done.
 
     A killed run loses at most the clips it was at; a torn line is passed over. A result holds for one size and
-    modification time of the file, one `MediaSettings` and one torchcodec; remove the file to check everything anew.
+    modification time of the file, one `MediaSettings` and one release of PyAV and torchcodec; remove the file to check
+    everything anew.
 
     Args:
         path: the file; need not exist.
@@ -122,7 +123,7 @@ class CheckCache:
 
     def __init__(self, path: Path, settings: MediaSettings) -> None:
         self.path = path
-        what = json.dumps([_FORMAT, version("torchcodec"), asdict(settings)], sort_keys=True)
+        what = json.dumps([_FORMAT, version("av"), version("torchcodec"), asdict(settings)], sort_keys=True)
         self._settings = sha256(what.encode()).hexdigest()[:16]
         self._checks = dict(self._read())
 

@@ -18,8 +18,8 @@ from datamodules.media import (
     decode_clip,
     decode_frames,
     fit_frames,
-    frame_indices,
 )
+from datamodules.video import frame_indices
 
 pytestmark = pytest.mark.numerics
 
@@ -166,7 +166,7 @@ def test_missing_ffmpeg_says_what_to_install(
     media._decoders.cache_clear()
     try:
         with pytest.raises(ImportError, match="apt-get install ffmpeg") as caught:
-            decode_frames(golden_media / "no_audio.mp4", 8)
+            decode_clip(golden_media / "no_audio.mp4", MediaSettings())
     finally:
         media._decoders.cache_clear()
     assert not isinstance(caught.value, MediaError)  # else every clip would be skipped, one by one

@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.media import MediaError, MediaSettings, decode_audio, decode_clip, decode_frames, frame_indices
+from datamodules.media import MediaError, MediaSettings, decode_audio, decode_clip, decode_frames
+from datamodules.video import frame_indices
 
 pytestmark = [
     pytest.mark.numerics,

@@ -1,0 +1,184 @@
+"""Uniformly spaced frames of a video file, exactly those and at least cost, decoded with PyAV.
+
+Frame i is the i-th in order of presentation. Only what a wanted frame needs is decoded: the group of pictures from the
+key frame before it, without the frames that no other one refers to (`skip_frame`, which torchcodec does not offer).
+Whether the frames that came are those asked for is seen from their times; where these prove nothing (AVI without
+presentation times, cuts without encoding), all frames are decoded and counted.
+
+Shape legend: N frames of the file, T frames asked for, H × W pixels.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.containers import MediaError, check_file
+
+_WITHOUT_TIMES = ("avi",)
+"""Containers that have no presentation times: FFmpeg makes them up, and wrongly where there are B-frames."""
+
+
+def frame_indices(num_available: int, num_frames: int) -> list[int]:
+    """Indices of uniformly spaced frames: round((N-1)/T · (i + 0.5) + 1e-6), halves to even (spec "Frames").
+
+    A clip with fewer frames than asked for repeats some of them.
+
+    Args:
+        num_available: N, frames in the file.
+        num_frames: T, frames wanted.
+
+    Raises:
+        ValueError: either number is below 1.
+    """
+    if num_available < 1 or num_frames < 1:
+        raise ValueError(f"Cannot take {num_frames} frames of {num_available}. Expected at least 1 of each.")
+    step = (num_available - 1) / num_frames
+    return np.round(step * (np.arange(num_frames) + 0.5) + 1e-6).astype(int).tolist()
+
+
+def decode_video(path: str | Path, num_frames: int) -> tuple[Tensor, float]:
+    """Uniformly spaced frames, turned upright if the file says so, and the time of the first frame of all.
+
+    Args:
+        path: a video file.
+        num_frames: T.
+
+    Returns:
+        uint8 RGB `[T, 3, H, W]`, whose memory is `[T, H, W, 3]`, and seconds.
+
+    Raises:
+        MediaError: no such file, an empty or cut file, no video stream, or a stream that does not decode.
+    """
+    check_file(path)
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.best("video")
+            if stream is None:
+                raise MediaError(f"{path}: no video stream")
+            packets = [_Packet(packet) for packet in _demux(container, stream)]
+            time_base, has_times = stream.time_base, container.format.name not in _WITHOUT_TIMES
+    except av.FFmpegError as error:
+        raise MediaError(f"{path}: cannot open the video ({error.strerror})") from error
+    shown = [packet for packet in packets if not packet.is_discarded]
+    if not shown:
+        raise MediaError(f"{path}: the video stream has no frames")
+    times = sorted(packet.time for packet in shown if packet.time is not None)
+    try:
+        frames = None
+        if has_times and len(times) == len(shown) == len(set(times)):
+            wanted = [times[index] for index in frame_indices(len(times), num_frames)]
+            frames = _decode_at(path, packets, times[0], wanted)
+        if frames is None:
+            frames = _decode_all(path, len(shown), times, num_frames)
+    except av.FFmpegError as error:
+        raise MediaError(f"{path}: broken video stream ({error.strerror})") from error
+    begin_seconds = float(times[0] * time_base) if times else 0.0
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), begin_seconds
+
+
+class _Packet:
+    """What of a packet tells the order of the frames; its data is read again where it is decoded."""
+
+    def __init__(self, packet: av.Packet) -> None:
+        self.time, self.is_key, self.is_discarded = packet.pts, packet.is_keyframe, packet.is_discard
+
+
+def _demux(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    return (packet for packet in container.demux(stream) if packet.size)
+
+
+def _open_decoder(container: av.container.InputContainer) -> av.VideoStream:
+    stream = container.streams.best("video")
+    stream.codec_context.thread_count = 1  # a worker has one core
+    return stream
+
+
+def _needed_packets(packets: Sequence[_Packet], wanted: Iterable[int]) -> list[bool]:
+    """Which packets a decoder must be given for the frames of some times, by position in the file.
+
+    Those from the last key frame that is shown no later than the frame, up to the frame itself. (A frame that is shown
+    before the key frame it follows in the file refers to the group before that, whose key frame comes earlier.)
+    """
+    positions = {packet.time: position for position, packet in enumerate(packets)}
+    keys = [(packet.time, position) for position, packet in enumerate(packets) if packet.is_key]
+    needed = [False] * len(packets)
+    for time in wanted:
+        begin = max((position for key_time, position in keys if key_time <= time), default=0)
+        for position in range(begin, positions[time] + 1):
+            needed[position] = True
+    return needed
+
+
+def _decode_at(
+    path: str | Path, packets: Sequence[_Packet], first: int, wanted: Sequence[int]
+) -> list[np.ndarray] | None:
+    """Frames `[H, W, 3]` of the wanted times; None where not each of them came, or not the first frame of all.
+
+    The first frame shows whether the packets of a cut film all have frames; mostly the wanted ones need it anyway.
+    """
+    missing, found = {first, *wanted}, {}
+    needed = _needed_packets(packets, missing)
+
+    def keep(frames: Iterable[av.VideoFrame]) -> None:
+        for frame in frames:
+            missing.discard(frame.pts)
+            if frame.pts in wanted:
+                found[frame.pts] = _upright_rgb(frame)
+
+    with av.open(str(path)) as container:
+        stream = _open_decoder(container)
+        decoder = stream.codec_context
+        was_needed = True
+        for packet, is_needed in zip(_demux(container, stream), needed, strict=True):
+            if is_needed:
+                decoder.skip_frame = "DEFAULT" if packet.pts in missing else "NONREF"
+                try:
+                    keep(decoder.decode(packet))
+                except av.FFmpegError:
+                    return None
+            elif was_needed:
+                keep(decoder.decode(None))  # what it still holds back
+                decoder.flush_buffers()
+            was_needed = is_needed
+            if not missing:
+                break
+        else:
+            keep(decoder.decode(None))
+    return None if missing else [found[time] for time in wanted]
+
+
+def _decode_all(path: str | Path, num_packets: int, times: Sequence[int], num_frames: int) -> list[np.ndarray]:
+    """Frames `[H, W, 3]` by decoding all in order; slower, and right also where packets have no times.
+
+    Args:
+        path: a video file.
+        num_packets: packets of frames that are to be shown.
+        times: of these packets, ascending. Fewer frames than packets are accepted only if all the missing ones come
+            first, as where a film was cut inside an open group of pictures.
+        num_frames: T.
+
+    Raises:
+        MediaError: not every frame decodes.
+    """
+    decoded = [frame.pts for frame in _decode_in_order(path)]
+    num_missing = num_packets - len(decoded)
+    if num_missing and (len(times) < num_packets or sorted(decoded) != list(times[num_missing:])):
+        raise MediaError(f"{path}: broken video stream ({len(decoded)} of {num_packets} frames decode)")
+    wanted = frame_indices(len(decoded), num_frames)
+    found = {i: _upright_rgb(frame) for i, frame in enumerate(_decode_in_order(path)) if i in wanted}
+    return [found[index] for index in wanted]
+
+
+def _decode_in_order(path: str | Path) -> Iterator[av.VideoFrame]:
+    with av.open(str(path)) as container:
+        yield from container.decode(_open_decoder(container))
+
+
+def _upright_rgb(frame: av.VideoFrame) -> np.ndarray:
+    """Pixels `[H, W, 3]`, turned as the file's display matrix says."""
+    pixels = frame.to_ndarray(format="rgb24")
+    return np.rot90(pixels, frame.rotation // 90) if frame.rotation else pixels
