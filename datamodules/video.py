@@ -9,6 +9,7 @@ Shape legend: N frames of the file, T frames asked for, H × W pixels.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -53,38 +54,93 @@ def decode_video(path: str | Path, num_frames: int) -> tuple[Tensor, float]:
     Raises:
         MediaError: no such file, an empty or cut file, no video stream, or a stream that does not decode.
     """
-    check_file(path)
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.best("video")
-            if stream is None:
-                raise MediaError(f"{path}: no video stream")
-            packets = [_Packet(packet) for packet in _demux(container, stream)]
-            time_base, has_times = stream.time_base, container.format.name not in _WITHOUT_TIMES
-    except av.FFmpegError as error:
-        raise MediaError(f"{path}: cannot open the video ({error.strerror})") from error
-    shown = [packet for packet in packets if not packet.is_discarded]
-    if not shown:
-        raise MediaError(f"{path}: the video stream has no frames")
-    times = sorted(packet.time for packet in shown if packet.time is not None)
+    scan = _Scan(path)
     try:
         frames = None
-        if has_times and len(times) == len(shown) == len(set(times)):
-            wanted = [times[index] for index in frame_indices(len(times), num_frames)]
-            frames = _decode_at(path, packets, times[0], wanted)
+        if scan.has_times:
+            wanted = [scan.times[index] for index in frame_indices(scan.num_frames, num_frames)]
+            frames = _decode_at(path, scan.packets, scan.times[0], wanted)
         if frames is None:
-            frames = _decode_all(path, len(shown), times, num_frames)
+            frames = _decode_all(path, scan.num_frames, scan.times, num_frames)
     except av.FFmpegError as error:
         raise MediaError(f"{path}: broken video stream ({error.strerror})") from error
-    begin_seconds = float(times[0] * time_base) if times else 0.0
-    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), begin_seconds
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), scan.begin_seconds
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video stream is like.
+
+    Args:
+        num_frames: frames that are shown, by the packets of the stream; a header may be wrong about it.
+        duration_seconds: from the first frame's begin to the last one's end.
+        width: of the frames as stored, in pixels.
+        height: of the frames as stored, in pixels.
+        frames_per_second: on average; None where the file does not say.
+        codec: FFmpeg's name of it.
+    """
+
+    num_frames: int
+    duration_seconds: float
+    width: int
+    height: int
+    frames_per_second: float | None
+    codec: str
+
+
+def video_info(path: str | Path) -> VideoInfo:
+    """Facts about the video stream of a file, without decoding it.
+
+    Raises:
+        MediaError: no such file, an empty or cut file, or no video stream.
+    """
+    scan = _Scan(path)
+    return VideoInfo(
+        scan.num_frames, scan.duration_seconds, scan.width, scan.height, scan.frames_per_second, scan.codec
+    )
+
+
+class _Scan:
+    """The packets of a video stream, which are read but not decoded.
+
+    Raises:
+        MediaError: see `decode_video`; but for a stream that does not decode.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        check_file(path)
+        try:
+            with av.open(str(path)) as container:
+                stream = container.streams.best("video")
+                if stream is None:
+                    raise MediaError(f"{path}: no video stream")
+                self.packets = [_Packet(packet) for packet in _demux(container, stream)]
+                self.width, self.height, self.codec = stream.width, stream.height, stream.codec_context.name
+                rate, time_base = stream.average_rate, stream.time_base
+                is_timed = container.format.name not in _WITHOUT_TIMES
+        except av.FFmpegError as error:
+            raise MediaError(f"{path}: cannot open the video ({error.strerror})") from error
+        shown = [packet for packet in self.packets if not packet.is_discarded]
+        if not shown:
+            raise MediaError(f"{path}: the video stream has no frames")
+        self.num_frames = len(shown)
+        self.times = sorted(packet.time for packet in shown if packet.time is not None)
+        self.has_times = is_timed and len(shown) == len(self.times) == len(set(self.times))
+        self.begin_seconds = float(self.times[0] * time_base) if self.times else 0.0
+        self.frames_per_second = float(rate) if rate else None
+        ends = [packet.time + packet.duration for packet in shown if packet.time is not None and packet.duration]
+        if self.has_times and ends:
+            self.duration_seconds = float((max(ends) - self.times[0]) * time_base)
+        else:
+            self.duration_seconds = self.num_frames / self.frames_per_second if self.frames_per_second else 0.0
 
 
 class _Packet:
     """What of a packet tells the order of the frames; its data is read again where it is decoded."""
 
     def __init__(self, packet: av.Packet) -> None:
-        self.time, self.is_key, self.is_discarded = packet.pts, packet.is_keyframe, packet.is_discard
+        self.time, self.duration = packet.pts, packet.duration
+        self.is_key, self.is_discarded = packet.is_keyframe, packet.is_discard
 
 
 def _demux(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from datamodules.inspection.workers import Lost, run_isolated
 from datamodules.media import MediaError, MediaSettings, decode_clip
+from datamodules.video import video_info
 
 _FORMAT = 1  # raise it when a check says something else of the same file
 
@@ -65,19 +66,18 @@ def check_clip(path: str, settings: MediaSettings) -> ClipCheck:
     except MediaError as error:
         return ClipCheck(failure=str(error).removeprefix(f"{path}: "))
     # Here and not above: torchcodec loads FFmpeg's libraries, and `decode_clip` says what to do when it cannot.
-    from torchcodec.decoders import AudioDecoder, VideoDecoder
+    from torchcodec.decoders import AudioDecoder
 
-    # Exact, as in training: the header of a file may be wrong about its length.
-    video = VideoDecoder(path, seek_mode="exact", device="cpu").metadata
+    video = video_info(path)
     audio = AudioDecoder(path).metadata if decoded.has_audio else None
     peak = float(decoded.waveform.abs().max()) if decoded.waveform.numel() else 0.0
     return ClipCheck(
         failure=None,
-        duration_seconds=round(float(video.end_stream_seconds - video.begin_stream_seconds), 4),
+        duration_seconds=round(video.duration_seconds, 4),
         num_frames=video.num_frames,
         width=video.width,
         height=video.height,
-        frames_per_second=round(float(video.average_fps), 2) if video.average_fps else None,
+        frames_per_second=round(video.frames_per_second, 2) if video.frames_per_second else None,
         video_codec=video.codec,
         audio_codec=audio.codec if audio else None,
         sample_rate=audio.sample_rate if audio else None,

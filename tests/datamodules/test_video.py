@@ -46,3 +46,8 @@ def test_frames_with_times_are_not_counted(
 ) -> None:
     monkeypatch.delattr(video, "_decode_all")
     assert decode_frames(write_clip(tmp_path / "a.mp4", 1), 8).shape == (8, 3, 64, 64)
+
+
+def test_info_of_the_golden_clip(golden_media: Path) -> None:
+    info = video.video_info(golden_media / "av_stereo44k.mp4")
+    assert info == video.VideoInfo(45, pytest.approx(1.8), 96, 64, 25.0, "h264")
