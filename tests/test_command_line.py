@@ -52,7 +52,7 @@ def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
         "import main, sys; main.main(['--help']); assert not {'torch', 'lightning', 'transformers'} & set(sys.modules)"
     )
     assert result.returncode == 0, result.stderr
-    for command in ("fit", "validate", "test", "predict", "synthesize", "score"):
+    for command in ("fit", "validate", "test", "predict", "cross_validate", "inspect_data", "synthesize", "score"):
         assert f"\n  {command} " in result.stdout
 
 
