@@ -52,7 +52,8 @@ def decode_video(path: str | Path, num_frames: int) -> tuple[Tensor, float]:
         uint8 RGB `[T, 3, H, W]`, whose memory is `[T, H, W, 3]`, and seconds.
 
     Raises:
-        MediaError: no such file, an empty or cut file, no video stream, or a stream that does not decode.
+        MediaError: no such file, an empty or cut file, no video stream, or one that does not decode, or whose data is
+            damaged where it is needed.
     """
     scan = _Scan(path)
     try:
@@ -181,6 +182,7 @@ def _decode_at(
 
     def keep(frames: Iterable[av.VideoFrame]) -> None:
         for frame in frames:
+            _check_frame(path, frame)
             missing.discard(frame.pts)
             if frame.pts in wanted:
                 found[frame.pts] = _upright_rgb(frame)
@@ -218,9 +220,12 @@ def _decode_all(path: str | Path, num_packets: int, times: Sequence[int], num_fr
         num_frames: T.
 
     Raises:
-        MediaError: not every frame decodes.
+        MediaError: not every frame decodes, or not without damage.
     """
-    decoded = [frame.pts for frame in _decode_in_order(path)]
+    decoded = []
+    for frame in _decode_in_order(path):
+        _check_frame(path, frame)
+        decoded.append(frame.pts)
     num_missing = num_packets - len(decoded)
     if num_missing and (len(times) < num_packets or sorted(decoded) != list(times[num_missing:])):
         raise MediaError(f"{path}: broken video stream ({len(decoded)} of {num_packets} frames decode)")
@@ -232,6 +237,16 @@ def _decode_all(path: str | Path, num_packets: int, times: Sequence[int], num_fr
 def _decode_in_order(path: str | Path) -> Iterator[av.VideoFrame]:
     with av.open(str(path)) as container:
         yield from container.decode(_open_decoder(container))
+
+
+def _check_frame(path: str | Path, frame: av.VideoFrame) -> None:
+    """Refuse a frame whose data is damaged; the decoder made up a part of it, and others may be built on it.
+
+    Raises:
+        MediaError: the decoder says so.
+    """
+    if frame.is_corrupt:
+        raise MediaError(f"{path}: broken video stream (the data of the frame at {frame.time:.2f} s is damaged)")
 
 
 def _upright_rgb(frame: av.VideoFrame) -> np.ndarray:

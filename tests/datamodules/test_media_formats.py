@@ -5,6 +5,7 @@ block in the first corner tells how it is turned.
 """
 
 import math
+import random
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -284,6 +285,19 @@ def test_packets_without_a_frame_are_an_error(make: Make, tmp_path: Path, num_b_
     with pytest.raises(
         MediaError, match=rf"{path}: broken video stream \({NUM_FRAMES - num_lost} of {NUM_FRAMES} frames"
     ):
+        decode_frames(path, 8)
+
+
+@pytest.mark.parametrize("codec", ["h264", "mpeg4"])
+def test_damage_that_the_decoder_conceals_is_an_error(make: Make, tmp_path: Path, codec: str) -> None:
+    # The decoder gives a frame for every packet, and makes up what it could not read.
+    content = bytearray(make("mkv", CODECS[codec]).read_bytes())
+    noise = random.Random(0)
+    for _ in range(60):
+        content[noise.randrange(len(content) // 4, len(content) * 3 // 4)] = noise.randrange(256)
+    path = tmp_path / "damaged.mkv"
+    path.write_bytes(content)
+    with pytest.raises(MediaError, match=f"{path}: broken video stream .*(is damaged|Invalid data)"):
         decode_frames(path, 8)
 
 
