@@ -222,16 +222,27 @@ def _decode_all(path: str | Path, num_packets: int, times: Sequence[int], num_fr
     Raises:
         MediaError: not every frame decodes, or not without damage.
     """
-    decoded = []
-    for frame in _decode_in_order(path):
-        _check_frame(path, frame)
-        decoded.append(frame.pts)
+    wanted = frame_indices(num_packets, num_frames)
+    found, decoded = _decode_counting(path, wanted)
     num_missing = num_packets - len(decoded)
-    if num_missing and (len(times) < num_packets or sorted(decoded) != list(times[num_missing:])):
-        raise MediaError(f"{path}: broken video stream ({len(decoded)} of {num_packets} frames decode)")
-    wanted = frame_indices(len(decoded), num_frames)
-    found = {i: _upright_rgb(frame) for i, frame in enumerate(_decode_in_order(path)) if i in wanted}
+    if num_missing:
+        is_known = decoded and None not in decoded and len(times) == num_packets
+        if not is_known or sorted(decoded) != list(times[num_missing:]):
+            raise MediaError(f"{path}: broken video stream ({len(decoded)} of {num_packets} frames decode)")
+        wanted = frame_indices(len(decoded), num_frames)
+        found, _ = _decode_counting(path, wanted)
     return [found[index] for index in wanted]
+
+
+def _decode_counting(path: str | Path, wanted: Sequence[int]) -> tuple[dict[int, np.ndarray], list[int | None]]:
+    """Frames `[H, W, 3]` by their index among those that decode, and the times of all that do."""
+    found, times = {}, []
+    for index, frame in enumerate(_decode_in_order(path)):
+        _check_frame(path, frame)
+        times.append(frame.pts)
+        if index in wanted:
+            found[index] = _upright_rgb(frame)
+    return found, times
 
 
 def _decode_in_order(path: str | Path) -> Iterator[av.VideoFrame]:

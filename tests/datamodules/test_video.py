@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from datamodules import video
-from datamodules.media import decode_frames
+from datamodules.media import MediaError, decode_frames
 
 pytestmark = pytest.mark.unit
 
@@ -51,3 +51,13 @@ def test_frames_with_times_are_not_counted(
 def test_info_of_the_golden_clip(golden_media: Path) -> None:
     info = video.video_info(golden_media / "av_stereo44k.mp4")
     assert info == video.VideoInfo(45, pytest.approx(1.8), 96, 64, 25.0, "h264")
+
+
+def test_stream_of_which_nothing_decodes_is_named(
+    write_clip: Callable[[Path, int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_clip(tmp_path / "a.mp4", 1)
+    monkeypatch.setattr(video, "_decode_at", lambda *arguments: None)
+    monkeypatch.setattr(video, "_decode_in_order", lambda path: iter(()))
+    with pytest.raises(MediaError, match=f"{path}: broken video stream .0 of 10 frames decode"):
+        decode_frames(path, 8)
