@@ -11,6 +11,7 @@ suffers more from whatever else the machine does; their range over the repeats t
 import argparse
 import functools
 import importlib
+import itertools
 import json
 import os
 import platform
@@ -25,6 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
+import av
 import numpy as np
 import torch
 from PIL import Image
@@ -138,11 +140,10 @@ def pad_and_resize(images: list[Image.Image], size: int) -> Tensor:
 
 def decode_with_pyav(path: Path, settings: MediaSettings, num_threads: int | None) -> DecodedClip:
     """One pass over the file; only the frames asked for become RGB, and nothing behind the last of them is decoded."""
-    av = importlib.import_module("av")
     with av.open(str(path)) as container:
         video = container.streams.video[0]
         audio = container.streams.audio[0] if container.streams.audio else None
-        num_available = video.frames or _count_packets(av, path)
+        num_available = video.frames or _count_packets(path)
         if num_threads is not None:
             video.codec_context.thread_count = num_threads
         wanted = frame_indices(num_available, settings.num_frames)
@@ -166,7 +167,7 @@ def decode_with_pyav(path: Path, settings: MediaSettings, num_threads: int | Non
     return DecodedClip(frames, waveform, audio is not None)
 
 
-def _count_packets(av: ModuleType, path: Path) -> int:
+def _count_packets(path: Path) -> int:
     with av.open(str(path)) as container:
         return sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
 
@@ -183,12 +184,12 @@ def decode_with_decord(path: Path, settings: MediaSettings) -> DecodedClip:
 
 def available_methods(settings: MediaSettings, clip_cache: ClipCache) -> dict[str, Method | None]:
     """Each method by its name; None where its package is not installed."""
-    av, decord = optional("av"), optional("decord")
+    decord = optional("decord")
     return {
         OURS: functools.partial(decode_clip, settings=settings),
         CACHED: functools.partial(clip_cache.load, settings=settings),
-        PYAV: av and functools.partial(decode_with_pyav, settings=settings, num_threads=1),
-        PYAV_THREADS: av and functools.partial(decode_with_pyav, settings=settings, num_threads=None),
+        PYAV: functools.partial(decode_with_pyav, settings=settings, num_threads=1),
+        PYAV_THREADS: functools.partial(decode_with_pyav, settings=settings, num_threads=None),
         DECORD: decord and functools.partial(decode_with_decord, settings=settings),
     }
 
@@ -261,12 +262,20 @@ class _Clips(Dataset):
 
 def measure_loader(paths: list[Path], method: Method, num_workers: int, repeats: int) -> float:
     """Clips per second through a DataLoader, the start of its workers not counted."""
-    order = [number for _ in range(repeats) for number in range(len(paths))]
+    prefetch = 2
+    num_warm_up = num_workers * prefetch + 1  # what is decoded while the workers start
+    numbers = range(len(paths))
+    order = [*itertools.islice(itertools.cycle(numbers), num_warm_up), *list(numbers) * repeats]
     loader = DataLoader(
-        _Clips(paths, method), 1, sampler=order, num_workers=num_workers, collate_fn=lambda clips: clips
+        _Clips(paths, method),
+        1,
+        sampler=order,
+        num_workers=num_workers,
+        prefetch_factor=prefetch if num_workers else None,
+        collate_fn=lambda clips: clips,
     )
     batches = iter(loader)
-    for _ in range(num_workers * (loader.prefetch_factor or 0) + 1):  # what was decoded while the workers started
+    for _ in range(num_warm_up):
         next(batches)
     started = time.perf_counter()
     num_clips = sum(len(batch) for batch in batches)
@@ -321,7 +330,7 @@ def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(1)
     console, settings = Console(width=110), MediaSettings()
-    packages = ("torch", "torchcodec", "pillow", *(name for name in ("av", "decord") if optional(name)))
+    packages = ("torch", "torchcodec", "av", "pillow", *(["decord"] if optional("decord") else []))
     report = {
         "machine": {"processor": processor_name(), "num_cores": os.cpu_count()},
         "load_average": os.getloadavg(),
