@@ -23,16 +23,22 @@ from transformers import (
 from lightning_modules.backbones.interface import Completions, Prompt, Sampling
 
 
+def _axes_first(position_ids: Tensor) -> Tensor:
+    """`[B, P]` as it is, `[B, P, 3]` as transformers takes it: `[3, B, P]`."""
+    return position_ids if position_ids.dim() == 2 else position_ids.movedim(-1, 0)
+
+
 def _prefill(language_model: PreTrainedModel, prompt: Prompt, group_size: int) -> tuple[Tensor, DynamicCache]:
     """Run the prompts once; return next-token logits `[B·G, V]` and the cache, both repeated over the group."""
     cache = DynamicCache(config=language_model.config)
     logits = language_model(
         inputs_embeds=prompt.embeddings,
         attention_mask=prompt.attention_mask,
-        position_ids=prompt.position_ids,
+        position_ids=_axes_first(prompt.position_ids),
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
+        **prompt.extras,
     ).logits[:, -1]
     if group_size > 1:
         cache.batch_repeat_interleave(group_size)
@@ -86,7 +92,7 @@ def sample(
             logits = language_model(
                 input_ids=tokens[-1][:, None],
                 attention_mask=attention_mask,
-                position_ids=position_ids,
+                position_ids=_axes_first(position_ids),
                 past_key_values=cache,
                 use_cache=True,
             ).logits[:, -1]
@@ -128,7 +134,7 @@ def score(
         rest = language_model(
             input_ids=completions.token_ids[:, :-1],
             attention_mask=torch.cat([prompt_mask, completions.mask[:, :-1].to(prompt_mask.dtype)], dim=1),
-            position_ids=last_position + steps,
+            position_ids=_axes_first(last_position + steps.view(1, -1, *[1] * (last_position.dim() - 2))),
             past_key_values=cache,
             use_cache=True,
         ).logits

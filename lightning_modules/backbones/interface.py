@@ -7,7 +7,7 @@ left), C completion tokens (padded on the right), H hidden size.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,19 +49,27 @@ class Prompt:
     Args:
         embeddings: `[B, P, H]`; carries the gradient of the trained projectors and embeddings.
         attention_mask: int64 `[B, P]`, 1 = attend.
-        position_ids: int64 `[B, P]`, 0.. from the first attended position.
+        position_ids: int64 `[B, P]`, 0.. from the first attended position, or `[B, P, 3]` (time, height, width) for a
+            language model with multimodal rotary positions. The last is the largest: a prompt ends with text.
+        extras: what else the language model takes along with the embeddings, by argument name, each `[B, P, ...]`.
     """
 
     embeddings: Tensor
     attention_mask: Tensor
     position_ids: Tensor
+    extras: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.embeddings.shape[0]
 
     def rows(self, start: int, stop: int) -> "Prompt":
         """Prompts `start` to `stop`."""
-        return Prompt(self.embeddings[start:stop], self.attention_mask[start:stop], self.position_ids[start:stop])
+        return Prompt(
+            self.embeddings[start:stop],
+            self.attention_mask[start:stop],
+            self.position_ids[start:stop],
+            {name: value[start:stop] for name, value in self.extras.items()},
+        )
 
 
 @dataclass
