@@ -7,7 +7,6 @@ Shape legend: B clips, T frames, I image size, N patches per frame, D vision wid
 H width of the language model, P prompt positions.
 """
 
-import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +23,9 @@ from transformers import (
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from datamodules.batch import SAMPLE_RATE, ClipBatch
-from lightning_modules.backbones import decoding
-from lightning_modules.backbones.interface import Backbone, Completions, Prompt, Sampling
-
-MEDIA = "\x00media\x00"
-"""Stands for the media while the chat template is rendered; not typeable, so that a literal `<video>` stays text."""
+from datamodules.batch import ClipBatch
+from lightning_modules.backbones.interface import Prompt
+from lightning_modules.backbones.spliced import SplicedBackbone
 
 _CONFIG_FILE = "backbone.json"
 _PROJECTORS_FILE = "projectors.safetensors"
@@ -47,7 +43,7 @@ def _mlp(in_features: int, out_features: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(in_features, out_features), nn.GELU(), nn.Linear(out_features, out_features))
 
 
-class ComposedBackbone(Backbone):
+class ComposedBackbone(SplicedBackbone):
     """SigLIP + Whisper + MLP projectors + causal LM.
 
     Args:
@@ -98,7 +94,6 @@ class ComposedBackbone(Backbone):
         self.audio_projector = _mlp(self.audio_tower.config.d_model, hidden_size)
         if path is not None:
             self._projectors.load_state_dict(load_file(Path(path) / _PROJECTORS_FILE))
-        self._segments: dict[str, list[list[int]]] = {}
         self.eval()
 
     @property
@@ -115,11 +110,6 @@ class ComposedBackbone(Backbone):
             "language_model": self.language_model,
         }
 
-    @property
-    def stop_token_ids(self) -> list[int]:
-        """End of turn and end of text: either ends a completion."""
-        return sorted({self.tokenizer.eos_token_id, self.tokenizer.pad_token_id})
-
     def perceive(self, batch: ClipBatch) -> Percept:
         """Pooled tower outputs of each clip; a frozen tower runs without gradient.
 
@@ -127,12 +117,7 @@ class ComposedBackbone(Backbone):
             ValueError: the frames have another number or size than this backbone takes, or the mel features another
                 shape.
         """
-        expected = (self.num_frames, 3, self.image_size, self.image_size)
-        if tuple(batch.frames.shape[1:]) != expected:
-            raise ValueError(
-                f"Frames per clip have shape {tuple(batch.frames.shape[1:])}, this backbone takes {expected}. "
-                f"Set data.media.num_frames={self.num_frames} and data.media.image_size={self.image_size}."
-            )
+        self._check_frames(batch)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen("vision_tower")):
             video = self._see(batch.frames)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen("audio_tower")):
@@ -140,32 +125,10 @@ class ComposedBackbone(Backbone):
         return Percept(video, audio)
 
     def _see(self, frames: Tensor) -> Tensor:
-        mean, std = (
-            frames.new_tensor(self._image_settings[key], dtype=self.vision_tower.dtype).view(3, 1, 1)
-            for key in ("image_mean", "image_std")
-        )
-        pixels = (frames.flatten(0, 1).to(self.vision_tower.dtype) / 255 - mean) / std
-        patches = self.vision_tower(pixel_values=pixels).last_hidden_state  # [B·T, N, D]
+        patches = self.vision_tower(pixel_values=self._pixels(frames)).last_hidden_state  # [B·T, N, D]
         side = round(patches.shape[1] ** 0.5)
         pooled = nn.functional.adaptive_avg_pool2d(patches.mT.unflatten(-1, (side, side)), self.video_grid)
         return pooled.flatten(2).mT.reshape(frames.shape[0], -1, patches.shape[-1])
-
-    def _log_mel(self, batch: ClipBatch) -> Tensor:
-        """Features from the loader, else computed here, where the device has to wait for them."""
-        if batch.mel is None:
-            waveforms = [
-                row[:length].cpu().numpy()
-                for row, length in zip(batch.waveform, batch.waveform_lengths.tolist(), strict=True)
-            ]
-            return self.feature_extractor(waveforms, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
-        expected = (self.feature_extractor.feature_size, self.feature_extractor.nb_max_frames)
-        if tuple(batch.mel.shape[1:]) != expected:
-            num_bins, seconds = expected[0], self.feature_extractor.chunk_length
-            raise ValueError(
-                f"Mel features per clip have shape {tuple(batch.mel.shape[1:])}, this backbone takes {expected}. "
-                f"Set data.media.mel.num_bins={num_bins} and data.media.mel.seconds={seconds}."
-            )
-        return batch.mel
 
     def _hear(self, batch: ClipBatch) -> Tensor:
         mel = self._log_mel(batch).to(self.audio_tower.conv1.weight)
@@ -174,49 +137,7 @@ class ComposedBackbone(Backbone):
 
     def encode(self, batch: ClipBatch, percept: Percept | None = None) -> Prompt:
         percept = self.perceive(batch) if percept is None else percept
-        embed = self.language_model.get_input_embeddings()
-        video = self.vision_projector(percept.video)
-        audio = self.audio_projector(percept.audio)
-        rows = []
-        for i, instruction in enumerate(batch.instructions):
-            before, between, after = (
-                embed(torch.tensor(ids, device=video.device)) for ids in self._tokenize(instruction)
-            )
-            rows.append(torch.cat([before, video[i].to(before), between, audio[i].to(before), after]))
-        lengths = torch.tensor([len(row) for row in rows], device=video.device)
-        embeddings = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="left")
-        position_ids = torch.arange(embeddings.shape[1], device=video.device) - (embeddings.shape[1] - lengths)[:, None]
-        return Prompt(embeddings, (position_ids >= 0).long(), position_ids.clamp(min=0))
-
-    def _tokenize(self, instruction: str) -> list[list[int]]:
-        """Token ids before the video, between video and audio, and after the audio."""
-        if instruction not in self._segments:
-            rendered = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": f"{MEDIA}\n{instruction}"}], tokenize=False, add_generation_prompt=True
-            )
-            before, after = rendered.split(MEDIA, 1)
-            texts = (f"{before}<vi_start>", "<vi_end>\n<au_start>", f"<au_end>{after}")
-            self._segments[instruction] = [self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
-        return self._segments[instruction]
-
-    def generate(self, prompt: Prompt, num_return_sequences: int, sampling: Sampling) -> Completions:
-        return decoding.sample(
-            self.language_model,
-            prompt,
-            num_return_sequences,
-            sampling,
-            self.stop_token_ids,
-            self.tokenizer.pad_token_id,
-        )
-
-    def logprobs(self, prompt: Prompt, completions: Completions, temperature: float = 1.0) -> Tensor:
-        return decoding.score(self.language_model, prompt, completions, temperature)
-
-    def reference(self) -> "ComposedBackbone":
-        # Whatever is frozen stands in the memo, so that deepcopy shares it.
-        frozen = {id(p): p for p in self.parameters() if not p.requires_grad}
-        reference = copy.deepcopy(self, memo={**frozen, id(self.tokenizer): self.tokenizer})
-        return reference.requires_grad_(False).eval()
+        return self._splice(batch, self.vision_projector(percept.video), self.audio_projector(percept.audio))
 
     def save(self, directory: str | Path) -> None:
         directory = Path(directory)
