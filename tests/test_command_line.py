@@ -9,6 +9,7 @@ import pytest
 import main
 from datamodules.clip_datamodule import ClipDataModule
 from lightning_modules.backbones.composed import ComposedBackbone
+from lightning_modules.backbones.humanomni.backbone import HumanOmniBackbone
 
 pytestmark = pytest.mark.e2e
 
@@ -34,6 +35,8 @@ STACKS: dict[str, list[str]] = {
     "data/clips": ["trainer/default", "stage/evaluate", "backbone/composed"],
     "data/rationale_text": ["trainer/default", "stage/verifier"],
     "backbone/composed": ["trainer/default", "stage/cold_start", "data/emer"],
+    "backbone/humanomni": ["trainer/default", "stage/evaluate", "data/clips"],
+    "backbone/humanomni_7b": ["trainer/default", "stage/evaluate", "data/clips"],
     "demo/backbone": ["trainer/default", "stage/cold_start", "data/emer", "backbone/composed", "demo/data"],
     "demo/data": ["trainer/default", "stage/cold_start", "data/emer", "backbone/composed", "demo/backbone"],
     "demo/cold_start": ["trainer/default", "stage/cold_start", "data/emer", "backbone/composed"],
@@ -75,12 +78,17 @@ def test_every_configuration_is_instantiated(name: str, tiny_models: Path, tmp_p
     arguments += ["--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}"]
     if any("verifier.yaml" in argument for argument in arguments):
         arguments += [f"--model.path={tiny_models}/verifier"]
+    elif "humanomni" in name:
+        golden = ROOT / "tests" / "golden" / "humanomni_small"
+        towers = {"vision": "siglip", "audio": "whisper", "bert": "bert"}
+        arguments += [f"--model.backbone.{part}={golden}/towers/{tower}-tiny" for part, tower in towers.items()]
+        arguments += [f"--model.backbone.path={golden}"]
     else:
         arguments += [f"--model.backbone.{p}={tiny_models}/{p}" for p in ("vision", "audio", "language_model")]
     cli = main.build_stage("fit", arguments)
     assert cli.trainer.default_root_dir == str(tmp_path)
     if hasattr(cli.model, "backbone"):
-        assert isinstance(cli.model.backbone, ComposedBackbone)
+        assert isinstance(cli.model.backbone, HumanOmniBackbone if "humanomni" in name else ComposedBackbone)
         assert isinstance(cli.datamodule, ClipDataModule)
         assert cli.datamodule.media.num_frames == cli.model.backbone.num_frames
 

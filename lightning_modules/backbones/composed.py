@@ -21,11 +21,10 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 from transformers.image_processing_base import ImageProcessingMixin
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from datamodules.batch import ClipBatch
 from lightning_modules.backbones.interface import Prompt
-from lightning_modules.backbones.spliced import SplicedBackbone
+from lightning_modules.backbones.spliced import SplicedBackbone, load_audio_tower
 
 _CONFIG_FILE = "backbone.json"
 _PROJECTORS_FILE = "projectors.safetensors"
@@ -81,9 +80,7 @@ class ComposedBackbone(SplicedBackbone):
             vision, audio, language_model = (f"{path}/{part}" for part in ("vision", "audio", "language_model"))
         self.num_frames, self.video_grid, self.audio_pool = num_frames, video_grid, audio_pool
         self.vision_tower = SiglipVisionModel.from_pretrained(vision, vision_use_head=False, use_safetensors=True)
-        self.audio_tower = WhisperEncoder.from_pretrained(
-            audio, key_mapping={r"^(model\.)?encoder\.": ""}, use_safetensors=True
-        )
+        self.audio_tower = load_audio_tower(audio)
         self.feature_extractor = WhisperFeatureExtractor.from_pretrained(audio)
         self.language_model = AutoModelForCausalLM.from_pretrained(language_model, use_safetensors=True)
         self.tokenizer = AutoTokenizer.from_pretrained(language_model)

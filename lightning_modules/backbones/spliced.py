@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, WhisperFeatureExtractor
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from datamodules.batch import SAMPLE_RATE, ClipBatch
 from lightning_modules.backbones import decoding
@@ -16,6 +17,16 @@ from lightning_modules.backbones.interface import Backbone, Completions, Prompt,
 
 MEDIA = "\x00media\x00"
 """Stands for the media while the chat template is rendered; not typeable, so that a literal `<video>` stays text."""
+
+
+def load_audio_tower(source: str, **options: Any) -> WhisperEncoder:
+    """The encoder of a Whisper model, hub id or directory, whatever head it was published with."""
+    tower = WhisperEncoder.from_pretrained(
+        source, key_mapping={r"^(model\.)?encoder\.": ""}, use_safetensors=True, **options
+    )
+    # `save_pretrained` would undo the renaming, which has no inverse: the encoder is saved under its own names.
+    tower._weight_conversions = None
+    return tower
 
 
 class SplicedBackbone(Backbone):

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from datamodules.batch import Clip, ClipBatch, collate
 from datamodules.mel import MelSettings, log_mel
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.interface import Completions, Prompt, Sampling
+from lightning_modules.backbones.spliced import load_audio_tower
 
 pytestmark = pytest.mark.numerics
 
@@ -126,6 +128,17 @@ def test_save_then_load_is_identical(backbone: ComposedBackbone, batch: ClipBatc
         rtol=0,
     )
     assert {p.suffix for p in (tmp_path / "model").rglob("*") if p.is_file()} <= {".json", ".safetensors", ".jinja"}
+
+
+def test_a_whisper_with_its_decoder_saves_its_encoder(tiny_models: Path, tmp_path: Path) -> None:
+    tower = load_audio_tower(str(tiny_models / "audio"))
+    config = WhisperConfig(**{**tower.config.to_dict(), "decoder_layers": 1, "decoder_attention_heads": 2})
+    WhisperForConditionalGeneration(config).save_pretrained(tmp_path / "whisper")
+    published = load_audio_tower(str(tmp_path / "whisper"))
+    published.save_pretrained(tmp_path / "encoder")
+    again = load_audio_tower(str(tmp_path / "encoder"))
+    for (name, weight), other in zip(published.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(weight, other), name
 
 
 def test_reference_shares_what_is_frozen_and_keeps_its_bits(backbone: ComposedBackbone, batch: ClipBatch) -> None:
