@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -285,3 +286,29 @@ def test_literal_media_tags_in_the_question_are_text(model: HumanOmniBackbone) -
     assert model.tokenizer.decode(between) == "<vi_end>\n<au_start>" and model.tokenizer.decode(before).endswith(
         "<vi_start>"
     )
+
+
+def test_a_hub_that_cannot_be_reached_says_what_to_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*args: object, **kwargs: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(checkpoint, "snapshot_download", unreachable)
+    with pytest.raises(ValueError, match=r"no route to host.*hf download StarJiaxing/HumanOmni-0.5B --local-dir DIR"):
+        HumanOmniBackbone("StarJiaxing/HumanOmni-0.5B")
+
+
+def test_sharded_checkpoints_load_and_a_missing_shard_is_named(
+    model: HumanOmniBackbone, clips: ClipBatch, tmp_path: Path
+) -> None:
+    directory = broken(tmp_path, lambda tensors: None)
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    save_torch_state_dict(tensors, directory, max_shard_size="300KB")
+    shards = sorted(directory.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    torch.testing.assert_close(
+        load(directory).encode(clips).embeddings, model.encode(clips).embeddings, atol=1e-5, rtol=0
+    )
+    shards[1].unlink()
+    with pytest.raises(ValueError, match=f"lacks {shards[1].name}"):
+        load(directory)
