@@ -162,9 +162,10 @@ def decode_with_pyav(path: Path, settings: MediaSettings, num_threads: int | Non
                     num_samples = sum(map(len, sound))
         if audio is not None:
             sound += [chunk.to_ndarray()[0] for chunk in resampler.resample(None)]
+        seconds = (container.duration or 0) / av.time_base
     waveform = torch.from_numpy(np.concatenate(sound)[:max_samples]) if sound else torch.zeros(0)
     frames = pad_and_resize([images[index] for index in wanted], settings.image_size)
-    return DecodedClip(frames, waveform, audio is not None)
+    return DecodedClip(frames, waveform, audio is not None, seconds)
 
 
 def _count_packets(path: Path) -> int:
@@ -179,7 +180,8 @@ def decode_with_decord(path: Path, settings: MediaSettings) -> DecodedClip:
     pixels = reader.get_batch(frame_indices(len(reader), settings.num_frames)).asnumpy()
     frames = pad_and_resize([Image.fromarray(frame) for frame in pixels], settings.image_size)
     samples = decord.AudioReader(str(path), ctx=decord.cpu(0), sample_rate=SAMPLE_RATE, mono=True)[:].asnumpy()[0]
-    return DecodedClip(frames, torch.from_numpy(samples[: round(settings.max_audio_seconds * SAMPLE_RATE)]), True)
+    waveform = torch.from_numpy(samples[: round(settings.max_audio_seconds * SAMPLE_RATE)])
+    return DecodedClip(frames, waveform, True, len(reader) / reader.get_avg_fps())
 
 
 def available_methods(settings: MediaSettings, clip_cache: ClipCache) -> dict[str, Method | None]:

@@ -32,6 +32,8 @@ class Clip:
         failure: why the clip could not be decoded, or None. A failed clip has black frames and no audio.
         dataset: name of the corpus.
         mel: float32 `[M, F]` log-mel features of the waveform, where the loader computes them (`MediaSettings.mel`).
+        duration_seconds: of the video track; 0 for a failed clip. The frames are uniformly spaced by index,
+            round((N-1)/T · (i + 0.5) + 1e-6) of N, so that frame i is at about duration_seconds · (i + 0.5) / T.
     """
 
     id: str
@@ -45,6 +47,7 @@ class Clip:
     failure: str | None = None
     dataset: str = ""
     mel: Tensor | None = None
+    duration_seconds: float = 0.0
 
 
 @dataclass
@@ -56,6 +59,7 @@ class ClipBatch:
         waveform: float32 `[B, S]`, zero-padded on the right.
         waveform_lengths: int64 `[B]`, samples before the padding.
         has_audio: bool `[B]`.
+        durations_seconds: float32 `[B]`, of the video tracks; frame i is at about durations_seconds · (i + 0.5) / T.
         mel: float32 `[B, M, F]`, or None where the loader computes no features.
         skipped: clips left out because they could not be decoded, as "path: reason" (training only).
     """
@@ -66,6 +70,7 @@ class ClipBatch:
     waveform: Tensor
     waveform_lengths: Tensor
     has_audio: Tensor
+    durations_seconds: Tensor
     instructions: list[str]
     targets: list[str | None]
     responses: list[str | None]
@@ -76,6 +81,12 @@ class ClipBatch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def rows(self, start: int, stop: int) -> Self:
+        """Clips `start` to `stop`, as views, with the padding of the whole batch; `skipped` is empty."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        parts: dict[str, Any] = {name: value[start:stop] for name, value in values.items() if value is not None}
+        return replace(self, **{**parts, "skipped": []})
 
     def _map_tensors(self, fn: Callable[[Tensor], Tensor]) -> Self:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -122,6 +133,7 @@ def collate(clips: list[Clip], drop_failures: bool = False) -> ClipBatch:
         else torch.zeros(0, 0),
         waveform_lengths=torch.tensor([clip.waveform.shape[0] for clip in kept], dtype=torch.long),
         has_audio=torch.tensor([clip.has_audio for clip in kept], dtype=torch.bool),
+        durations_seconds=torch.tensor([clip.duration_seconds for clip in kept], dtype=torch.float32),
         instructions=[clip.instruction for clip in kept],
         targets=[clip.target for clip in kept],
         responses=[clip.response for clip in kept],

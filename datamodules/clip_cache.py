@@ -1,4 +1,4 @@
-"""Decoded clips on disk: frames, waveform and mel features, shared by all workers, processes and later runs.
+"""Decoded clips on disk: frames, waveform, duration and mel features, shared by all workers, processes and later runs.
 
 One safetensors file per clip and settings, so that reading an entry never runs code. Entries are written under a
 temporary name and renamed when complete; what a killed process leaves behind is removed when the cache is next opened.
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from datamodules.media import DecodedClip, MediaSettings
 
-_FORMAT = 1  # raise it when decoding gives other values for the same settings
+_FORMAT = 2  # raise it when decoding gives other values, or more of them, for the same settings
 _DECODERS = ("av", "pillow", "torchcodec", "transformers")  # packages whose release may change a value, too
 _COUNTER_DIGITS = 20
 _LOCK_SECONDS = 60.0  # the lock is held for well under a millisecond: who waits this long waits for a stopped process
@@ -246,7 +246,11 @@ def _size(file: Path) -> int:
 def _pack(decoded: DecodedClip, source: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of an entry. Mel features end in one constant (there is no sound): stored as a number."""
     tensors = {"frames": decoded.frames.contiguous(), "waveform": decoded.waveform.contiguous()}
-    metadata = {"source": source, "has_audio": json.dumps(decoded.has_audio)}
+    metadata = {
+        "source": source,
+        "has_audio": json.dumps(decoded.has_audio),
+        "duration_seconds": repr(decoded.duration_seconds),  # the shortest text that gives the same number again
+    }
     if decoded.mel is not None:
         # Compared as bits, where 0.0 is not -0.0 and a NaN is itself.
         differs = (decoded.mel.view(torch.int32) != decoded.mel[-1, -1].view(torch.int32)).any(dim=0)
@@ -273,4 +277,5 @@ def _restore(tensors: dict[str, Tensor], metadata: dict[str, str], settings: Med
         stored, tail = tensors["mel"], tensors["mel_tail"]
         mel = tail.expand(len(stored), int(metadata["num_mel_frames"])).clone()
         mel[:, : stored.shape[1]] = stored
-    return DecodedClip(frames, waveform, json.loads(metadata["has_audio"]) is True, mel)
+    has_audio, duration_seconds = json.loads(metadata["has_audio"]) is True, float(metadata["duration_seconds"])
+    return DecodedClip(frames, waveform, has_audio, duration_seconds, mel)

@@ -103,6 +103,7 @@ class ClipDataset(Dataset[Clip]):
             failure=failure,
             dataset=record.dataset,
             mel=decoded.mel,
+            duration_seconds=decoded.duration_seconds,
         )
 
     def _decode(self, path: str) -> DecodedClip:
@@ -120,7 +121,7 @@ def _failed_clip(settings: MediaSettings) -> DecodedClip:
     frames = torch.zeros(settings.num_frames, 3, settings.image_size, settings.image_size, dtype=torch.uint8)
     waveform = torch.zeros(0)
     mel = None if settings.mel is None else log_mel(waveform, settings.mel)
-    return DecodedClip(frames, waveform, has_audio=False, mel=mel)
+    return DecodedClip(frames, waveform, has_audio=False, duration_seconds=0.0, mel=mel)
 
 
 def split_validation(

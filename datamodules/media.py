@@ -71,12 +71,15 @@ class DecodedClip:
         frames: uint8 RGB `[T, 3, I, I]`.
         waveform: float32 mono 16 kHz `[S]`; empty when the file has no audio track.
         has_audio: False when the file has no audio track.
+        duration_seconds: of the video track, above 0; 0 where nothing was decoded. Frame i is at about
+            duration_seconds · (i + 0.5) / T after the first frame of the file, see `video.frame_indices`.
         mel: float32 `[M, F]` log-mel features of the waveform, or None when `MediaSettings.mel` is None.
     """
 
     frames: Tensor
     waveform: Tensor
     has_audio: bool
+    duration_seconds: float
     mel: Tensor | None = None
 
 
@@ -140,7 +143,7 @@ def _reason(error: Exception) -> str:
 
 def decode_frames(path: str | Path, num_frames: int) -> Tensor:
     """Uniformly spaced frames by exact index, uint8 RGB `[T, 3, H, W]`. See `video.decode_video`."""
-    return decode_video(path, num_frames)[0]
+    return decode_video(path, num_frames).frames
 
 
 def decode_audio(
@@ -187,19 +190,20 @@ def decode_audio(
 
 
 def decode_clip(path: str | Path, settings: MediaSettings) -> DecodedClip:
-    """Frames and waveform of a clip.
+    """Frames, waveform and duration of a clip.
 
     Raises:
         MediaError: the video, or an audio track that is there, does not decode.
         ImportError: FFmpeg's libraries are missing.
     """
-    frames, video_start_seconds = decode_video(path, settings.num_frames)
-    waveform = decode_audio(path, settings.max_audio_seconds, settings.downmix, video_start_seconds)
+    video = decode_video(path, settings.num_frames)
+    waveform = decode_audio(path, settings.max_audio_seconds, settings.downmix, video.begin_seconds)
     has_audio = waveform is not None
     waveform = waveform if has_audio else torch.zeros(0)
     return DecodedClip(
-        frames=fit_frames(frames, settings.image_size, settings.frame_fit),
+        frames=fit_frames(video.frames, settings.image_size, settings.frame_fit),
         waveform=waveform,
         has_audio=has_audio,
+        duration_seconds=video.duration_seconds,
         mel=None if settings.mel is None else log_mel(waveform, settings.mel),
     )

@@ -22,11 +22,16 @@ from datamodules.containers import MediaError, check_file
 _WITHOUT_TIMES = ("avi",)
 """Containers that have no presentation times: FFmpeg makes them up, and wrongly where there are B-frames."""
 
+_DEFAULT_FRAMES_PER_SECOND = 25
+"""Where a file tells nothing of its frame rate; FFmpeg's own choice for such streams."""
+
 
 def frame_indices(num_available: int, num_frames: int) -> list[int]:
     """Indices of uniformly spaced frames: round((N-1)/T · (i + 0.5) + 1e-6), halves to even (spec "Frames").
 
-    A clip with fewer frames than asked for repeats some of them.
+    A clip with fewer frames than asked for repeats some of them. Sampled frame i is shown at about
+    duration · (i + 0.5) / T seconds, give or take one frame interval; a variable frame rate may put it further off,
+    since frames are counted and not time.
 
     Args:
         num_available: N, frames in the file.
@@ -41,15 +46,29 @@ def frame_indices(num_available: int, num_frames: int) -> list[int]:
     return np.round(step * (np.arange(num_frames) + 0.5) + 1e-6).astype(int).tolist()
 
 
-def decode_video(path: str | Path, num_frames: int) -> tuple[Tensor, float]:
-    """Uniformly spaced frames, turned upright if the file says so, and the time of the first frame of all.
+@dataclass(frozen=True)
+class DecodedVideo:
+    """Uniformly spaced frames of a video track, and when the track begins and how long it lasts.
+
+    Sampled frame i of T is at about duration_seconds · (i + 0.5) / T after the begin, see `frame_indices`.
+
+    Args:
+        frames: uint8 RGB `[T, 3, H, W]`, whose memory is `[T, H, W, 3]`.
+        begin_seconds: time of the first frame of all, by the clock of the file; 0 where it has no times.
+        duration_seconds: from the begin of the first frame that decodes to the end of the last; finite and above 0.
+    """
+
+    frames: Tensor
+    begin_seconds: float
+    duration_seconds: float
+
+
+def decode_video(path: str | Path, num_frames: int) -> DecodedVideo:
+    """Uniformly spaced frames, turned upright if the file says so, with begin and duration of the track.
 
     Args:
         path: a video file.
         num_frames: T.
-
-    Returns:
-        uint8 RGB `[T, 3, H, W]`, whose memory is `[T, H, W, 3]`, and seconds.
 
     Raises:
         MediaError: no such file, an empty or cut file, no video stream, or one that does not decode, or whose data is
@@ -57,15 +76,16 @@ def decode_video(path: str | Path, num_frames: int) -> tuple[Tensor, float]:
     """
     scan = _Scan(path)
     try:
-        frames = None
+        frames, num_missing = None, 0
         if scan.has_times:
             wanted = [scan.times[index] for index in frame_indices(scan.num_frames, num_frames)]
             frames = _decode_at(path, scan.packets, scan.times[0], wanted)
         if frames is None:
-            frames = _decode_all(path, scan.num_frames, scan.times, num_frames)
+            frames, num_missing = _decode_all(path, scan.num_frames, scan.times, num_frames)
     except av.FFmpegError as error:
         raise MediaError(f"{path}: broken video stream ({error.strerror})") from error
-    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), scan.begin_seconds
+    pixels = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
+    return DecodedVideo(pixels, scan.begin_seconds, scan.duration_seconds(num_missing))
 
 
 @dataclass(frozen=True)
@@ -74,7 +94,7 @@ class VideoInfo:
 
     Args:
         num_frames: frames that are shown, by the packets of the stream; a header may be wrong about it.
-        duration_seconds: from the first frame's begin to the last one's end.
+        duration_seconds: from the first frame's begin to the last one's end; finite and above 0.
         width: of the frames as stored, in pixels.
         height: of the frames as stored, in pixels.
         frames_per_second: on average; None where the file does not say.
@@ -97,7 +117,7 @@ def video_info(path: str | Path) -> VideoInfo:
     """
     scan = _Scan(path)
     return VideoInfo(
-        scan.num_frames, scan.duration_seconds, scan.width, scan.height, scan.frames_per_second, scan.codec
+        scan.num_frames, scan.duration_seconds(), scan.width, scan.height, scan.frames_per_second, scan.codec
     )
 
 
@@ -117,7 +137,7 @@ class _Scan:
                     raise MediaError(f"{path}: no video stream")
                 self.packets = [_Packet(packet) for packet in _demux(container, stream)]
                 self.width, self.height, self.codec = stream.width, stream.height, stream.codec_context.name
-                rate, time_base = stream.average_rate, stream.time_base
+                rate, self._time_base = stream.average_rate, stream.time_base
                 is_timed = container.format.name not in _WITHOUT_TIMES
         except av.FFmpegError as error:
             raise MediaError(f"{path}: cannot open the video ({error.strerror})") from error
@@ -127,13 +147,33 @@ class _Scan:
         self.num_frames = len(shown)
         self.times = sorted(packet.time for packet in shown if packet.time is not None)
         self.has_times = is_timed and len(shown) == len(self.times) == len(set(self.times))
-        self.begin_seconds = float(self.times[0] * time_base) if self.times else 0.0
+        self.begin_seconds = float(self.times[0] * self._time_base) if self.times else 0.0
         self.frames_per_second = float(rate) if rate else None
-        ends = [packet.time + packet.duration for packet in shown if packet.time is not None and packet.duration]
-        if self.has_times and ends:
-            self.duration_seconds = float((max(ends) - self.times[0]) * time_base)
-        else:
-            self.duration_seconds = self.num_frames / self.frames_per_second if self.frames_per_second else 0.0
+        last = max((packet for packet in shown if packet.time is not None), key=lambda p: p.time, default=shown[-1])
+        self._last_seconds = float((last.duration or 0) * self._time_base)
+
+    def duration_seconds(self, first: int = 0) -> float:
+        """From the begin of a frame, by its index among those that are shown, to the end of the last."""
+        # Times that are made up (`_WITHOUT_TIMES`) may be given to the wrong frames, but what they span is right.
+        times = self.times[first:] if len(self.times) == self.num_frames else []
+        span = float((times[-1] - times[0]) * self._time_base) if times else 0.0
+        return _duration_seconds(self.num_frames - first, span, self._last_seconds, self.frames_per_second)
+
+
+def _duration_seconds(
+    num_frames: int, span_seconds: float, last_seconds: float, frames_per_second: float | None
+) -> float:
+    """From the begin of the first frame to the end of the last; finite and above 0.
+
+    Args:
+        num_frames: at least 1.
+        span_seconds: from the begin of the first frame to the begin of the last; 0 where times are not known.
+        last_seconds: how long the last frame is shown; 0 where the file does not say.
+        frames_per_second: by the header, or None.
+    """
+    if not span_seconds:
+        return num_frames * (last_seconds or 1 / (frames_per_second or _DEFAULT_FRAMES_PER_SECOND))
+    return span_seconds + (last_seconds or span_seconds / (num_frames - 1))
 
 
 class _Packet:
@@ -209,8 +249,12 @@ def _decode_at(
     return None if missing else [found[time] for time in wanted]
 
 
-def _decode_all(path: str | Path, num_packets: int, times: Sequence[int], num_frames: int) -> list[np.ndarray]:
+def _decode_all(
+    path: str | Path, num_packets: int, times: Sequence[int], num_frames: int
+) -> tuple[list[np.ndarray], int]:
     """Frames `[H, W, 3]` by decoding all in order; slower, and right also where packets have no times.
+
+    Also the number of packets, all of them the first, that have no frame.
 
     Args:
         path: a video file.
@@ -231,7 +275,7 @@ def _decode_all(path: str | Path, num_packets: int, times: Sequence[int], num_fr
             raise MediaError(f"{path}: broken video stream ({len(decoded)} of {num_packets} frames decode)")
         wanted = frame_indices(len(decoded), num_frames)
         found, _ = _decode_counting(path, wanted)
-    return [found[index] for index in wanted]
+    return [found[index] for index in wanted], num_missing
 
 
 def _decode_counting(path: str | Path, wanted: Sequence[int]) -> tuple[dict[int, np.ndarray], list[int | None]]:

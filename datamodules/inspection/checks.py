@@ -21,7 +21,7 @@ from datamodules.inspection.workers import Lost, run_isolated
 from datamodules.media import MediaError, MediaSettings, decode_clip
 from datamodules.video import video_info
 
-_FORMAT = 1  # raise it when a check says something else of the same file
+_FORMAT = 2  # raise it when a check says something else of the same file
 
 
 @dataclass(frozen=True)

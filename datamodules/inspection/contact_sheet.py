@@ -139,7 +139,7 @@ class _Page:
     def draw_clip(self, column: int, split: str, record: ClipRecord, check: ClipCheck, decoded: DecodedClip) -> None:
         """A clip in a column, without going down: the next one stands beside it."""
         left = _MARGIN + column * (self.clip_width + _CLIP_GAP)
-        seconds = check.duration_seconds or 1.0  # 0 where a single frame does not say how long it is shown
+        seconds = check.duration_seconds or 1.0  # 0 for a clip that did not decode
         name = record.id if len(record.id) <= _MAX_ID else f"…{record.id[1 - _MAX_ID :]}"
         facts = f"{name}   {split}   {seconds:.2f} s   {check.num_frames} frames   {check.width}×{check.height}"
         self._text.text(left, self.top + _CLIP_LINE - 7, facts, fontsize=10, parse_math=False)

@@ -45,12 +45,15 @@ def made_up(number: int) -> DecodedClip:
     """A clip under SETTINGS, told by its number."""
     generator = torch.Generator().manual_seed(number)
     frames = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    return DecodedClip(frames, torch.randn(700, generator=generator), has_audio=True)
+    return DecodedClip(
+        frames, torch.randn(700, generator=generator), has_audio=True, duration_seconds=0.1 + 0.2 * (number + 1)
+    )
 
 
 def assert_same(loaded: DecodedClip | None, expected: DecodedClip) -> None:
     assert loaded is not None
     assert loaded.has_audio is expected.has_audio
+    assert loaded.duration_seconds == expected.duration_seconds
     for field in ("frames", "waveform", "mel"):
         ours, theirs = getattr(loaded, field), getattr(expected, field)
         if theirs is None:
@@ -79,6 +82,7 @@ def test_decoded_clip_comes_back_bit_for_bit(
     path = write_clip(tmp_path / "silent.mp4", 1) if clip == "silent" else golden_media / clip
     decoded = decode_clip(path, settings)
     assert decoded.has_audio is (clip != "silent")
+    assert decoded.duration_seconds == pytest.approx(0.4 if clip == "silent" else 1.8)
     assert cache.load(path, settings) is None
     assert cache.store(path, settings, decoded)
     assert_same(cache.load(path, settings), decoded)
@@ -215,6 +219,7 @@ OTHER_TENSORS = {
     "waveform of another type": {"frames": FRAMES, "waveform": WAVEFORM.int()},
     "no frames": {"waveform": WAVEFORM},
 }
+OTHER_METADATA = {"no duration": {"duration_seconds": None}, "duration in words": {"duration_seconds": "two seconds"}}
 
 
 def _break(entry: Path, kind: str, executed: Path) -> None:
@@ -224,11 +229,16 @@ def _break(entry: Path, kind: str, executed: Path) -> None:
         with safe_open(entry, framework="pt") as file:
             metadata = file.metadata()
         save_file({name: tensor.contiguous() for name, tensor in OTHER_TENSORS[kind].items()}, entry, metadata)
+    elif kind in OTHER_METADATA:
+        with safe_open(entry, framework="pt") as file:
+            metadata = {**file.metadata(), **OTHER_METADATA[kind]}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        save_file(tensors, entry, {name: value for name, value in metadata.items() if value is not None})
     else:
         torch.save(Hostile(executed), entry)
 
 
-@pytest.mark.parametrize("kind", [*BROKEN_CONTENTS, *OTHER_TENSORS, "pickle"])
+@pytest.mark.parametrize("kind", [*BROKEN_CONTENTS, *OTHER_TENSORS, *OTHER_METADATA, "pickle"])
 def test_broken_entry_is_removed_with_one_warning_and_written_again(
     cache: ClipCache, tmp_path: Path, kind: str
 ) -> None:
@@ -277,3 +287,5 @@ def test_workers_read_what_workers_stored_and_failures_are_not_stored(
     assert [clip.failure is None for clip in again] == [True] * 4 + [False]
     for first, second in zip(decoded, again, strict=True):
         assert torch.equal(first.frames, second.frames)
+        assert first.duration_seconds == second.duration_seconds
+    assert [clip.duration_seconds for clip in again] == pytest.approx([0.4] * 4 + [0.0])

@@ -44,7 +44,7 @@ def made_up(number: int) -> DecodedClip:
     """A clip of about 9 kB under SETTINGS, told by its number."""
     generator = torch.Generator().manual_seed(number)
     frames = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    return DecodedClip(frames, torch.randn(700, generator=generator), has_audio=True)
+    return DecodedClip(frames, torch.randn(700, generator=generator), has_audio=True, duration_seconds=1.5)
 
 
 def holds(cache: ClipCache, path: Path, settings: MediaSettings = SETTINGS) -> bool:

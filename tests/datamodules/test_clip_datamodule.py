@@ -260,6 +260,9 @@ def test_undecodable_clip_is_dropped_from_training_and_kept_in_evaluation(
     assert batch.frames[failed].sum() == 0
     assert not batch.has_audio[failed]
     assert batch.waveform_lengths[failed] == 0
+    assert batch.durations_seconds[failed] == 0
+    decoded = [i for i in range(len(batch)) if i != failed]
+    torch.testing.assert_close(batch.durations_seconds[decoded], torch.full((6,), 0.4))  # 10 frames at 25 per second
     assert batch.targets[failed] == CLASSES[25 % 7]
     assert batch.skipped == []
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from datamodules.media import MediaError, MediaSettings, decode_audio, decode_clip, decode_frames
-from datamodules.video import frame_indices
+from datamodules.video import decode_video, frame_indices, video_info
 
 pytestmark = [
     pytest.mark.numerics,
@@ -37,6 +37,7 @@ CODECS = {
 }
 AUDIO = {"webm": "-c:a libopus", "avi": "-c:a libmp3lame"}
 TONE_HERTZ = 440
+MILLISECOND = 1e-3  # the unit of times in Matroska and FLV
 
 Make = Callable[..., Path]
 
@@ -107,6 +108,9 @@ def test_uniform_frames_and_sound_of_every_codec_and_container(make: Make, codec
     assert _numbers(frames) == frame_indices(NUM_FRAMES, 8)
     clip = decode_clip(path, MediaSettings(image_size=64))
     assert _numbers(clip.frames) == frame_indices(NUM_FRAMES, 8)
+    # FFmpeg makes room in an AVI for what the sound's encoder puts in front, by showing the first picture once more.
+    tolerance = 1 / FRAMES_PER_SECOND + MILLISECOND if container == "avi" else MILLISECOND
+    assert clip.duration_seconds == pytest.approx(SECONDS, abs=tolerance)
     assert clip.has_audio and len(clip.waveform) / 16_000 == pytest.approx(
         SECONDS, abs=0.06
     )  # two coded frames of sound
@@ -117,7 +121,36 @@ def test_variable_frame_rate_counts_frames_and_not_time(make: Make, tmp_path: Pa
     gaps = "-vf setpts=(N+10*floor(N/10))/(25*TB)"  # after every tenth frame 0.4 s without one
     path = tmp_path / f"variable.{container}"
     _ffmpeg(f"-i {make('mkv', output=gaps, audio_seconds=2.8)} -c copy {path}")
-    assert _numbers(decode_frames(path, 8)) == frame_indices(NUM_FRAMES, 8)
+    decoded = decode_video(path, 8)
+    assert _numbers(decoded.frames) == frame_indices(NUM_FRAMES, 8)
+    assert decoded.duration_seconds == pytest.approx(SECONDS + 3 * 0.4, abs=MILLISECOND)
+
+
+@pytest.mark.parametrize("codec", ["h264", "mjpeg", "mpeg4"])  # mjpeg is the one without B-frames
+def test_duration_of_an_avi_counts_the_frames_that_are_shown_for_longer(make: Make, codec: str) -> None:
+    gaps = "-vf setpts=(N+10*floor(N/10))/(25*TB) -fps_mode passthrough"
+    path = make("avi", CODECS[codec], output=gaps, audio_seconds=None)
+    decoded = decode_video(path, 8)
+    assert _numbers(decoded.frames) == frame_indices(NUM_FRAMES, 8)
+    assert decoded.duration_seconds == video_info(path).duration_seconds == pytest.approx(SECONDS + 3 * 0.4)
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "ts"])
+def test_duration_counts_from_the_first_frame_wherever_the_clock_begins(
+    make: Make, tmp_path: Path, container: str
+) -> None:
+    path = tmp_path / f"late.{container}"
+    _ffmpeg(f"-i {make('mp4')} -c copy -output_ts_offset 3 {path}")
+    decoded = decode_video(path, 8)
+    assert decoded.begin_seconds > 2.9
+    assert decoded.duration_seconds == pytest.approx(SECONDS, abs=MILLISECOND)
+
+
+def test_duration_where_neither_packets_nor_frames_have_one(make: Make) -> None:
+    wmv = make("wmv", "-c:v wmv2", audio_seconds=None)
+    assert decode_video(wmv, 8).duration_seconds == pytest.approx(SECONDS, abs=MILLISECOND)
+    without_times = make("h264", audio_seconds=None)
+    assert decode_video(without_times, 8).duration_seconds == pytest.approx(SECONDS)
 
 
 @pytest.mark.parametrize("options", ["-g 10 -bf 0", "-g 10", "-g 10 -x264-params open-gop=1"])
@@ -143,7 +176,9 @@ def test_cut_without_encoding_starts_where_players_start(
     path = tmp_path / f"cut.{container}"
     _ffmpeg(f"-ss 0.5 -i {source} -c copy {path}")
     expected = [first + index for index in frame_indices(num_available, 8)]
-    assert _numbers(decode_frames(path, 8)) == expected
+    decoded = decode_video(path, 8)
+    assert _numbers(decoded.frames) == expected
+    assert decoded.duration_seconds == pytest.approx(num_available / FRAMES_PER_SECOND, abs=MILLISECOND)
 
 
 @pytest.mark.parametrize(("height", "width"), [(37, 53), (53, 37)])
@@ -199,6 +234,7 @@ def test_clips_shorter_than_the_frames_asked_for(make: Make, container: str, num
     path = make(container, num_frames=num_frames, audio_seconds=0.01)  # less than one coded frame of sound
     clip = decode_clip(path, MediaSettings(image_size=64))
     assert _numbers(clip.frames) == frame_indices(num_frames, 8)
+    assert clip.duration_seconds == pytest.approx(num_frames / FRAMES_PER_SECOND, abs=MILLISECOND)
     assert 160 <= len(clip.waveform) < 0.15 * 16_000
 
 

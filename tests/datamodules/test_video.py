@@ -53,6 +53,39 @@ def test_info_of_the_golden_clip(golden_media: Path) -> None:
     assert info == video.VideoInfo(45, pytest.approx(1.8), 96, 64, 25.0, "h264")
 
 
+@pytest.mark.parametrize(
+    ("num_frames", "span_seconds", "last_seconds", "frames_per_second", "expected"),
+    [
+        (11, 2.0, 0.5, 25.0, 2.5),  # the last frame is shown for longer than the others
+        (11, 2.0, 0.0, 25.0, 2.2),  # for 2 s / 10, whatever the header says
+        (10, 0.0, 0.1, 25.0, 1.0),  # no times
+        (10, 0.0, 0.0, 20.0, 0.5),
+        (1, 0.0, 0.1, 25.0, 0.1),  # a single frame spans no time
+        (1, 0.0, 0.0, 20.0, 0.05),
+        (1, 0.0, 0.0, None, 0.04),  # a picture that says nothing of time
+    ],
+)
+def test_duration_from_what_the_file_tells(
+    num_frames: int, span_seconds: float, last_seconds: float, frames_per_second: float | None, expected: float
+) -> None:
+    duration = video._duration_seconds(num_frames, span_seconds, last_seconds, frames_per_second)
+    assert duration == pytest.approx(expected)
+
+
+def test_decoded_golden_clip_begins_at_0_and_lasts_its_45_frames(golden_media: Path) -> None:
+    decoded = video.decode_video(golden_media / "av_stereo44k.mp4", 8)
+    assert decoded.frames.shape == (8, 3, 64, 96)
+    assert (decoded.begin_seconds, decoded.duration_seconds) == (0.0, pytest.approx(45 / 25))
+
+
+@pytest.mark.parametrize(("num_available", "num_frames"), [(45, 8), (300, 8), (75, 32), (16, 16), (5, 8), (1, 4)])
+def test_sampled_frames_are_shown_at_about_the_stated_time(num_available: int, num_frames: int) -> None:
+    # At 1 frame per second the duration is N seconds, and the frame of index k is shown from k to k + 1.
+    for i, index in enumerate(video.frame_indices(num_available, num_frames)):
+        stated = num_available * (i + 0.5) / num_frames
+        assert abs(stated - (index + 0.5)) <= 1
+
+
 def test_stream_of_which_nothing_decodes_is_named(
     write_clip: Callable[[Path, int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
