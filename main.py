@@ -5,6 +5,7 @@ import sys
 import warnings
 from importlib import import_module
 from inspect import signature
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,8 +28,12 @@ TOOLS = {
     "summarize": ("callbacks.summary:summarize", "compare finished runs: a table, summary.json, a bar chart"),
 }
 CROSS_VALIDATE = "cross_validate"
+EVALUATED = "lightning_modules.policy.PolicyModule"
+"""The model of `validate`, `test` and `predict` where nothing names one."""
+
 CONFIG_HINT = """Stages are configured by stacked YAML files; what comes later wins:
   python main.py fit -c configs/stage/cold_start.yaml -c configs/backbone/composed.yaml -c configs/data/emer.yaml
+  python main.py predict -c configs/backbone/humanomni.yaml --data Clips --data.path my_clips/
   python main.py fit -c ... --print_config     show the whole configuration
   python main.py fit --help                    every trainer option
   python main.py fit --model.help GRPOModule   every option of a class
@@ -64,6 +69,26 @@ def run_tool(name: str, arguments: list[str]) -> None:
     config = parser.instantiate(parser.parse_args(arguments))
     config.pop("config")
     function(**config)
+
+
+def name_classes_first(command: str, arguments: list[str]) -> list[str]:
+    """The arguments, preceded by the classes that they name for the model and the data.
+
+    Options and files are read in their order, and what a file says of a class can be read only when the class is known:
+    `-c configs/backbone/composed.yaml --data Clips` would end at the file's `data.init_args.media`. Each option stays
+    where it is, too, so that what comes later wins, as everywhere.
+
+    Args:
+        command: a key of `STAGES`; all but `fit` begin with `EVALUATED`, which any file or option may replace.
+        arguments: the options of the command.
+    """
+    named = [] if command == "fit" else [f"--model={EVALUATED}"]
+    for part in ("model", "data"):
+        for argument, following in pairwise([*arguments, ""]):
+            option, equals, value = argument.partition("=")
+            if option in (f"--{part}", f"--{part}.class_path"):
+                named.append(f"--{part}={value if equals else following}")
+    return [*named, *arguments]
 
 
 def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
@@ -102,7 +127,7 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
         run=False,
         subclass_mode_model=True,
         subclass_mode_data=True,
-        args=arguments,
+        args=name_classes_first(command, arguments),
         seed_everything_default=0,
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},

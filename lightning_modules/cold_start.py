@@ -20,25 +20,31 @@ class ColdStartModule(TrainablePolicyModule):
     Args:
         backbone: the multimodal LLM.
         taxonomy: the emotion classes of the corpus.
-        trainable: names of the backbone's parts to train; all others stay frozen to the bit.
+        trainable: names of the backbone's parts to train; all others stay frozen to the bit. By default those of the
+            backbone's recipe for `cold_start`.
         verifier: Hugging Face directory or hub id of a verifier, to read validation rationales with.
         judge: names one emotion per rationale in validation and test; by default the verifier, if one is given.
         evaluation: how completions are drawn in validation and test.
-        learning_rate: peak learning rate.
+        learning_rate: peak learning rate; by default that of the backbone's recipe for `cold_start`.
         weight_decay: AdamW's decoupled weight decay.
         warmup_ratio: share of the steps with rising learning rate.
         schedule: what follows the warm-up.
+
+    Raises:
+        ValueError: see `TrainablePolicyModule`.
     """
+
+    stage = "cold_start"
 
     def __init__(
         self,
         backbone: Backbone,
         taxonomy: Literal["mafw", "dfew"],
-        trainable: list[str],
+        trainable: list[str] | None = None,
         verifier: str | None = None,
         judge: Judge | None = None,
         evaluation: Sampling = EVALUATION_SAMPLING,
-        learning_rate: float = 2e-5,
+        learning_rate: float | None = None,
         weight_decay: float = 0.0,
         warmup_ratio: float = 0.03,
         schedule: Literal["constant", "linear", "cosine"] = "cosine",
@@ -80,6 +86,7 @@ class ColdStartModule(TrainablePolicyModule):
         return loss
 
     def on_after_backward(self) -> None:
+        self.check_gradients()
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -25,7 +25,8 @@ class GRPOModule(TrainablePolicyModule):
     Args:
         backbone: the policy as stage 1 left it; a frozen copy of it becomes the reference.
         taxonomy: the emotion classes of the corpus.
-        trainable: names of the backbone's parts to train; the towers are frozen in the paper.
+        trainable: names of the backbone's parts to train, towers excluded, as they run without gradient here. By
+            default those of the backbone's recipe for `grpo`.
         verifier: Hugging Face directory or hub id of the Emotional Rationale Verifier.
         judge: names one emotion per rationale in validation and test. The default, the verifier that gives the reward,
             measures what training optimises: use another one for claims.
@@ -42,20 +43,22 @@ class GRPOModule(TrainablePolicyModule):
         num_updates: optimizer steps per rollout.
         micro_batch_size: prompts per backward pass; None: the whole batch. Changes memory, not the result.
         gradient_clip_norm: largest norm of the gradient; None: no clipping.
-        learning_rate: peak learning rate.
+        learning_rate: peak learning rate; by default that of the backbone's recipe for `grpo`.
         weight_decay: AdamW's decoupled weight decay.
         warmup_ratio: share of the steps with rising learning rate.
         schedule: what follows the warm-up.
 
     Raises:
-        ValueError: a group of fewer than two completions, or counts below one.
+        ValueError: a group of fewer than two completions, or counts below one; see also `TrainablePolicyModule`.
     """
+
+    stage = "grpo"
 
     def __init__(
         self,
         backbone: Backbone,
         taxonomy: Literal["mafw", "dfew"],
-        trainable: list[str],
+        trainable: list[str] | None = None,
         verifier: str | None = None,
         judge: Judge | None = None,
         evaluation: Sampling = EVALUATION_SAMPLING,
@@ -71,7 +74,7 @@ class GRPOModule(TrainablePolicyModule):
         num_updates: int = 1,
         micro_batch_size: int | None = None,
         gradient_clip_norm: float | None = 1.0,
-        learning_rate: float = 1e-6,
+        learning_rate: float | None = None,
         weight_decay: float = 0.0,
         warmup_ratio: float = 0.0,
         schedule: Literal["constant", "linear", "cosine"] = "linear",
@@ -183,8 +186,8 @@ class GRPOModule(TrainablePolicyModule):
             rows = slice(start * self.group_size, stop * self.group_size)
             part: Completions = completions.rows(rows.start, rows.stop)
             width = part.token_ids.shape[1]
-            # The prompts are rebuilt per micro-batch, as each backward pass frees its own graph.
-            prompt = self.backbone.encode(rollout.batch, rollout.percept).rows(start, stop)
+            # The prompts are built per micro-batch, as each backward pass frees its own graph.
+            prompt = self.backbone.encode(rollout.batch.rows(start, stop), rollout.percept.rows(start, stop))
             logprobs = self.backbone.logprobs(prompt, part, self.rollout_sampling.temperature)
             result = grpo_loss(
                 logprobs,
@@ -210,6 +213,7 @@ class GRPOModule(TrainablePolicyModule):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             norm = torch.nn.utils.clip_grad_norm_(parameters, self.gradient_clip_norm)
             self.log("train/gradient_norm", norm, batch_size=len(rollout.batch))
+        self.check_gradients()
         optimizer.step()
         self.lr_schedulers().step()
         return total, all_logprobs

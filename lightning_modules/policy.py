@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning import LightningModule
@@ -49,7 +49,7 @@ class PolicyModule(LightningModule):
 
     Args:
         backbone: the multimodal LLM.
-        taxonomy: the emotion classes that answers and targets come from.
+        taxonomy: the emotion classes that answers and targets come from; MAFW's are all that there are.
         verifier: Hugging Face directory or hub id of the Emotional Rationale Verifier, kept frozen and in float32.
         judge: names one emotion per rationale for EEA, EPC and FCR; by default the verifier restricted to the taxonomy.
         evaluation: how completions are drawn in validation, test and predict.
@@ -62,7 +62,7 @@ class PolicyModule(LightningModule):
     def __init__(
         self,
         backbone: Backbone,
-        taxonomy: Literal["mafw", "dfew"],
+        taxonomy: Literal["mafw", "dfew"] = "mafw",
         verifier: str | None = None,
         judge: Judge | None = None,
         evaluation: Sampling = EVALUATION_SAMPLING,
@@ -188,41 +188,64 @@ class PolicyModule(LightningModule):
 class TrainablePolicyModule(PolicyModule):
     """A policy with an optimizer: AdamW on the trained parts, warm-up, then a schedule.
 
+    A subclass names its `stage`, by which the backbone's `recipes` are looked up.
+
     Args:
         backbone: the multimodal LLM.
         taxonomy: the emotion classes that answers and targets come from.
-        trainable: names of the backbone's parts to train; all others stay frozen to the bit.
+        trainable: names of the backbone's parts to train; all others stay frozen to the bit. None: those of the
+            backbone's recipe for this stage.
         verifier: Hugging Face directory or hub id of the verifier.
         judge: names one emotion per rationale for EEA, EPC and FCR; by default the verifier.
         evaluation: how completions are drawn in validation and test.
-        learning_rate: peak learning rate.
+        learning_rate: peak learning rate; None: that of the backbone's recipe for this stage.
         weight_decay: AdamW's decoupled weight decay.
         warmup_ratio: share of the optimizer steps in which the learning rate rises linearly from 0.
         schedule: what follows the warm-up.
+
+    Raises:
+        ValueError: a part that the backbone does not have, or neither a value nor a recipe for `trainable` or
+            `learning_rate`.
     """
+
+    stage: ClassVar[str]
 
     def __init__(
         self,
         backbone: Backbone,
         taxonomy: Literal["mafw", "dfew"],
-        trainable: list[str],
+        trainable: list[str] | None,
         verifier: str | None,
         judge: Judge | None,
         evaluation: Sampling,
-        learning_rate: float,
+        learning_rate: float | None,
         weight_decay: float,
         warmup_ratio: float,
         schedule: Literal["constant", "linear", "cosine"],
     ) -> None:
         super().__init__(backbone, taxonomy, verifier=verifier, judge=judge, evaluation=evaluation)
-        backbone.set_trainable(trainable)
-        self.trainable = trainable
-        self.learning_rate = learning_rate
+        self.trainable = self._from_recipe("trainable", trainable)
+        self.learning_rate = self._from_recipe("learning_rate", learning_rate)
+        backbone.set_trainable(self.trainable)
         self.weight_decay = weight_decay
         self.warmup_ratio = warmup_ratio
         self.schedule = schedule
         self.num_skipped_clips = 0
         self.num_silent_clips = 0
+        self._gradients_are_checked = False
+
+    def _from_recipe(self, name: str, value: Any) -> Any:
+        """The value given for a field of `Recipe`, else that of the backbone's recipe for this stage."""
+        recipes = self.backbone.recipes or {}
+        recipe = recipes.get(self.stage)
+        if value is None and recipe is None:
+            raise ValueError(
+                f"Got no model.{name}, and {type(self.backbone).__name__} has no recipe for the stage {self.stage!r} "
+                f"(its recipes: {', '.join(recipes) or 'none'}). Set model.init_args.{name}, or "
+                f"model.init_args.backbone.init_args.recipes.{self.stage} to trainable parts and a learning rate, as "
+                "configs/backbone/*.yaml do."
+            )
+        return getattr(recipe, name) if value is None else value
 
     def num_optimizer_steps(self) -> int:
         """Optimizer steps of the whole run, for the schedule."""
@@ -261,6 +284,33 @@ class TrainablePolicyModule(PolicyModule):
             for name, parameter in self.backbone.named_parameters(remove_duplicate=False)
             if parameter.requires_grad
         }
+
+    def check_gradients(self) -> None:
+        """Refuse trained parts that the loss does not reach. Looks once, after the first backward pass.
+
+        A part counts as reached when any of its parameters is: HumanOmni, for one, takes its vision tower's features
+        before the last layer, which then gets no gradient.
+
+        Raises:
+            ValueError: naming the parts of which no parameter got a gradient.
+        """
+        if self._gradients_are_checked:
+            return
+        self._gradients_are_checked = True
+        # Strategies that shard keep nothing here of a part that another device holds.
+        trained = {
+            name: [p for p in part.parameters() if p.requires_grad and p.numel()]
+            for name, part in self.backbone.parts.items()
+        }
+        unreached = [name for name, own in trained.items() if own and all(p.grad is None for p in own)]
+        # DeepSpeed takes the gradients away as they come: where there is none at all, nothing can be said.
+        if unreached and len(unreached) < sum(map(bool, trained.values())):
+            raise ValueError(
+                f"No gradient reaches {', '.join(unreached)}, of the trainable parts {', '.join(self.trainable)}: "
+                f"training would leave {'it' if len(unreached) == 1 else 'them'} as before. Leave "
+                f"{', '.join(unreached)} out of model.trainable (in stage 3 the towers run once per clip, without "
+                "gradient)."
+            )
 
     def check_finite(self, loss: torch.Tensor, batch: ClipBatch) -> None:
         """Stop before a non-finite loss reaches the weights.

@@ -3,8 +3,10 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 import main
 from datamodules.clip_datamodule import ClipDataModule
@@ -70,19 +72,26 @@ def test_tools_explain_their_options(capsys: pytest.CaptureFixture[str]) -> None
     assert "JSONL file with" in capsys.readouterr().out
 
 
+def stack(*names: str) -> list[str]:
+    return [argument for name in names for argument in ("-c", str(ROOT / "configs" / f"{name}.yaml"))]
+
+
+def golden_humanomni() -> list[str]:
+    golden = ROOT / "tests" / "golden" / "humanomni_small"
+    towers = {"vision": "siglip", "audio": "whisper", "bert": "bert"}
+    parts = [f"--model.backbone.{part}={golden}/towers/{tower}-tiny" for part, tower in towers.items()]
+    return [f"--model.backbone.path={golden}", *parts]
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_configuration_is_instantiated(name: str, tiny_models: Path, tmp_path: Path) -> None:
     order = ["trainer", "stage", "data", "backbone", "demo"]
-    stack = sorted([*STACKS[name], name], key=lambda part: order.index(part.split("/")[0]))
-    arguments = [a for part in stack for a in ("-c", str(ROOT / "configs" / f"{part}.yaml"))]
-    arguments += ["--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}"]
+    parts = sorted([*STACKS[name], name], key=lambda part: order.index(part.split("/")[0]))
+    arguments = [*stack(*parts), "--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}"]
     if any("verifier.yaml" in argument for argument in arguments):
         arguments += [f"--model.path={tiny_models}/verifier"]
     elif "humanomni" in name:
-        golden = ROOT / "tests" / "golden" / "humanomni_small"
-        towers = {"vision": "siglip", "audio": "whisper", "bert": "bert"}
-        arguments += [f"--model.backbone.{part}={golden}/towers/{tower}-tiny" for part, tower in towers.items()]
-        arguments += [f"--model.backbone.path={golden}"]
+        arguments += golden_humanomni()
     else:
         arguments += [f"--model.backbone.{p}={tiny_models}/{p}" for p in ("vision", "audio", "language_model")]
     cli = main.build_stage("fit", arguments)
@@ -93,8 +102,100 @@ def test_every_configuration_is_instantiated(name: str, tiny_models: Path, tmp_p
         assert cli.datamodule.media.num_frames == cli.model.backbone.num_frames
 
 
+def test_classes_are_named_first_and_again_in_their_place() -> None:
+    rest = ["-c", "a.yaml", "--data.path", "x", "--trainer.max_epochs=1"]
+    policy = "--model=lightning_modules.policy.PolicyModule"
+    assert main.name_classes_first("fit", rest) == rest
+    for command in ("validate", "test", "predict"):
+        assert main.name_classes_first(command, rest) == [policy, *rest]
+    for named in (["--data", "Clips"], ["--data=Clips"], ["--data.class_path", "Clips"], ["--data.class_path=Clips"]):
+        for options in ([*named, *rest], [*rest, *named]):
+            assert main.name_classes_first("fit", options) == ["--data=Clips", *options]
+    options = [*rest, "--data", "Clips", "--model=GRPOModule"]
+    assert main.name_classes_first("test", options) == [policy, "--model=GRPOModule", "--data=Clips", *options]
+
+
+def printed(command: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """What `--print_config` shows."""
+    with pytest.raises(SystemExit) as stop:
+        main.main([command, *arguments, "--print_config"])
+    output = capsys.readouterr()
+    assert stop.value.code == 0, output.err
+    return yaml.safe_load(output.out)
+
+
+@pytest.mark.parametrize("files", [["backbone/humanomni_7b"], ["trainer/default", "backbone/humanomni_7b"]])
+@pytest.mark.parametrize("named", [["--data", "Clips"], ["--data=Clips"], ["--data.class_path", "Clips"]])
+def test_predict_needs_no_more_than_a_backbone_and_clips(
+    files: list[str], named: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = printed("predict", [*stack(*files), *named, "--data.path", "my_clips/"], capsys)
+    assert config["model"]["class_path"] == "lightning_modules.policy.PolicyModule"
+    assert config["model"]["init_args"]["taxonomy"] == "mafw"
+    assert config["model"]["init_args"]["evaluation"]["temperature"] == 0.3
+    assert config["data"]["class_path"] == "datamodules.clips.Clips"
+    data = config["data"]["init_args"]
+    assert data["path"] == "my_clips/" and data["media"]["image_size"] == 384
+
+
+def test_what_comes_later_still_wins(capsys: pytest.CaptureFixture[str]) -> None:
+    files = stack("trainer/default", "stage/evaluate", "data/dfew", "backbone/humanomni")
+    config = printed("test", files, capsys)
+    assert config["model"]["init_args"]["taxonomy"] == "dfew", "the file's, not the default model's"
+    assert config["data"]["class_path"] == "datamodules.dfew.DFEW"
+    options = ["--data", "MAFW", "--data.batch_size=7", "--data.media.image_size=48", "--model.taxonomy=mafw"]
+    config = printed("test", [*files, *options], capsys)
+    assert config["data"]["class_path"] == "datamodules.mafw.MAFW"
+    assert config["data"]["init_args"]["batch_size"] == 7 and config["data"]["init_args"]["media"]["image_size"] == 48
+    assert config["model"]["init_args"]["taxonomy"] == "mafw"
+    config = printed("validate", [*files, *stack("stage/grpo")], capsys)
+    assert config["model"]["class_path"].endswith("GRPOModule")
+    config = printed("test", stack("trainer/default", "stage/verifier", "data/rationale_text"), capsys)
+    assert config["model"]["class_path"].endswith("VerifierModule")
+
+
+def test_clips_are_predicted_without_a_stage_file(tiny_models: Path, tmp_path: Path) -> None:
+    arguments = [*stack("backbone/composed"), "--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}"]
+    arguments += [f"--model.backbone.{p}={tiny_models}/{p}" for p in ("vision", "audio", "language_model")]
+    with pytest.raises(FileNotFoundError, match="No file or folder .*my_clips"):
+        main.main(["predict", *arguments, "--data", "Clips", "--data.path", str(tmp_path / "my_clips")])
+
+
+COLD_START = ["language_model", "mm_projector", "audio_projector", "bert_gate"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "data", "options", "trainable", "learning_rate"),
+    [
+        ("cold_start", "emer", [], COLD_START, 2e-5),
+        ("grpo", "dfew", [], [*COLD_START, "bert"], 1e-6),
+        ("grpo", "dfew", ["--model.trainable=[bert_gate]"], ["bert_gate"], 1e-6),
+        ("grpo", "dfew", ["--model.backbone.recipes.grpo.learning_rate=3e-6"], [*COLD_START, "bert"], 3e-6),
+    ],
+)
+@pytest.mark.parametrize("size", ["humanomni", "humanomni_7b"])
+def test_humanomni_trains_what_was_published(
+    size: str, stage: str, data: str, options: list[str], trainable: list[str], learning_rate: float, tmp_path: Path
+) -> None:
+    files = stack("trainer/default", f"stage/{stage}", f"data/{data}", f"backbone/{size}")
+    place = ["--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}"]
+    module = main.build_stage("fit", [*files, *golden_humanomni(), *place, *options]).model
+    assert module.trainable == trainable and module.learning_rate == learning_rate
+    assert {name for name in module.backbone.parts if not module.backbone.is_frozen(name)} == set(trainable)
+
+
+def test_the_demo_sets_its_own_parts_and_learning_rates(capsys: pytest.CaptureFixture[str]) -> None:
+    for stage, data, rate in (("cold_start", "emer", 3e-3), ("grpo", "dfew", 4e-4)):
+        files = ["trainer/default", f"stage/{stage}", f"data/{data}", "backbone/composed", "demo/backbone"]
+        model = printed("fit", stack(*files, "demo/data", f"demo/{stage}"), capsys)["model"]["init_args"]
+        assert model["learning_rate"] == rate
+        assert ("audio_tower" in (model["trainable"] or [])) == (stage == "cold_start")
+        recipe = model["backbone"]["init_args"]["recipes"][stage]
+        assert recipe["learning_rate"] in (2e-5, 1e-6) and "audio_tower" not in recipe["trainable"]
+
+
 def test_missing_data_is_a_clear_error(tiny_models: Path, tmp_path: Path) -> None:
-    arguments = [a for p in [*STACKS["demo/grpo"], "demo/grpo"] for a in ("-c", str(ROOT / f"configs/{p}.yaml"))]
+    arguments = stack(*STACKS["demo/grpo"], "demo/grpo")
     arguments += [f"--model.backbone.{p}={tiny_models}/{p}" for p in ("vision", "audio", "language_model")]
     arguments += [f"--model.verifier={tiny_models}/verifier", "--trainer.accelerator=cpu"]
     with pytest.raises(FileNotFoundError, match="nowhere"):

@@ -10,28 +10,34 @@ H width of the language model, P prompt positions.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    SiglipVisionModel,
-    WhisperFeatureExtractor,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, WhisperFeatureExtractor
 from transformers.image_processing_base import ImageProcessingMixin
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from datamodules.batch import ClipBatch
+from lightning_modules.backbones import interface, loading
+from lightning_modules.backbones.adapters import LoRA, merged_state_dict
 from lightning_modules.backbones.interface import Prompt
-from lightning_modules.backbones.spliced import SplicedBackbone, load_audio_tower
+from lightning_modules.backbones.recipe import Recipe
+from lightning_modules.backbones.spliced import (
+    SplicedBackbone,
+    count_tower_weights,
+    find_towers,
+    load_audio_tower,
+    load_vision_tower,
+)
 
 _CONFIG_FILE = "backbone.json"
 _PROJECTORS_FILE = "projectors.safetensors"
 
 
 @dataclass
-class Percept:
+class Percept(interface.Percept):
     """Pooled tower outputs: `video` `[B, T·grid², D]`, `audio` `[B, L // audio_pool, A]`."""
 
     video: Tensor
@@ -53,9 +59,15 @@ class ComposedBackbone(SplicedBackbone):
         num_frames: frames per clip.
         video_grid: tokens per side and frame, after average pooling of the patches.
         audio_pool: encoder positions averaged into one audio token.
+        dtype: precision of the weights in memory.
+        attn_implementation: attention of transformers, e.g. "sdpa" or "flash_attention_2"; None: its default.
+        lora: train adapters of the language model instead of its weights; null trains the weights.
+        gradient_checkpointing: recompute the language model's layers in the backward pass: less memory, more time.
+        recipes: what is trained in a stage (`cold_start`, `grpo`) and at which learning rate, unless the stage says.
 
     Raises:
-        ValueError: neither `path` nor all three parts are given, or `path` is no such directory.
+        ValueError: neither `path` nor all three parts are given, `path` is no such directory, a part cannot be found or
+            is of another architecture, or the weights do not fit in memory.
     """
 
     def __init__(
@@ -67,9 +79,15 @@ class ComposedBackbone(SplicedBackbone):
         num_frames: int = 8,
         video_grid: int = 7,
         audio_pool: int = 3,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        attn_implementation: str | None = None,
+        lora: LoRA | None = None,
+        gradient_checkpointing: bool = False,
+        recipes: dict[str, Recipe] | None = None,
     ) -> None:
         super().__init__()
-        if path is None and None in (vision, audio, language_model):
+        self.recipes = recipes or {}
+        if path is None and (vision is None or audio is None or language_model is None):
             raise ValueError(
                 "ComposedBackbone needs either `path` (a directory that it saved) or all of `vision`, `audio` and "
                 f"`language_model`. Got vision={vision!r}, audio={audio!r}, language_model={language_model!r}."
@@ -79,19 +97,28 @@ class ComposedBackbone(SplicedBackbone):
             num_frames, video_grid, audio_pool = (settings[k] for k in ("num_frames", "video_grid", "audio_pool"))
             vision, audio, language_model = (f"{path}/{part}" for part in ("vision", "audio", "language_model"))
         self.num_frames, self.video_grid, self.audio_pool = num_frames, video_grid, audio_pool
-        self.vision_tower = SiglipVisionModel.from_pretrained(vision, vision_use_head=False, use_safetensors=True)
-        self.audio_tower = load_audio_tower(audio)
-        self.feature_extractor = WhisperFeatureExtractor.from_pretrained(audio)
-        self.language_model = AutoModelForCausalLM.from_pretrained(language_model, use_safetensors=True)
-        self.tokenizer = AutoTokenizer.from_pretrained(language_model)
-        self._image_settings, _ = ImageProcessingMixin.get_image_processor_dict(vision)
+        options = {"dtype": getattr(torch, dtype), "attn_implementation": attn_implementation}
+        vision_directory, audio_directory = find_towers(vision, audio)
+        language_directory = _find_language_model(language_model)
+        num_weights = count_tower_weights(vision_directory, audio_directory)
+        num_weights += loading.count_weights(language_directory)
+        loading.require_memory(num_weights, dtype, type(self).__name__)
+        self.vision_tower = load_vision_tower(vision_directory, **options)
+        self.audio_tower = load_audio_tower(audio_directory, **options)
+        self.feature_extractor = WhisperFeatureExtractor.from_pretrained(audio_directory)
+        self.language_model = AutoModelForCausalLM.from_pretrained(
+            language_directory, trust_remote_code=False, **options
+        )
+        self.tokenizer = AutoTokenizer.from_pretrained(language_directory, trust_remote_code=False)
+        self._image_settings, _ = ImageProcessingMixin.get_image_processor_dict(vision_directory)
         self.image_size = self.vision_tower.config.image_size
         hidden_size = self.language_model.config.get_text_config().hidden_size
         self.vision_projector = _mlp(self.vision_tower.config.hidden_size, hidden_size)
         self.audio_projector = _mlp(self.audio_tower.config.d_model, hidden_size)
         if path is not None:
             self._projectors.load_state_dict(load_file(Path(path) / _PROJECTORS_FILE))
-        self.eval()
+        self._projectors.to(options["dtype"])
+        self._adapt(lora, gradient_checkpointing)
 
     @property
     def _projectors(self) -> nn.ModuleDict:
@@ -114,7 +141,7 @@ class ComposedBackbone(SplicedBackbone):
             ValueError: the frames have another number or size than this backbone takes, or the mel features another
                 shape.
         """
-        self._check_frames(batch)
+        self.check_frames(batch)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen("vision_tower")):
             video = self._see(batch.frames)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen("audio_tower")):
@@ -143,11 +170,31 @@ class ComposedBackbone(SplicedBackbone):
         (directory / "vision" / "preprocessor_config.json").write_text(json.dumps(self._image_settings, indent=2))
         self.audio_tower.save_pretrained(directory / "audio")
         self.feature_extractor.save_pretrained(directory / "audio")
-        self.language_model.save_pretrained(directory / "language_model")
+        weights = merged_state_dict(self.language_model)
+        self.language_model.save_pretrained(directory / "language_model", state_dict=weights)
         self.tokenizer.save_pretrained(directory / "language_model")
         save_file(self._projectors.state_dict(), directory / _PROJECTORS_FILE)
         settings = {k: getattr(self, k) for k in ("num_frames", "video_grid", "audio_pool")}
         (directory / _CONFIG_FILE).write_text(json.dumps(settings, indent=2))
+
+
+def _find_language_model(name: str) -> Path:
+    """Directory of a causal LM.
+
+    Raises:
+        ValueError: it cannot be found, is of another architecture, or was published as another kind of model.
+    """
+    directory = loading.find(name, "language_model")
+    what = "a causal language model of transformers, such as Qwen/Qwen2.5-0.5B-Instruct"
+    config = loading.require_model_type(directory, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "language_model", what)
+    # BERT and its like have a causal class, too, which would start from an untrained head.
+    expected = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config["model_type"]]
+    if expected not in (config.get("architectures") or [expected]):
+        raise ValueError(
+            f"language_model: {directory} has model_type {config['model_type']!r} and holds a "
+            f"{', '.join(config['architectures'])}, expected a {expected} ({what})."
+        )
+    return directory
 
 
 def _read_settings(path: Path) -> dict[str, int]:

@@ -7,15 +7,16 @@ left), C completion tokens (padded on the right), H hidden size.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.batch import ClipBatch
+from lightning_modules.backbones.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,29 @@ class Completions:
         )
 
 
+@dataclass
+class Scores:
+    """What a policy thinks of given completions.
+
+    Args:
+        logprobs: log-probability of each token, float32 `[B·G, C]`, 0 where masked out; carries the gradient.
+        entropy: entropy of the distribution over the next token, in nats, float32 `[B·G, C]`, detached, 0 where masked
+            out; None where it was not asked for.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor | None
+
+
+@dataclass
+class Percept:
+    """What the towers made of each clip of a batch. A subclass names its fields; entry b of each belongs to clip b."""
+
+    def rows(self, start: int, stop: int) -> Self:
+        """Clips `start` to `stop`."""
+        return replace(self, **{f.name: getattr(self, f.name)[start:stop] for f in fields(self)})
+
+
 class Backbone(nn.Module, ABC):
     """A multimodal LLM that watches and hears a clip and writes text.
 
@@ -118,6 +142,7 @@ class Backbone(nn.Module, ABC):
     tokenizer: PreTrainedTokenizerBase
     image_size: int
     num_frames: int
+    recipes: dict[str, Recipe] | None = None
 
     @property
     @abstractmethod
@@ -125,14 +150,14 @@ class Backbone(nn.Module, ABC):
         """The parts that can be trained, by name; together they hold every parameter."""
 
     @abstractmethod
-    def perceive(self, batch: ClipBatch) -> Any:
+    def perceive(self, batch: ClipBatch) -> Percept:
         """Tower outputs of each clip, to be computed once per batch and passed to `encode`.
 
         Frozen towers run without gradient and never enter the autograd graph.
         """
 
     @abstractmethod
-    def encode(self, batch: ClipBatch, percept: Any = None) -> Prompt:
+    def encode(self, batch: ClipBatch, percept: Percept | None = None) -> Prompt:
         """Prompts of a batch: projected media tokens and the instruction through the chat template.
 
         Args:
@@ -145,11 +170,17 @@ class Backbone(nn.Module, ABC):
         """Sample completions; the prompt is computed once and shared by its completions."""
 
     @abstractmethod
-    def logprobs(self, prompt: Prompt, completions: Completions, temperature: float = 1.0) -> Tensor:
-        """Log-probabilities of the completions' tokens, float32 `[B·G, C]`, 0 where masked out.
+    def score(
+        self, prompt: Prompt, completions: Completions, temperature: float = 1.0, with_entropy: bool = False
+    ) -> Scores:
+        """Log-probabilities of the completions' tokens, and on request the entropies of the policy at each.
 
         The prompt is computed once per group; gradients flow to every trained part that the prompt came through.
         """
+
+    def logprobs(self, prompt: Prompt, completions: Completions, temperature: float = 1.0) -> Tensor:
+        """Log-probabilities of the completions' tokens, float32 `[B·G, C]`, 0 where masked out. See `score`."""
+        return self.score(prompt, completions, temperature).logprobs
 
     @abstractmethod
     def save(self, directory: str | Path) -> None:
@@ -174,6 +205,19 @@ class Backbone(nn.Module, ABC):
         self.requires_grad_(False)
         for name in names:
             self.parts[name].requires_grad_(True)
+
+    def check_frames(self, batch: ClipBatch) -> None:
+        """Refuse frames that this backbone does not take.
+
+        Raises:
+            ValueError: another number or size; it says which settings of the data to change.
+        """
+        expected = (self.num_frames, 3, self.image_size, self.image_size)
+        if tuple(batch.frames.shape[1:]) != expected:
+            raise ValueError(
+                f"Frames per clip have shape {tuple(batch.frames.shape[1:])}, this backbone takes {expected}. "
+                f"Set data.media.num_frames={self.num_frames} and data.media.image_size={self.image_size}."
+            )
 
     def is_frozen(self, name: str) -> bool:
         """True when no parameter of a part is trained."""

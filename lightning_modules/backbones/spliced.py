@@ -3,33 +3,61 @@
 Shape legend: B clips, T frames, I image size, H width of the language model, P prompt positions.
 """
 
-import copy
-from typing import Any, Self
+import re
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, WhisperFeatureExtractor
+from transformers import PreTrainedModel, SiglipVisionModel, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from datamodules.batch import SAMPLE_RATE, ClipBatch
-from lightning_modules.backbones import decoding
-from lightning_modules.backbones.interface import Backbone, Completions, Prompt, Sampling
+from lightning_modules.backbones import loading
+from lightning_modules.backbones.decoder import Decoder
+from lightning_modules.backbones.decoder_backbone import DecoderBackbone
+from lightning_modules.backbones.interface import Prompt
 
-MEDIA = "\x00media\x00"
-"""Stands for the media while the chat template is rendered; not typeable, so that a literal `<video>` stays text."""
+MEDIA, QUESTION = "\x00media\x00", "\x00question\x00"
+"""Stand for media and question while the chat template is rendered. Not typeable: a literal `<video>` stays text."""
 
 
-def load_audio_tower(source: str, **options: Any) -> WhisperEncoder:
-    """The encoder of a Whisper model, hub id or directory, whatever head it was published with."""
-    tower = WhisperEncoder.from_pretrained(
-        source, key_mapping={r"^(model\.)?encoder\.": ""}, use_safetensors=True, **options
-    )
+_NO_TOWER = re.compile(r"text_model\.|logit_(scale|bias)$|(model\.)?decoder\.|proj_out\.")
+"""What SigLIP and Whisper are published with beside the encoders."""
+
+
+def find_towers(vision: str, audio: str) -> tuple[Path, Path]:
+    """Directories of a SigLIP and of a Whisper model.
+
+    Raises:
+        ValueError: one cannot be found, or is of another architecture.
+    """
+    vision_directory, audio_directory = loading.find(vision, "vision"), loading.find(audio, "audio")
+    siglip, whisper = "a SigLIP model, such as google/siglip-base-patch16-224", "a Whisper model"
+    loading.require_model_type(vision_directory, {"siglip", "siglip_vision_model"}, "vision", siglip)
+    loading.require_model_type(audio_directory, {"whisper"}, "audio", f"{whisper}, such as openai/whisper-large-v3")
+    return vision_directory, audio_directory
+
+
+def count_tower_weights(vision: Path, audio: Path) -> int:
+    """How many numbers the towers of two directories have, without those of the published models' other halves."""
+    return sum(loading.count_weights(directory, skip=_NO_TOWER) for directory in (vision, audio))
+
+
+def load_vision_tower(directory: str | Path, **options: Any) -> SiglipVisionModel:
+    """The vision encoder of a SigLIP model, without its pooling head."""
+    return SiglipVisionModel.from_pretrained(directory, vision_use_head=False, **options)
+
+
+def load_audio_tower(directory: str | Path, **options: Any) -> WhisperEncoder:
+    """The encoder of a Whisper model, whatever head it was published with."""
+    tower = WhisperEncoder.from_pretrained(directory, key_mapping={r"^(model\.)?encoder\.": ""}, **options)
     # `save_pretrained` would undo the renaming, which has no inverse: the encoder is saved under its own names.
     tower._weight_conversions = None
     return tower
 
 
-class SplicedBackbone(Backbone):
+class SplicedBackbone(DecoderBackbone):
     """Towers whose projected tokens stand between text tokens: `<vi_start>video<vi_end>`, `<au_start>audio<au_end>`.
 
     A subclass sets `vision_tower`, `language_model`, `feature_extractor`, `tokenizer` and `_image_settings` (the vision
@@ -46,17 +74,8 @@ class SplicedBackbone(Backbone):
         self._segments: dict[str, list[list[int]]] = {}
 
     @property
-    def stop_token_ids(self) -> list[int]:
-        """End of turn and end of text: either ends a completion."""
-        return sorted({self.tokenizer.eos_token_id, self.tokenizer.pad_token_id})
-
-    def _check_frames(self, batch: ClipBatch) -> None:
-        expected = (self.num_frames, 3, self.image_size, self.image_size)
-        if tuple(batch.frames.shape[1:]) != expected:
-            raise ValueError(
-                f"Frames per clip have shape {tuple(batch.frames.shape[1:])}, this backbone takes {expected}. "
-                f"Set data.media.num_frames={self.num_frames} and data.media.image_size={self.image_size}."
-            )
+    def decoder(self) -> Decoder:
+        return Decoder.of(self.language_model)
 
     def _pixels(self, frames: Tensor) -> Tensor:
         """uint8 `[B, T, 3, I, I]` as the vision tower takes it: `[B·T, 3, I, I]`."""
@@ -98,31 +117,23 @@ class SplicedBackbone(Backbone):
         return Prompt(embeddings, (position_ids >= 0).long(), position_ids.clamp(min=0))
 
     def _tokenize(self, instruction: str) -> list[list[int]]:
-        """Token ids before the video, between video and audio, and after the audio."""
+        """Token ids before the video, between video and audio, and after the audio.
+
+        Only the template may hold special tokens, never the question.
+        """
         if instruction not in self._segments:
             rendered = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": f"{MEDIA}\n{instruction}"}], tokenize=False, add_generation_prompt=True
+                [{"role": "user", "content": f"{MEDIA}\n{QUESTION}"}], tokenize=False, add_generation_prompt=True
             )
             before, after = rendered.split(MEDIA, 1)
-            texts = (f"{before}<vi_start>", "<vi_end>\n<au_start>", f"<au_end>{after}")
-            self._segments[instruction] = [self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
+            middle, end = after.split(QUESTION, 1)
+            self._segments[instruction] = [
+                self._ids(f"{before}<vi_start>"),
+                self._ids("<vi_end>\n<au_start>"),
+                # Together with what stands before it, as a tokenizer may merge the two.
+                self._ids(f"<au_end>{middle}{instruction}", split_special_tokens=True) + self._ids(end),
+            ]
         return self._segments[instruction]
 
-    def generate(self, prompt: Prompt, num_return_sequences: int, sampling: Sampling) -> Completions:
-        return decoding.sample(
-            self.language_model,
-            prompt,
-            num_return_sequences,
-            sampling,
-            self.stop_token_ids,
-            self.tokenizer.pad_token_id,
-        )
-
-    def logprobs(self, prompt: Prompt, completions: Completions, temperature: float = 1.0) -> Tensor:
-        return decoding.score(self.language_model, prompt, completions, temperature)
-
-    def reference(self) -> Self:
-        # Whatever is frozen stands in the memo, so that deepcopy shares it.
-        frozen = {id(p): p for p in self.parameters() if not p.requires_grad}
-        reference = copy.deepcopy(self, memo={**frozen, id(self.tokenizer): self.tokenizer})
-        return reference.requires_grad_(False).eval()
+    def _ids(self, text: str, **options: Any) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False, **options)["input_ids"]

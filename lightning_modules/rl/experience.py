@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from datamodules.batch import ClipBatch
-from lightning_modules.backbones.interface import Completions
+from lightning_modules.backbones.interface import Completions, Percept
 from lightning_modules.emotion_verifier import SentenceReading
 from lightning_modules.rationale import Response
 
@@ -25,7 +24,7 @@ class Rollout:
     """
 
     batch: ClipBatch
-    percept: Any
+    percept: Percept
     completions: Completions
     responses: list[Response]
     targets: list[str]

@@ -287,7 +287,7 @@ def test_clear_errors_of_stage_3(
 def test_cold_start_needs_responses(
     backbone: ComposedBackbone, make_clip: Callable[..., Clip], fit: Callable[..., Trainer]
 ) -> None:
-    module = ColdStartModule(backbone, "dfew", trainable=TRAINED)
+    module = ColdStartModule(backbone, "dfew", trainable=TRAINED, learning_rate=1e-3)
     with pytest.raises(ValueError, match="clip0 have no response to learn"):
         fit(module, [collate([make_clip(0, response=None)])])
 

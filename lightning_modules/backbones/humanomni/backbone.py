@@ -20,16 +20,24 @@ from transformers import (
     BertModel,
     Qwen2Config,
     Qwen2ForCausalLM,
-    SiglipVisionModel,
     WhisperFeatureExtractor,
 )
 from transformers.image_processing_base import ImageProcessingMixin
 
 from datamodules.batch import ClipBatch
+from lightning_modules.backbones import interface, loading
+from lightning_modules.backbones.adapters import LoRA, merged_state_dict
 from lightning_modules.backbones.humanomni import checkpoint
 from lightning_modules.backbones.humanomni.projector import AllInOneProjector, mix, mlp
 from lightning_modules.backbones.interface import Prompt
-from lightning_modules.backbones.spliced import SplicedBackbone, load_audio_tower
+from lightning_modules.backbones.recipe import Recipe
+from lightning_modules.backbones.spliced import (
+    SplicedBackbone,
+    count_tower_weights,
+    find_towers,
+    load_audio_tower,
+    load_vision_tower,
+)
 
 _GATE_WIDTH = 3584
 """Hard-coded in the published code, whatever the language model's width."""
@@ -39,7 +47,7 @@ _TOWERS = {"vision": "towers/vision", "audio": "towers/audio", "bert": "towers/b
 
 
 @dataclass
-class Percept:
+class Percept(interface.Percept):
     """Tower outputs: `video` `[B, T, S², D]`, `audio` `[B, L // 3, A]`."""
 
     video: Tensor
@@ -57,9 +65,13 @@ class HumanOmniBackbone(SplicedBackbone):
         bert: likewise BERT's configuration and tokenizer (its weights come from the checkpoint).
         dtype: precision of the weights in memory.
         attn_implementation: attention of transformers, e.g. "sdpa" or "flash_attention_2"; None: its default.
+        lora: train adapters of the language model instead of its weights; null trains the weights.
+        gradient_checkpointing: recompute the language model's layers in the backward pass: less memory, more time.
+        recipes: what is trained in a stage (`cold_start`, `grpo`) and at which learning rate, unless the stage says.
 
     Raises:
-        ValueError: another architecture, missing or unexpected weights, or a tower that is not where it should be.
+        ValueError: another architecture, missing or unexpected weights, a tower that is not where it should be, or
+            weights that do not fit in memory.
     """
 
     def __init__(
@@ -70,30 +82,39 @@ class HumanOmniBackbone(SplicedBackbone):
         bert: str | None = None,
         dtype: Literal["float32", "bfloat16"] = "float32",
         attn_implementation: str | None = None,
+        lora: LoRA | None = None,
+        gradient_checkpointing: bool = False,
+        recipes: dict[str, Recipe] | None = None,
     ) -> None:
         super().__init__()
-        directory = checkpoint.find(path)
+        self.recipes = recipes or {}
+        directory = loading.find(path)
         self._config = config = checkpoint.read_config(directory)
         self.num_frames: int = config["num_frames"]
-        vision = _tower(directory, "vision", vision, config.get("mm_vision_tower"))
-        audio = _tower(directory, "audio", audio, config.get("mm_audio_tower"))
-        bert = _tower(directory, "bert", bert, "google-bert/bert-base-uncased")
-        options = {"dtype": getattr(torch, dtype), "attn_implementation": attn_implementation}
-        self.vision_tower = SiglipVisionModel.from_pretrained(
-            vision, vision_use_head=False, use_safetensors=True, **options
+        vision_directory, audio_directory = find_towers(
+            _tower(directory, "vision", vision, config.get("mm_vision_tower")),
+            _tower(directory, "audio", audio, config.get("mm_audio_tower")),
         )
-        self.audio_tower = load_audio_tower(audio, **options)
-        self.feature_extractor = WhisperFeatureExtractor.from_pretrained(audio)
-        self._image_settings, _ = ImageProcessingMixin.get_image_processor_dict(vision)
+        bert = _tower(directory, "bert", bert, "google-bert/bert-base-uncased")
+        bert_directory = loading.find(bert, "bert", weights=False)
+        loading.require_model_type(bert_directory, {"bert"}, "bert", "a BERT model")
+        options = {"dtype": getattr(torch, dtype), "attn_implementation": attn_implementation}
+        num_weights = count_tower_weights(vision_directory, audio_directory)
+        num_weights += loading.count_weights(directory, skip=checkpoint.UNUSED)
+        loading.require_memory(num_weights, dtype, type(self).__name__)
+        self.vision_tower = load_vision_tower(vision_directory, **options)
+        self.audio_tower = load_audio_tower(audio_directory, **options)
+        self.feature_extractor = WhisperFeatureExtractor.from_pretrained(audio_directory)
+        self._image_settings, _ = ImageProcessingMixin.get_image_processor_dict(vision_directory)
         self.image_size = self.vision_tower.config.image_size
-        self.tokenizer = AutoTokenizer.from_pretrained(directory)
-        self.bert_tokenizer = AutoTokenizer.from_pretrained(bert)
+        self.tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        self.bert_tokenizer = AutoTokenizer.from_pretrained(bert_directory, trust_remote_code=False)
         hidden_size = config["hidden_size"]
         known = set(Qwen2Config().to_dict()) | {"rope_theta", "rope_scaling"}
         own = {"model_type": Qwen2Config.model_type, "architectures": ["Qwen2ForCausalLM"]}
         language_config = Qwen2Config.from_dict({**{k: v for k, v in config.items() if k in known}, **own})
         self.language_model = Qwen2ForCausalLM._from_config(language_config, **options)
-        self.bert = BertModel(BertConfig.from_pretrained(bert), add_pooling_layer=False)
+        self.bert = BertModel(BertConfig.from_pretrained(bert_directory), add_pooling_layer=False)
         self.bert_gate = nn.Sequential(
             nn.Linear(self.bert.config.hidden_size, _GATE_WIDTH), nn.GELU(), nn.Linear(_GATE_WIDTH, 3)
         )
@@ -101,7 +122,7 @@ class HumanOmniBackbone(SplicedBackbone):
         self.mm_projector = AllInOneProjector(config["mm_projector_type"], config["mm_hidden_size"], hidden_size)
         self.to(options["dtype"])
         checkpoint.load(self._checkpointed, directory)
-        self.eval()
+        self._adapt(lora, gradient_checkpointing)
 
     @property
     def _checkpointed(self) -> dict[str, nn.Module]:
@@ -114,7 +135,7 @@ class HumanOmniBackbone(SplicedBackbone):
         return {name: self.get_submodule(name) for name in (*names, "language_model")}
 
     def perceive(self, batch: ClipBatch) -> Percept:
-        self._check_frames(batch)
+        self.check_frames(batch)
         return Percept(self.see(self._pixels(batch.frames)), self.hear(self._log_mel(batch)))
 
     def see(self, pixels: Tensor) -> Tensor:
@@ -162,7 +183,7 @@ class HumanOmniBackbone(SplicedBackbone):
         tensors = {
             checkpoint.published_name(module, name): tensor
             for module, part in self._checkpointed.items()
-            for name, tensor in part.state_dict().items()
+            for name, tensor in merged_state_dict(part).items()
         }
         if self._config["tie_word_embeddings"]:
             del tensors["lm_head.weight"]

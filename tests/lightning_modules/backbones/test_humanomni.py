@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from datamodules.batch import Clip, ClipBatch, collate
+from lightning_modules.backbones import loading
 from lightning_modules.backbones.humanomni import checkpoint
 from lightning_modules.backbones.humanomni.backbone import HumanOmniBackbone
 from lightning_modules.backbones.humanomni.projector import AllInOneProjector, mix
@@ -35,7 +36,8 @@ def model() -> HumanOmniBackbone:
 
 
 def close(actual: Tensor, key: str, atol: float) -> None:
-    torch.testing.assert_close(actual, VALUES[key], atol=atol, rtol=0)
+    # Float error grows with the value, and differs between processors: 1.1e-5 was seen at a value of 1.5.
+    torch.testing.assert_close(actual, VALUES[key], atol=atol, rtol=1e-5)
 
 
 def bert_gate(model: HumanOmniBackbone, case: str) -> Tensor:
@@ -197,7 +199,7 @@ def test_save_then_load_is_identical_and_keeps_the_published_names(
     model.save(tmp_path)
     again = HumanOmniBackbone(str(tmp_path))
     torch.testing.assert_close(again.encode(clips).embeddings, model.encode(clips).embeddings, atol=0, rtol=0)
-    published = {key for key, _ in checkpoint.read_tensors(GOLDEN)}
+    published = {key for key, _ in loading.read_tensors(GOLDEN, skip=checkpoint.UNUSED)}
     assert set(load_file(tmp_path / "model.safetensors")) == published
 
 
@@ -266,7 +268,7 @@ def test_bad_directories_say_what_to_do(tmp_path: Path) -> None:
     directory = broken(tmp_path, lambda tensors: None)
     (directory / "model.safetensors").unlink()
     (directory / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"safetensors only. It has pickled weights \(pytorch_model.bin\)"):
+    with pytest.raises(ValueError, match=r"pytorch_model.bin cannot be read"):
         load(directory)
     (directory / "towers").unlink()
     with pytest.raises(ValueError, match="vision tower 'towers/siglip-tiny'.*model.backbone.init_args.vision"):
@@ -292,7 +294,7 @@ def test_a_hub_that_cannot_be_reached_says_what_to_download(monkeypatch: pytest.
     def unreachable(*args: object, **kwargs: object) -> None:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(checkpoint, "snapshot_download", unreachable)
+    monkeypatch.setattr(loading, "snapshot_download", unreachable)
     with pytest.raises(ValueError, match=r"no route to host.*hf download StarJiaxing/HumanOmni-0.5B --local-dir DIR"):
         HumanOmniBackbone("StarJiaxing/HumanOmni-0.5B")
 

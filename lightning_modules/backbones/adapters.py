@@ -1,0 +1,83 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) on a language model, through peft.
+
+Adapters are injected in place: the model keeps its class and its interface, and its parameters get names with `lora_`.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+_PREFIX = "lora_"
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Train low-rank adapters in place of the language model's own weights.
+
+    Args:
+        rank: rank of each adapter.
+        alpha: the adapter's output is scaled by `alpha / rank`.
+        dropout: share of an adapter's inputs dropped in stage 1; stage 3 samples and scores without dropout.
+        target_modules: names of the linear layers that get an adapter; empty: all of the language model's layers.
+    """
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    target_modules: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha < 1 or not 0 <= self.dropout < 1:
+            raise ValueError(f"Invalid {self}. Expected rank >= 1, alpha >= 1 and 0 <= dropout < 1.")
+
+
+def add_adapters(body: nn.Module, lora: LoRA) -> None:
+    """Give the linear layers of a text model adapters that change nothing yet, in float32.
+
+    Raises:
+        ValueError: no layer has one of the names.
+    """
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules or "all-linear",
+    )
+    inject_adapter_in_model(config, body)
+    for parameter in adapter_parameters(body):
+        # A step of 1e-6 would be lost in bfloat16.
+        parameter.data = parameter.data.float()
+
+
+def adapter_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Parameters of all adapters in a module."""
+    return [parameter for name, parameter in module.named_parameters() if _PREFIX in name]
+
+
+def _layers(module: nn.Module) -> dict[str, LoraLayer]:
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLayer)}
+
+
+def drop_fresh_adapters(module: nn.Module) -> None:
+    """Remove adapters that change nothing: those whose second factor is still zero."""
+    for name, layer in _layers(module).items():
+        if not any(factor.weight.any() for factor in layer.lora_B.values()):
+            module.set_submodule(name, layer.get_base_layer())
+
+
+@torch.no_grad()
+def merged_state_dict(module: nn.Module) -> dict[str, Tensor]:
+    """State dict under the names of the model without adapters, the adapters added to the weights.
+
+    The model itself stays as it is.
+    """
+    layers = _layers(module)
+    state = {name: tensor for name, tensor in module.state_dict().items() if _PREFIX not in name}
+    for name, layer in layers.items():
+        weight = state[f"{name}.base_layer.weight"]
+        deltas = [layer.get_delta_weight(adapter) for adapter in layer.active_adapters]
+        state[f"{name}.base_layer.weight"] = (weight.float() + sum(deltas)).to(weight.dtype)
+    return {name.replace(".base_layer.", "."): tensor for name, tensor in state.items()}

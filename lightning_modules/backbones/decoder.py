@@ -1,0 +1,109 @@
+"""A language model as sampling and scoring see it: a body that makes hidden states, and a head that makes logits.
+
+Apart, so that logits are computed only of the positions that need them, whatever multimodal model they stand in.
+
+Shape legend: N rows, S positions, H hidden size, V vocabulary.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedModel
+
+
+def _as_they_are(extras: dict[str, Tensor]) -> dict[str, Any]:
+    return extras
+
+
+def _none(token_ids: Tensor) -> dict[str, Tensor]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The body and head of a transformers model.
+
+    Args:
+        body: the text model: embeddings or token ids to `last_hidden_state`.
+        head: hidden states to logits, `[..., H]` to `[..., V]`.
+        softcap: logits are squashed to `softcap · tanh(logits / softcap)` (Gemma); None: they are not.
+        prompt_arguments: from `Prompt.extras` to the body's arguments of those names.
+        token_extras: what stands in `Prompt.extras` for written tokens `[N, S]`, where that is not 0; needed only where
+            the body gets embeddings of tokens and not the tokens.
+    """
+
+    body: PreTrainedModel
+    head: nn.Module
+    softcap: float | None = None
+    prompt_arguments: Callable[[dict[str, Tensor]], dict[str, Any]] = _as_they_are
+    token_extras: Callable[[Tensor], dict[str, Tensor]] = _none
+
+    @classmethod
+    def of(
+        cls,
+        model: PreTrainedModel,
+        prompt_arguments: Callable[[dict[str, Tensor]], dict[str, Any]] = _as_they_are,
+        token_extras: Callable[[Tensor], dict[str, Tensor]] = _none,
+    ) -> Self:
+        """The decoder of a causal or multimodal LM with a head.
+
+        Raises:
+            ValueError: the model scales its logits in a way that is not known here.
+        """
+        config = model.config.get_text_config()
+        for name in ("logit_scale", "logits_scaling"):
+            if getattr(config, name, None) not in (None, 1, 1.0):
+                raise ValueError(
+                    f"{type(model).__name__} scales its logits by {name}={getattr(config, name)}, which would be lost "
+                    "here. Apply it in `Decoder.logits`."
+                )
+        softcap = getattr(config, "final_logit_softcapping", None)
+        return cls(model.get_decoder(), model.get_output_embeddings(), softcap, prompt_arguments, token_extras)
+
+    @property
+    def config(self) -> Any:
+        """Configuration of the text model."""
+        return self.body.config.get_text_config()
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Embeddings of token ids `[N, S]`: `[N, S, H]`."""
+        return self.body.get_input_embeddings()(token_ids)
+
+    def hidden(
+        self,
+        *,
+        input_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        cache: Cache | None = None,
+        extras: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Hidden states `[N, S, H]`.
+
+        Args:
+            input_ids: int64 `[N, S]`, or None where embeddings are given.
+            inputs_embeds: `[N, S, H]`.
+            attention_mask: `[N, past + S]`, 1 = attend; or a mask to add to the scores, `[N, 1, S, past + S]`.
+            position_ids: `[N, S]`, or `[N, S, 3]` for multimodal rotary positions.
+            cache: keys and values of the past, which grow by these positions; None: there is no past.
+            extras: `Prompt.extras` of these positions.
+        """
+        tokens = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
+        # transformers takes multimodal positions with their axes first.
+        positions = position_ids if position_ids.dim() == 2 else position_ids.movedim(-1, 0)
+        return self.body(
+            **tokens,
+            attention_mask=attention_mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            **self.prompt_arguments(extras or {}),
+        ).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """float32 logits `[..., V]` of hidden states `[..., H]`."""
+        logits = self.head(hidden).float()
+        return logits if self.softcap is None else (logits / self.softcap).tanh() * self.softcap

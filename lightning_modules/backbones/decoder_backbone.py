@@ -1,0 +1,78 @@
+"""What every backbone with a transformers decoder has: sampling, scoring, adapters, recomputation, a reference."""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Self
+
+from torch import nn
+
+from lightning_modules.backbones import generation, scoring
+from lightning_modules.backbones.adapters import LoRA, adapter_parameters, add_adapters, drop_fresh_adapters
+from lightning_modules.backbones.decoder import Decoder
+from lightning_modules.backbones.interface import Backbone, Completions, Prompt, Sampling, Scores
+
+LANGUAGE_MODEL = "language_model"
+"""Name of the part that the decoder stands in."""
+
+
+class DecoderBackbone(Backbone):
+    """A backbone whose text comes from a `Decoder`; its part `language_model` holds the decoder's body and head.
+
+    A subclass calls `_adapt` at the end of its constructor.
+    """
+
+    lora: LoRA | None = None
+
+    @property
+    @abstractmethod
+    def decoder(self) -> Decoder:
+        """The language model, as sampling and scoring see it."""
+
+    @property
+    def stop_token_ids(self) -> list[int]:
+        """End of turn and end of text: either ends a completion."""
+        return sorted({self.tokenizer.eos_token_id, self.tokenizer.pad_token_id})
+
+    def _adapt(self, lora: LoRA | None, gradient_checkpointing: bool) -> None:
+        """Add adapters and switch recomputation on.
+
+        Args:
+            lora: adapters to train in place of the language model's weights, or None.
+            gradient_checkpointing: keep each layer's input only and recompute the rest in the backward pass.
+        """
+        self.lora = lora
+        if lora is not None:
+            add_adapters(self.decoder.body, lora)
+        if gradient_checkpointing:
+            self.decoder.body.activation_checkpointing_enable({"use_reentrant": False})
+        self.eval()
+
+    def set_trainable(self, names: Sequence[str]) -> None:
+        super().set_trainable(names)
+        if self.lora is not None and LANGUAGE_MODEL in names:
+            self.parts[LANGUAGE_MODEL].requires_grad_(False)
+            for parameter in adapter_parameters(self.parts[LANGUAGE_MODEL]):
+                parameter.requires_grad_(True)
+
+    def generate(self, prompt: Prompt, num_return_sequences: int, sampling: Sampling) -> Completions:
+        return generation.sample(
+            self.decoder, prompt, num_return_sequences, sampling, self.stop_token_ids, self.tokenizer.pad_token_id
+        )
+
+    def score(
+        self, prompt: Prompt, completions: Completions, temperature: float = 1.0, with_entropy: bool = False
+    ) -> Scores:
+        return scoring.score(self.decoder, prompt, completions, temperature, with_entropy)
+
+    def reference(self) -> Self:
+        # Whatever is frozen stands in the memo, so that deepcopy shares it: of an adapted model, all but the adapters.
+        frozen: dict[int, object] = {id(p): p for p in self.parameters() if not p.requires_grad}
+        reference = copy.deepcopy(self, memo={**frozen, id(self.tokenizer): self.tokenizer})
+        drop_fresh_adapters(reference.parts[LANGUAGE_MODEL])
+        return reference.requires_grad_(False).eval()
+
+
+def as_part(decoder: Decoder) -> nn.Module:
+    """Body and head of a decoder as one part, for a model that has no module of its own for them."""
+    return nn.ModuleList([decoder.body, decoder.head])

@@ -1,0 +1,121 @@
+"""Sampling completions, the prompt computed once for all completions of a group.
+
+The prompt's key-value cache is computed once and repeated over its G completions; sequences that have ended leave the
+batch.
+
+Shape legend: B prompts, G completions per prompt, P prompt positions, V vocabulary, N running rows.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from lightning_modules.backbones.decoder import Decoder
+from lightning_modules.backbones.interface import Completions, Prompt, Sampling
+
+_COMPACT_BELOW = 0.75
+"""Share of running rows below which the ended ones are taken out: dropping rows copies the cache of those that stay."""
+
+
+def _warpers(sampling: Sampling) -> LogitsProcessorList:
+    warpers = LogitsProcessorList()
+    if sampling.temperature not in (0, 1):
+        warpers.append(TemperatureLogitsWarper(float(sampling.temperature)))
+    if sampling.top_k:
+        warpers.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        warpers.append(TopPLogitsWarper(sampling.top_p))
+    return warpers
+
+
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """Logits of the distribution that log-probabilities refer to; greedy decoding (0) counts as temperature 1."""
+    return logits if temperature in (0, 1) else logits / temperature
+
+
+def prefill(decoder: Decoder, prompt: Prompt) -> tuple[Tensor, DynamicCache]:
+    """Run the prompts once: hidden state of their last position `[B, H]`, and the cache of B rows."""
+    cache = DynamicCache(config=decoder.config)
+    hidden = decoder.hidden(
+        inputs_embeds=prompt.embeddings,
+        attention_mask=prompt.attention_mask,
+        position_ids=prompt.position_ids,
+        cache=cache,
+        extras=prompt.extras,
+    )
+    return hidden[:, -1], cache
+
+
+@torch.no_grad()
+def sample(
+    decoder: Decoder,
+    prompt: Prompt,
+    num_return_sequences: int,
+    sampling: Sampling,
+    stop_token_ids: Sequence[int],
+    pad_token_id: int,
+) -> Completions:
+    """Draw G completions per prompt; a sequence ends at the first stop token or at `max_new_tokens`.
+
+    Returns:
+        Completions with rows `b·G .. b·G+G-1` for prompt b.
+    """
+    warpers = _warpers(sampling)
+    hidden, cache = prefill(decoder, prompt)
+    if num_return_sequences > 1:
+        cache.batch_repeat_interleave(num_return_sequences)
+    hidden, attention_mask, position_ids = (
+        tensor.repeat_interleave(num_return_sequences, dim=0)
+        for tensor in (hidden, prompt.attention_mask, prompt.position_ids[:, -1:])
+    )
+    rows = torch.arange(len(hidden), device=hidden.device)  # of the completions, those that are still in the batch
+    stop = torch.tensor(list(stop_token_ids), device=hidden.device)
+    shape = (len(hidden), sampling.max_new_tokens)
+    token_ids = torch.full(shape, pad_token_id, device=hidden.device)
+    mask = torch.zeros(shape, dtype=torch.bool, device=hidden.device)
+    logprobs = torch.zeros(shape, device=hidden.device)
+    running = torch.ones_like(rows, dtype=torch.bool)  # of `rows`
+    num_steps = 0
+    for step in range(sampling.max_new_tokens):
+        token, logprob = _draw(decoder.logits(hidden), sampling, warpers)
+        token_ids[rows, step] = torch.where(running, token, pad_token_id)
+        logprobs[rows, step] = torch.where(running, logprob, 0.0)
+        mask[rows, step] = running
+        num_steps = step + 1
+        running = running & ~torch.isin(token, stop)
+        num_running = int(running.sum())
+        if not num_running or num_steps == sampling.max_new_tokens:
+            break
+        if num_running < _COMPACT_BELOW * len(rows):
+            kept = running.nonzero()[:, 0]
+            cache.batch_select_indices(kept)
+            rows, token, running = rows[kept], token[kept], running[kept]
+            attention_mask, position_ids = attention_mask[kept], position_ids[kept]
+        attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(rows), 1)], dim=1)
+        position_ids = position_ids + 1
+        hidden = decoder.hidden(
+            input_ids=token[:, None], attention_mask=attention_mask, position_ids=position_ids, cache=cache
+        )[:, -1]
+    finished = torch.ones(shape[0], dtype=torch.bool, device=hidden.device)
+    finished[rows] = ~running
+    return Completions(token_ids[:, :num_steps], mask[:, :num_steps], logprobs[:, :num_steps], finished)
+
+
+def _draw(logits: Tensor, sampling: Sampling, warpers: LogitsProcessorList) -> tuple[Tensor, Tensor]:
+    """Next token and its log-probability before top-p and top-k, each `[N]`, from float32 logits `[N, V]`."""
+    if sampling.temperature == 0:
+        token = logits.argmax(dim=-1)
+    else:
+        # Warpers read only the scores; the ids are part of transformers' call signature.
+        scores = warpers(torch.empty(len(logits), 0, dtype=torch.long, device=logits.device), logits)
+        token = torch.multinomial(scores.softmax(dim=-1), 1)[:, 0]
+    logprob = tempered(logits, sampling.temperature).log_softmax(dim=-1).gather(1, token[:, None])[:, 0]
+    return token, logprob

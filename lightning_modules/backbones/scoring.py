@@ -1,0 +1,193 @@
+"""Log-probabilities of given completions, the prompt computed once per group, gradients kept.
+
+Two layouts, both equal to prompt + completion row by row, up to float error, in value and in gradient:
+
+- *forked*: the prompt's key-value cache stays in the autograd graph and is repeated over the group.
+- *packed*: a prompt and all of its completions stand in one row, under a mask in which a completion sees the prompt and
+  itself. It needs no cache, so that gradient checkpointing can recompute each layer; and one completion per prompt
+  takes one pass instead of two.
+
+Logits exist for the tokens of completions only, and never for all of them at once.
+
+Shape legend: B prompts, G completions per prompt, P prompt positions, C completion tokens, H hidden size, V vocabulary,
+N unmasked tokens.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from lightning_modules.backbones.decoder import Decoder
+from lightning_modules.backbones.generation import prefill, tempered
+from lightning_modules.backbones.interface import Completions, Prompt, Scores
+
+_CHUNK_ELEMENTS = 2**24
+"""Logits that stand in memory at once: 64 MiB of float32."""
+
+
+def score(
+    decoder: Decoder,
+    prompt: Prompt,
+    completions: Completions,
+    temperature: float = 1.0,
+    with_entropy: bool = False,
+) -> Scores:
+    """Score completions; rows `b·G .. b·G+G-1` belong to prompt b.
+
+    Raises:
+        ValueError: the number of completions is no multiple of the number of prompts.
+    """
+    if len(completions) % len(prompt):
+        raise ValueError(
+            f"Got {len(completions)} completions for {len(prompt)} prompts; expected the same number for each."
+        )
+    recomputes = torch.is_grad_enabled() and decoder.body.is_activation_checkpointing
+    layout = _packed if recomputes or len(completions) == len(prompt) else _forked
+    if recomputes and not _attends_to_all(decoder):
+        prompt = _repeated(prompt, len(completions) // len(prompt))
+    with _recomputing_layers(decoder.body) if recomputes else _unchanged():
+        hidden = layout(decoder, prompt, completions)
+    mask = completions.mask
+    logprobs, entropy = _token_scores(decoder, hidden[mask], completions.token_ids[mask], temperature, with_entropy)
+    filled = torch.zeros(mask.shape, device=mask.device)
+    return Scores(
+        filled.masked_scatter(mask, logprobs),
+        filled.masked_scatter(mask, entropy) if with_entropy else None,
+    )
+
+
+def _attends_to_all(decoder: Decoder) -> bool:
+    """Whether one mask serves all layers: none has a window, which counts positions in the row and not in the text."""
+    return all(kind == "full_attention" for kind in getattr(decoder.config, "layer_types", None) or ())
+
+
+def _repeated(prompt: Prompt, times: int) -> Prompt:
+    """Each prompt so many times in a row."""
+    return Prompt(
+        prompt.embeddings.repeat_interleave(times, dim=0),
+        prompt.attention_mask.repeat_interleave(times, dim=0),
+        prompt.position_ids.repeat_interleave(times, dim=0),
+        {name: value.repeat_interleave(times, dim=0) for name, value in prompt.extras.items()},
+    )
+
+
+def _forked(decoder: Decoder, prompt: Prompt, completions: Completions) -> Tensor:
+    """Hidden states that predict each token, `[B·G, C, H]`."""
+    group_size = len(completions) // len(prompt)
+    first, cache = prefill(decoder, prompt)
+    first = first.repeat_interleave(group_size, dim=0)[:, None]
+    width = completions.token_ids.shape[1]
+    if width == 1:
+        return first
+    cache.batch_repeat_interleave(group_size)
+    prompt_mask = prompt.attention_mask.repeat_interleave(group_size, dim=0)
+    rest = decoder.hidden(
+        input_ids=completions.token_ids[:, :-1],
+        attention_mask=torch.cat([prompt_mask, completions.mask[:, :-1].to(prompt_mask.dtype)], dim=1),
+        position_ids=_completion_positions(prompt, width - 1).repeat_interleave(group_size, dim=0),
+        cache=cache,
+    )
+    return torch.cat([first, rest], dim=1)
+
+
+def _packed(decoder: Decoder, prompt: Prompt, completions: Completions) -> Tensor:
+    """Hidden states that predict each token, `[B·G, C, H]`."""
+    num_prompts, length = prompt.attention_mask.shape
+    group_size, width = len(completions) // num_prompts, completions.token_ids.shape[1]
+    token_ids = completions.token_ids[:, :-1].reshape(num_prompts, group_size * (width - 1))
+    embeddings = torch.cat([prompt.embeddings, decoder.embed(token_ids)], dim=1)
+    positions = _completion_positions(prompt, width - 1)
+    tokens_mask = completions.mask[:, :-1].reshape(token_ids.shape)
+    mask = torch.cat([prompt.attention_mask, tokens_mask.to(prompt.attention_mask.dtype)], dim=1)
+    if group_size > 1 and width > 1:
+        mask = _block_mask(mask, length, group_size, width - 1, embeddings.dtype)
+    extras = decoder.token_extras(token_ids)
+    missing = {n: e.new_zeros(*token_ids.shape, *e.shape[2:]) for n, e in prompt.extras.items() if n not in extras}
+    hidden = decoder.hidden(
+        inputs_embeds=embeddings,
+        attention_mask=mask,
+        position_ids=torch.cat([prompt.position_ids, positions.repeat(1, group_size, *[1] * (positions.dim() - 2))], 1),
+        extras={n: torch.cat([e, {**extras, **missing}[n]], dim=1) for n, e in prompt.extras.items()},
+    )
+    first = hidden[:, length - 1 : length].repeat_interleave(group_size, dim=0)
+    return torch.cat([first, hidden[:, length:].unflatten(1, (group_size, width - 1)).flatten(0, 1)], dim=1)
+
+
+def _completion_positions(prompt: Prompt, width: int) -> Tensor:
+    """Positions of `width` tokens that follow the prompt: `[B, width]`, or `[B, width, 3]`."""
+    last = prompt.position_ids[:, -1:]
+    steps = torch.arange(1, width + 1, device=last.device)
+    return last + steps.view(1, -1, *[1] * (last.dim() - 2))
+
+
+def _block_mask(keys: Tensor, length: int, group_size: int, width: int, dtype: torch.dtype) -> Tensor:
+    """What to add to the attention scores of packed rows: `[B, 1, L, L]` with L = P + G · width.
+
+    Args:
+        keys: positions that may be seen at all, `[B, L]`, 1 = may.
+        length: P.
+        group_size: G.
+        width: tokens of each completion in the row.
+        dtype: of the scores.
+    """
+    total = keys.shape[1]
+    block = (torch.arange(total, device=keys.device) - length).div(width, rounding_mode="floor").clamp(min=-1)
+    same_or_prompt = (block[:, None] == block[None]) | (block[None] == -1)
+    seen = same_or_prompt.tril() & keys[:, None].bool()
+    # The lowest finite number, not -inf: a padded query that sees nothing must not become NaN.
+    return torch.zeros(seen.shape, dtype=dtype, device=keys.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+
+
+def _token_scores(
+    decoder: Decoder, hidden: Tensor, token_ids: Tensor, temperature: float, with_entropy: bool
+) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy of each token, `[N]` each, from hidden states `[N, H]`.
+
+    In chunks whose logits are recomputed in the backward pass, where they would not fit into one.
+    """
+    score_chunk = partial(_chunk_scores, decoder, temperature=temperature, with_entropy=with_entropy)
+    size = max(_CHUNK_ELEMENTS // decoder.config.vocab_size, 1)
+    if len(hidden) <= size:
+        return score_chunk(hidden, token_ids)
+    if torch.is_grad_enabled():
+        score_chunk = partial(checkpoint, score_chunk, use_reentrant=False)
+    chunks = [score_chunk(h, ids) for h, ids in zip(hidden.split(size), token_ids.split(size), strict=True)]
+    logprobs, entropies = zip(*chunks, strict=True)
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+def _chunk_scores(
+    decoder: Decoder, hidden: Tensor, token_ids: Tensor, *, temperature: float, with_entropy: bool
+) -> tuple[Tensor, Tensor]:
+    logits = tempered(decoder.logits(hidden), temperature)
+    # Cross-entropy is the fused log-softmax + gather.
+    logprobs = -nn.functional.cross_entropy(logits, token_ids, reduction="none")
+    if not with_entropy:
+        return logprobs, torch.zeros_like(logprobs)
+    with torch.no_grad():
+        log_p = logits.log_softmax(dim=-1)
+        return logprobs, -(log_p.exp() * log_p).sum(dim=-1)
+
+
+@contextmanager
+def _unchanged() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _recomputing_layers(body: nn.Module) -> Iterator[None]:
+    """Let transformers checkpoint its layers without turning dropout on: it looks at the layer's own mode only."""
+    layers = [module for module in body.modules() if isinstance(module, GradientCheckpointingLayer)]
+    modes = [layer.training for layer in layers]
+    try:
+        for layer in layers:
+            layer.training = True
+        yield
+    finally:
+        for layer, mode in zip(layers, modes, strict=True):
+            layer.training = mode
