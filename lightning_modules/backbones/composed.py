@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from datamodules.batch import ClipBatch
 from lightning_modules.backbones import interface, loading
 from lightning_modules.backbones.adapters import LoRA, merged_state_dict
-from lightning_modules.backbones.interface import Prompt
+from lightning_modules.backbones.interface import Perception, Prompt
 from lightning_modules.backbones.recipe import Recipe
 from lightning_modules.backbones.spliced import (
     SplicedBackbone,
@@ -147,6 +147,17 @@ class ComposedBackbone(SplicedBackbone):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen("audio_tower")):
             audio = self._hear(batch)
         return Percept(video, audio)
+
+    def perception(self) -> Perception:
+        towers = {"vision_tower": self.vision_tower, "audio_tower": self.audio_tower}
+        settings = {
+            **{name: tower.config for name, tower in towers.items()},
+            "image": self._image_settings,
+            "sound": self.feature_extractor.to_dict(),
+            "video_grid": self.video_grid,
+            "audio_pool": self.audio_pool,
+        }
+        return Perception(towers, settings, Percept)
 
     def _see(self, frames: Tensor) -> Tensor:
         patches = self.vision_tower(pixel_values=self._pixels(frames)).last_hidden_state  # [B·T, N, D]

@@ -76,20 +76,23 @@ class Decoder:
         *,
         input_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        attention_mask: Tensor,
+        attention_mask: Tensor | None = None,
         position_ids: Tensor,
         cache: Cache | None = None,
         extras: dict[str, Tensor] | None = None,
+        body_arguments: dict[str, Any] | None = None,
     ) -> Tensor:
         """Hidden states `[N, S, H]`.
 
         Args:
             input_ids: int64 `[N, S]`, or None where embeddings are given.
             inputs_embeds: `[N, S, H]`.
-            attention_mask: `[N, past + S]`, 1 = attend; or a mask to add to the scores, `[N, 1, S, past + S]`.
+            attention_mask: `[N, past + S]`, 1 = attend; or a mask to add to the scores, `[N, 1, S, past + S]`; None:
+                nothing is masked but what comes later.
             position_ids: `[N, S]`, or `[N, S, 3]` for multimodal rotary positions.
             cache: keys and values of the past, which grow by these positions; None: there is no past.
             extras: `Prompt.extras` of these positions.
+            body_arguments: further arguments that the body hands on to its attention layers.
         """
         tokens = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
         # transformers takes multimodal positions with their axes first.
@@ -101,6 +104,7 @@ class Decoder:
             past_key_values=cache,
             use_cache=cache is not None,
             **self.prompt_arguments(extras or {}),
+            **(body_arguments or {}),
         ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:

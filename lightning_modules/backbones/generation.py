@@ -1,7 +1,6 @@
 """Sampling completions, the prompt computed once for all completions of a group.
 
-The prompt's key-value cache is computed once and repeated over its G completions; sequences that have ended leave the
-batch.
+Keys and values of a prompt are computed and kept once for its G completions; sequences that have ended leave the batch.
 
 Shape legend: B prompts, G completions per prompt, P prompt positions, V vocabulary, N running rows.
 """
@@ -11,7 +10,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from transformers import (
-    DynamicCache,
     LogitsProcessorList,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -19,6 +17,7 @@ from transformers import (
 )
 
 from lightning_modules.backbones.decoder import Decoder
+from lightning_modules.backbones.fork import fork
 from lightning_modules.backbones.interface import Completions, Prompt, Sampling
 
 _COMPACT_BELOW = 0.75
@@ -41,19 +40,6 @@ def tempered(logits: Tensor, temperature: float) -> Tensor:
     return logits if temperature in (0, 1) else logits / temperature
 
 
-def prefill(decoder: Decoder, prompt: Prompt) -> tuple[Tensor, DynamicCache]:
-    """Run the prompts once: hidden state of their last position `[B, H]`, and the cache of B rows."""
-    cache = DynamicCache(config=decoder.config)
-    hidden = decoder.hidden(
-        inputs_embeds=prompt.embeddings,
-        attention_mask=prompt.attention_mask,
-        position_ids=prompt.position_ids,
-        cache=cache,
-        extras=prompt.extras,
-    )
-    return hidden[:, -1], cache
-
-
 @torch.no_grad()
 def sample(
     decoder: Decoder,
@@ -69,19 +55,14 @@ def sample(
         Completions with rows `b·G .. b·G+G-1` for prompt b.
     """
     warpers = _warpers(sampling)
-    hidden, cache = prefill(decoder, prompt)
-    if num_return_sequences > 1:
-        cache.batch_repeat_interleave(num_return_sequences)
-    hidden, attention_mask, position_ids = (
-        tensor.repeat_interleave(num_return_sequences, dim=0)
-        for tensor in (hidden, prompt.attention_mask, prompt.position_ids[:, -1:])
-    )
+    hidden, forked = fork(decoder, prompt, num_return_sequences, grouped=True)
+    position_ids = prompt.position_ids[:, -1:].repeat_interleave(num_return_sequences, dim=0)
     rows = torch.arange(len(hidden), device=hidden.device)  # of the completions, those that are still in the batch
     stop = torch.tensor(list(stop_token_ids), device=hidden.device)
     shape = (len(hidden), sampling.max_new_tokens)
     token_ids = torch.full(shape, pad_token_id, device=hidden.device)
     mask = torch.zeros(shape, dtype=torch.bool, device=hidden.device)
-    logprobs = torch.zeros(shape, device=hidden.device)
+    logprobs = torch.zeros(shape, dtype=torch.float32, device=hidden.device)
     running = torch.ones_like(rows, dtype=torch.bool)  # of `rows`
     num_steps = 0
     for step in range(sampling.max_new_tokens):
@@ -96,14 +77,10 @@ def sample(
             break
         if num_running < _COMPACT_BELOW * len(rows):
             kept = running.nonzero()[:, 0]
-            cache.batch_select_indices(kept)
-            rows, token, running = rows[kept], token[kept], running[kept]
-            attention_mask, position_ids = attention_mask[kept], position_ids[kept]
-        attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(rows), 1)], dim=1)
+            forked.select(kept)
+            rows, token, running, position_ids = (t[kept] for t in (rows, token, running, position_ids))
         position_ids = position_ids + 1
-        hidden = decoder.hidden(
-            input_ids=token[:, None], attention_mask=attention_mask, position_ids=position_ids, cache=cache
-        )[:, -1]
+        hidden = forked.extend(decoder, token[:, None], position_ids)[:, -1]
     finished = torch.ones(shape[0], dtype=torch.bool, device=hidden.device)
     finished[rows] = ~running
     return Completions(token_ids[:, :num_steps], mask[:, :num_steps], logprobs[:, :num_steps], finished)

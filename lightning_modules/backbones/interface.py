@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ class Prompt:
         embeddings: `[B, P, H]`; carries the gradient of the trained projectors and embeddings.
         attention_mask: int64 `[B, P]`, 1 = attend.
         position_ids: int64 `[B, P]`, 0.. from the first attended position, or `[B, P, 3]` (time, height, width) for a
-            language model with multimodal rotary positions. The last is the largest: a prompt ends with text.
+            language model with multimodal rotary positions. A prompt ends with text, and completions go on from there.
         extras: what else the language model takes along with the embeddings, by argument name, each `[B, P, ...]`.
     """
 
@@ -131,6 +131,51 @@ class Percept:
         """Clips `start` to `stop`."""
         return replace(self, **{f.name: getattr(self, f.name)[start:stop] for f in fields(self)})
 
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """Percepts of several batches, one or more, as that of all their clips in order."""
+
+        def joined(values: list[Any]) -> Any:
+            return torch.cat(values) if isinstance(values[0], Tensor) else [clip for value in values for clip in value]
+
+        return cls(**{f.name: joined([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+
+    def pack(self) -> tuple[dict[str, Tensor], str]:
+        """The percept as named tensors, and what `unpack` needs to know beside them, as text.
+
+        Raises:
+            ValueError: it holds something that cannot be written so.
+        """
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        others = [f"{name} ({type(value).__name__})" for name, value in values.items() if not isinstance(value, Tensor)]
+        if others:
+            raise ValueError(f"A percept has fields that are no tensors, {', '.join(others)}: write its own `pack`.")
+        return values, ""
+
+    @classmethod
+    def unpack(cls, tensors: dict[str, Tensor], structure: str) -> Self:
+        """The percept that `pack` took apart; nothing in `structure` is run or imported.
+
+        Raises:
+            LookupError, ValueError: they do not belong together, or are not of this class.
+        """
+        return cls(**{f.name: tensors[f.name] for f in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Perception:
+    """What decides, beside the clips, about what `perceive` returns. See `FeatureCache`.
+
+    Args:
+        towers: the parts that run, by name.
+        settings: everything else: numbers, texts, lists and mappings of them, transformers' configurations.
+        percept_class: what is returned.
+    """
+
+    towers: dict[str, nn.Module]
+    settings: dict[str, Any]
+    percept_class: type[Percept]
+
 
 class Backbone(nn.Module, ABC):
     """A multimodal LLM that watches and hears a clip and writes text.
@@ -155,6 +200,17 @@ class Backbone(nn.Module, ABC):
 
         Frozen towers run without gradient and never enter the autograd graph.
         """
+
+    def perception(self) -> Perception:
+        """What `perceive` depends on beside the clips; a backbone whose features may be kept on disk says it.
+
+        Raises:
+            ValueError: this backbone does not.
+        """
+        raise ValueError(
+            f"{type(self).__name__} does not say what its features depend on, so that they cannot be kept on disk. Set "
+            "model.feature_cache to null, or write its method `perception`."
+        )
 
     @abstractmethod
     def encode(self, batch: ClipBatch, percept: Percept | None = None) -> Prompt:

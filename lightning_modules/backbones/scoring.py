@@ -2,7 +2,7 @@
 
 Two layouts, both equal to prompt + completion row by row, up to float error, in value and in gradient:
 
-- *forked*: the prompt's key-value cache stays in the autograd graph and is repeated over the group.
+- *forked*: the prompt's keys and values stay in the autograd graph and serve its whole group (`fork.py`).
 - *packed*: a prompt and all of its completions stand in one row, under a mask in which a completion sees the prompt and
   itself. It needs no cache, so that gradient checkpointing can recompute each layer; and one completion per prompt
   takes one pass instead of two.
@@ -23,7 +23,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lightning_modules.backbones.decoder import Decoder
-from lightning_modules.backbones.generation import prefill, tempered
+from lightning_modules.backbones.fork import fork
+from lightning_modules.backbones.generation import tempered
 from lightning_modules.backbones.interface import Completions, Prompt, Scores
 
 _CHUNK_ELEMENTS = 2**24
@@ -54,7 +55,7 @@ def score(
         hidden = layout(decoder, prompt, completions)
     mask = completions.mask
     logprobs, entropy = _token_scores(decoder, hidden[mask], completions.token_ids[mask], temperature, with_entropy)
-    filled = torch.zeros(mask.shape, device=mask.device)
+    filled = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
     return Scores(
         filled.masked_scatter(mask, logprobs),
         filled.masked_scatter(mask, entropy) if with_entropy else None,
@@ -79,20 +80,13 @@ def _repeated(prompt: Prompt, times: int) -> Prompt:
 def _forked(decoder: Decoder, prompt: Prompt, completions: Completions) -> Tensor:
     """Hidden states that predict each token, `[B·G, C, H]`."""
     group_size = len(completions) // len(prompt)
-    first, cache = prefill(decoder, prompt)
-    first = first.repeat_interleave(group_size, dim=0)[:, None]
+    # On a GPU, kernels that never write the attention weights down save more memory than sharing keys and values does.
+    first, forked = fork(decoder, prompt, group_size, grouped=prompt.embeddings.device.type == "cpu")
     width = completions.token_ids.shape[1]
     if width == 1:
-        return first
-    cache.batch_repeat_interleave(group_size)
-    prompt_mask = prompt.attention_mask.repeat_interleave(group_size, dim=0)
-    rest = decoder.hidden(
-        input_ids=completions.token_ids[:, :-1],
-        attention_mask=torch.cat([prompt_mask, completions.mask[:, :-1].to(prompt_mask.dtype)], dim=1),
-        position_ids=_completion_positions(prompt, width - 1).repeat_interleave(group_size, dim=0),
-        cache=cache,
-    )
-    return torch.cat([first, rest], dim=1)
+        return first[:, None]
+    positions = _completion_positions(prompt, width - 1).repeat_interleave(group_size, dim=0)
+    return torch.cat([first[:, None], forked.extend(decoder, completions.token_ids[:, :-1], positions)], dim=1)
 
 
 def _packed(decoder: Decoder, prompt: Prompt, completions: Completions) -> Tensor:

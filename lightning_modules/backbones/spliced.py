@@ -17,6 +17,7 @@ from lightning_modules.backbones import loading
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.decoder_backbone import DecoderBackbone
 from lightning_modules.backbones.interface import Prompt
+from lightning_modules.backbones.precision import in_float32
 
 MEDIA, QUESTION = "\x00media\x00", "\x00question\x00"
 """Stand for media and question while the chat template is rendered. Not typeable: a literal `<video>` stays text."""
@@ -92,7 +93,8 @@ class SplicedBackbone(DecoderBackbone):
                 row[:length].cpu().numpy()
                 for row, length in zip(batch.waveform, batch.waveform_lengths.tolist(), strict=True)
             ]
-            return self.feature_extractor(waveforms, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
+            with in_float32(batch.waveform.device):
+                return self.feature_extractor(waveforms, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
         expected = (self.feature_extractor.feature_size, self.feature_extractor.nb_max_frames)
         if tuple(batch.mel.shape[1:]) != expected:
             num_bins, seconds = expected[0], self.feature_extractor.chunk_length

@@ -29,7 +29,7 @@ from lightning_modules.backbones import interface, loading
 from lightning_modules.backbones.adapters import LoRA, merged_state_dict
 from lightning_modules.backbones.humanomni import checkpoint
 from lightning_modules.backbones.humanomni.projector import AllInOneProjector, mix, mlp
-from lightning_modules.backbones.interface import Prompt
+from lightning_modules.backbones.interface import Perception, Prompt
 from lightning_modules.backbones.recipe import Recipe
 from lightning_modules.backbones.spliced import (
     SplicedBackbone,
@@ -137,6 +137,16 @@ class HumanOmniBackbone(SplicedBackbone):
     def perceive(self, batch: ClipBatch) -> Percept:
         self.check_frames(batch)
         return Percept(self.see(self._pixels(batch.frames)), self.hear(self._log_mel(batch)))
+
+    def perception(self) -> Perception:
+        towers = {"vision_tower": self.vision_tower, "audio_tower": self.audio_tower}
+        settings = {
+            **{name: tower.config for name, tower in towers.items()},
+            "image": self._image_settings,
+            "sound": self.feature_extractor.to_dict(),
+            "layer": self._config["mm_vision_select_layer"],
+        }
+        return Perception(towers, settings, Percept)
 
     def see(self, pixels: Tensor) -> Tensor:
         """Patch features `[B, T, S², D]` of normalised frames `[B·T, 3, I, I]`: last layer but one, no norm."""

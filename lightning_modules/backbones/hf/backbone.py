@@ -1,0 +1,257 @@
+"""Video-language models of transformers, from their published checkpoints, through transformers' own classes.
+
+Clips pass one by one up to the language model, which sees them together, padded on the left: so a row of a batch is
+what it is alone, whatever a model does with padding.
+
+Shape legend: B clips, T frames, I image size, P prompt positions, H hidden size.
+"""
+
+import json
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+
+from datamodules.batch import ClipBatch
+from lightning_modules.backbones import loading
+from lightning_modules.backbones.adapters import LoRA, merged_state_dict
+from lightning_modules.backbones.decoder import Decoder
+from lightning_modules.backbones.decoder_backbone import LANGUAGE_MODEL, DecoderBackbone, as_part
+from lightning_modules.backbones.hf import (  # noqa: F401 - the families are found among Family's subclasses
+    llava_onevision,
+    processor_family,
+    qwen_omni,
+    qwen_vl,
+    smolvlm,
+)
+from lightning_modules.backbones.hf.family import ClipInput, MediaInputs, find_family, known_model_types
+from lightning_modules.backbones.hf.percept import Percept
+from lightning_modules.backbones.hf.replay import Recording, capture, record, replay
+from lightning_modules.backbones.interface import Perception, Prompt
+from lightning_modules.backbones.precision import in_float32
+from lightning_modules.backbones.recipe import Recipe
+from lightning_modules.backbones.spliced import QUESTION
+
+_PROCESSOR_FILES = (
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.json",
+)
+
+
+class HFBackbone(DecoderBackbone):
+    """A video-language model of transformers whose family is known (`lightning_modules/backbones/hf/`).
+
+    Args:
+        path: hub id or directory of a published checkpoint, or what `save` wrote.
+        num_frames: frames per clip.
+        image_size: side of the frames, in pixels; a multiple of what the model cuts them into.
+        dtype: precision of the weights in memory.
+        attn_implementation: attention of transformers, e.g. "sdpa" or "flash_attention_2"; None: its default.
+        lora: train adapters of the language model instead of its weights; null trains the weights.
+        gradient_checkpointing: recompute the language model's layers in the backward pass: less memory, more time.
+        recipes: trained parts and learning rate by stage, `cold_start` and `grpo`.
+
+    Raises:
+        ValueError: an architecture that is not known here, or an image size that cannot be cut into patches.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        num_frames: int = 8,
+        image_size: int = 224,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        attn_implementation: str | None = None,
+        lora: LoRA | None = None,
+        gradient_checkpointing: bool = False,
+        recipes: dict[str, Recipe] | None = None,
+    ) -> None:
+        super().__init__()
+        directory = loading.find(path)
+        config = loading.require_model_type(directory, known_model_types(), "path", "a multimodal LLM")
+        family = find_family(config["model_type"])
+        options = {"dtype": getattr(torch, dtype), "attn_implementation": attn_implementation}
+        loading.require_memory(loading.count_weights(directory, family.unused_weights), dtype, path)
+        self.model = family.load(directory, **options)
+        self.tokenizer = _load_tokenizer(directory, self.model.config)
+        self.family = family(self.model, self.tokenizer, directory)
+        self.num_frames, self.image_size, self.recipes = num_frames, image_size, recipes
+        # Written again by `save`: transformers' processors, which own these files, need torchvision.
+        self._processor_files = {
+            name: (directory / name).read_bytes() for name in _PROCESSOR_FILES if (directory / name).is_file()
+        }
+        only = self.family.only_image_size
+        if image_size % self.family.image_multiple or only not in (None, image_size):
+            expected = f"a multiple of {self.family.image_multiple}" if only is None else only
+            raise ValueError(
+                f"image_size is {image_size}; {path} needs {expected} pixels. Set it here and as data.media.image_size."
+            )
+        if not self.family.hears:
+            warnings.warn(f"{path} cannot hear: it is trained and evaluated on video alone.", stacklevel=2)
+        self._adapt(lora, gradient_checkpointing)
+
+    @property
+    def decoder(self) -> Decoder:
+        return Decoder.of(self.model, self.family.prompt_arguments, self.family.token_extras)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        return {**self.family.parts, LANGUAGE_MODEL: as_part(self.decoder)}
+
+    @property
+    def stop_token_ids(self) -> list[int]:
+        return sorted({*super().stop_token_ids, *self.family.stop_token_ids})
+
+    def perceive(self, batch: ClipBatch) -> Percept:
+        """What the frozen towers return for each clip; a tower in training is left to `encode`.
+
+        Raises:
+            ValueError: the frames have another number or size than this backbone takes.
+        """
+        self.check_frames(batch)
+        towers = {name: calls for name, calls in self.family.tower_calls.items() if self.is_frozen(name)}
+        media = [self._media(batch, i) for i in range(len(batch))]
+        recordings: list[dict[str, Recording]] = []
+        for i in range(len(batch)):
+            with ExitStack() as stack:
+                stack.enter_context(torch.no_grad())
+                recordings.append({name: stack.enter_context(record(calls)) for name, calls in towers.items()})
+                if towers:
+                    self._captured(batch.instructions[i], media[i])
+        return Percept(recordings, media)
+
+    def perception(self) -> Perception:
+        config = self.model.config
+        towers = {name: part for name, part in self.parts.items() if name in self.family.tower_calls}
+        settings = {
+            "family": type(self.family).__name__,
+            "config": {name: value for name, value in config.to_dict().items() if name != "text_config"},
+            "attention": {name: getattr(config, name)._attn_implementation for name in type(config).sub_configs},
+            "processor": {name: content.decode() for name, content in self._processor_files.items()},
+        }
+        return Perception(towers, settings, Percept)
+
+    def encode(self, batch: ClipBatch, percept: Percept | None = None) -> Prompt:
+        percept = self.perceive(batch) if percept is None else percept
+        rows = []
+        for i, (recordings, media) in enumerate(zip(percept.recordings, percept.media, strict=True)):
+            with ExitStack() as stack:
+                for name, recording in recordings.items():
+                    stack.enter_context(replay(self.family.tower_calls[name], recording))
+                rows.append(self._row(self._captured(batch.instructions[i], media or self._media(batch, i))))
+        return _stack(rows)
+
+    def _media(self, batch: ClipBatch, index: int) -> MediaInputs:
+        """One clip as the model takes it in."""
+        waveform = batch.waveform[index, : batch.waveform_lengths[index]]
+        clip = ClipInput(batch.frames[index], waveform, float(batch.durations_seconds[index]))
+        with in_float32(batch.frames.device):
+            return self.family.media(clip)
+
+    def _captured(self, instruction: str, media: MediaInputs) -> dict[str, Any]:
+        """What the language model is called with for one clip and question."""
+        ids = torch.tensor([self._token_ids(instruction, media.placeholders)], device=self.model.device)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **media.arguments}
+        inputs |= self.family.token_arguments(ids)
+        return capture(self.model.model, self.family.text_model, inputs)
+
+    def _row(self, captured: dict[str, Any]) -> Prompt:
+        """A prompt of one row, without padding.
+
+        Raises:
+            ValueError: the model does not let each position attend to all before it, and to no other.
+        """
+        embeddings = captured["inputs_embeds"]
+        mask = captured.get("attention_mask")
+        if not (mask is None or (isinstance(mask, Tensor) and mask.dim() == 2 and mask.all())):
+            raise ValueError(
+                f"{type(self.model).__name__} gives its language model an attention mask of its own, such as one in "
+                "which the patches of an image see each other. Here a prompt is causal; this model would read it "
+                "differently from how it was trained."
+            )
+        positions = captured.get("position_ids")
+        if positions is None:
+            positions = torch.arange(embeddings.shape[1], device=embeddings.device)[None]
+        elif positions.dim() == 3:
+            positions = positions[-3:].movedim(0, -1)  # of four axes, the first is for packed rows
+        mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)
+        return Prompt(embeddings, mask, positions, self.family.extras(captured))
+
+    def _token_ids(self, instruction: str, placeholders: list[str]) -> list[int]:
+        """A prompt's tokens. Only the template and the placeholders may hold special tokens, never the question."""
+        before, after = self._rendered().split(QUESTION)
+        pieces = self.family.cut(before)
+        if len(pieces) != len(placeholders) + 1:
+            raise ValueError(
+                f"The chat template writes {self.family.placeholder!r} {len(pieces) - 1} times for a clip; expected "
+                f"{len(placeholders)}. It may be of another model: {before!r}."
+            )
+        before = pieces[0] + "".join(p + piece for p, piece in zip(placeholders, pieces[1:], strict=True))
+        # The question is read together with the text around it, up to the next special token on either side: a line
+        # break and a word may make other tokens together than apart.
+        start, end = (
+            self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True) for text in (before, after)
+        )
+        special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        last = max((i for i, token in enumerate(start["input_ids"]) if token in special), default=None)
+        first = next((i for i, token in enumerate(end["input_ids"]) if token in special), None)
+        begins = 0 if last is None else start["offset_mapping"][last][1]
+        ends = len(after) if first is None else end["offset_mapping"][first][0]
+        plain = before[begins:] + instruction + after[:ends]
+        return [
+            *start["input_ids"][: 0 if last is None else last + 1],
+            *self.tokenizer(plain, add_special_tokens=False, split_special_tokens=True)["input_ids"],
+            *([] if first is None else end["input_ids"][first:]),
+        ]
+
+    def _rendered(self) -> str:
+        """The chat template around a clip and a question."""
+        content = [*self.family.content(self.num_frames), {"type": "text", "text": QUESTION}]
+        return self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}],
+            chat_template=self.family.chat_template,
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+
+    def save(self, directory: str | Path) -> None:
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(directory, state_dict=merged_state_dict(self.model))
+        for name, content in self._processor_files.items():
+            (directory / name).write_bytes(content)
+        self.tokenizer.save_pretrained(directory)
+
+
+def _load_tokenizer(directory: Path, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer, with the processor's chat template where there is one (the tokenizer of Omni has none)."""
+    tokenizer = AutoTokenizer.from_pretrained(directory, config=config)
+    file = directory / "chat_template.json"
+    if file.is_file():
+        tokenizer.chat_template = json.loads(file.read_text(encoding="utf-8"))["chat_template"]
+    return tokenizer
+
+
+def _stack(rows: list[Prompt]) -> Prompt:
+    """Prompts of one row each, padded on the left to the longest."""
+    length = max(row.embeddings.shape[1] for row in rows)
+
+    def padded(tensor: Tensor, value: Tensor) -> Tensor:
+        return torch.cat([value.expand(1, length - tensor.shape[1], *tensor.shape[2:]), tensor], dim=1)
+
+    def stacked(tensors: list[Tensor]) -> Tensor:
+        return torch.cat([padded(tensor, tensor.new_zeros(())) for tensor in tensors])
+
+    return Prompt(
+        # Not 0: Gemma 3n takes the root of an embedding's size, whose gradient would be NaN, although it is masked.
+        torch.cat([padded(row.embeddings, row.embeddings[:, :1].detach()) for row in rows]),
+        stacked([row.attention_mask for row in rows]),
+        stacked([row.position_ids for row in rows]),
+        {name: stacked([row.extras[name] for row in rows]) for name in rows[0].extras},
+    )

@@ -1,0 +1,157 @@
+"""Models that are shown a clip as images, and hear its sound, through their checkpoint's own processor.
+
+What the processor makes of frames and sound is passed on as it is; of its text, only what it puts in for each image and
+sound is taken, so that special tokens in a question stay text.
+
+Shape legend: T frames, I image size, S audio samples, N written tokens, P prompt positions.
+"""
+
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from transformers import (
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+from datamodules.batch import SAMPLE_RATE
+from lightning_modules.backbones.hf.family import ClipInput, Family, MediaInputs
+
+_TEXT_OUTPUTS = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "text_replacement_offsets"}
+"""What processors return of the text."""
+
+_COMMON_ARGUMENTS = {"inputs_embeds", "attention_mask", "position_ids"}
+"""Of language models; what else they are given must be passed on."""
+
+
+def load_processor(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> ProcessorMixin:
+    """The processor of a checkpoint without its part for videos, which would need torchvision.
+
+    Images are processed by PIL and NumPy also where torchvision is installed: results do not depend on it.
+    """
+    processor_class = PROCESSOR_MAPPING[type(model.config)]
+
+    class WithoutVideos(processor_class):
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            return argument is None or super().check_argument_for_proper_class(argument_name, argument)
+
+    parts = {
+        "tokenizer": lambda: tokenizer,
+        "image_processor": lambda: AutoImageProcessor.from_pretrained(directory, backend="pil"),
+        "feature_extractor": lambda: AutoFeatureExtractor.from_pretrained(directory),
+        "video_processor": lambda: None,
+    }
+    settings, _ = processor_class.get_processor_dict(directory)
+    return WithoutVideos.from_args_and_dict([parts[name]() for name in WithoutVideos.get_attributes()], settings)
+
+
+class ProcessorFamily(Family):
+    """Base of the models whose processor prepares frames as images, and sound."""
+
+    model_types = ()
+    image_options: ClassVar[dict[str, Any]] = {}
+    """Of the image processor, where frames are not treated as images are."""
+
+    def read_settings(self, directory: Path) -> None:
+        self.processor = load_processor(self.model, self.tokenizer, directory)
+
+    @property
+    def image_multiple(self) -> int:
+        return 1  # the processor resizes
+
+    @property
+    def placeholder(self) -> str:
+        return self.processor.image_token
+
+    @property
+    def _item_tokens(self) -> list[str]:
+        """What stands for an image and for a sound, in the order of the turn."""
+        return [self.processor.image_token, *([self.processor.audio_token] if self.hears else [])]
+
+    def cut(self, prompt: str) -> list[str]:
+        """A rendered prompt, cut where its media items stand.
+
+        Raises:
+            ValueError: the template changes the order of images and sound.
+        """
+        pieces = re.split(f"({'|'.join(map(re.escape, self._item_tokens))})", prompt)
+        found = pieces[1::2]
+        if found != sorted(found, key=self._item_tokens.index):
+            raise ValueError(f"The chat template writes {found}; expected all images before the sound: {prompt!r}.")
+        return pieces[::2]
+
+    def content(self, num_frames: int) -> list[dict[str, str]]:
+        sound = [{"type": "audio"}] if self.hears else []
+        return [{"type": "image"}] * num_frames + sound
+
+    def media(self, clip: ClipInput) -> MediaInputs:
+        frames = [Image.fromarray(frame) for frame in clip.frames.permute(0, 2, 3, 1).cpu().numpy()]
+        # Less than a second could leave no features; a clip without a track is a second of silence.
+        waveform = np.pad(clip.waveform.cpu().numpy(), (0, max(SAMPLE_RATE - len(clip.waveform), 0)))
+        sound = {"audio": [waveform], "audio_kwargs": {"sampling_rate": SAMPLE_RATE}} if self.hears else {}
+        image_token, *audio_token = self._item_tokens
+        inputs = self.processor(
+            text=["".join([image_token] * len(frames) + audio_token)],
+            images=frames,
+            images_kwargs=self.image_options,
+            return_text_replacement_offsets=True,
+            return_tensors="pt",
+            **sound,
+        )
+        (replacements,) = inputs["text_replacement_offsets"]
+        arguments = {
+            name: value.to(clip.frames.device, self.model.dtype if value.is_floating_point() else None)
+            for name, value in inputs.items()
+            if name not in _TEXT_OUTPUTS
+        }
+        return MediaInputs([item["replacement"] for item in replacements], arguments)
+
+    def extras(self, captured: dict[str, Any]) -> dict[str, Tensor]:
+        """Every tensor that the language model is given beside the common ones.
+
+        Raises:
+            ValueError: one that is not of positions of the prompt.
+        """
+        extras = {n: v for n, v in captured.items() if isinstance(v, Tensor) and n not in _COMMON_ARGUMENTS}
+        length = captured["inputs_embeds"].shape[1]
+        for name, value in extras.items():
+            if value.shape[:2] != (1, length):
+                raise ValueError(
+                    f"{type(self.model).__name__} gives its language model {name} of shape {tuple(value.shape)}. "
+                    f"Expected [1, {length}, ...]: this model needs a family of its own."
+                )
+        return extras
+
+
+class InternVL(ProcessorFamily):
+    """InternVL3 of transformers (`-hf`): numbered frames of one tile each, as its processor writes a video."""
+
+    model_types = ("internvl",)
+    image_options: ClassVar[dict[str, Any]] = {"crop_to_patches": False}
+
+    def content(self, num_frames: int) -> list[dict[str, str]]:
+        # The template breaks the line after an image.
+        numbered = [({"type": "text", "text": f"Frame{i + 1}: "}, {"type": "image"}) for i in range(num_frames)]
+        return [item for pair in numbered for item in pair]
+
+
+class Gemma3n(ProcessorFamily):
+    """Gemma 3n: sees the frames, then hears up to 30 seconds.
+
+    Its vision tower is one of timm (`pip install timm`, which brings torchvision).
+    """
+
+    model_types = ("gemma3n",)
+    hears = True
+
+    def token_extras(self, token_ids: Tensor) -> dict[str, Tensor]:
+        """Embeddings of the tokens for each layer, `[N, S, layers, width]`."""
+        return {"per_layer_inputs": self.text_model.get_per_layer_inputs(token_ids)}

@@ -1,0 +1,147 @@
+"""The thinker of Qwen2.5-Omni: Qwen2.5-VL with ears, its audio and video tokens interleaved and aligned in time.
+
+A published checkpoint also holds a talker and a vocoder, which speak the thinker's text; they are not loaded.
+
+Shape legend: T frames, S audio samples, M mel bins, F feature frames.
+"""
+
+import re
+from bisect import bisect_left
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+    WhisperFeatureExtractor,
+)
+
+from datamodules.batch import SAMPLE_RATE
+from lightning_modules.backbones.hf.family import ClipInput, MediaInputs
+from lightning_modules.backbones.hf.qwen_vl import QwenVL
+from lightning_modules.backbones.hf.replay import Call
+
+_MIN_FEATURE_FRAMES = 3
+"""The audio tower halves the feature frames, rounding up, and then averages pairs: of fewer there would be no token."""
+
+
+def num_audio_tokens(num_feature_frames: int) -> int:
+    """Tokens that the audio tower makes of log-mel frames: 25 for the 100 frames of a second."""
+    return ((num_feature_frames - 1) // 2 + 1) // 2
+
+
+def chunk_sizes(positions: list[int], width: int) -> list[int]:
+    """Tokens per chunk of time.
+
+    Chunk k begins with the first token at `k · width` or later, but one token after chunk k-1 at the earliest: a gap
+    of several chunks leaves one token in each, as in Qwen's processor and in its model's positions.
+
+    Args:
+        positions: in time, of each token; ascending from 0.
+        width: of a chunk, in positions.
+    """
+    starts = [0]
+    while (start := max(bisect_left(positions, len(starts) * width), starts[-1] + 1)) < len(positions):
+        starts.append(start)
+    return [end - start for start, end in zip(starts, [*starts[1:], len(positions)], strict=True)]
+
+
+class QwenOmni(QwenVL):
+    """Qwen2.5-Omni, from a published checkpoint or from one of the thinker alone."""
+
+    model_types = ("qwen2_5_omni", "qwen2_5_omni_thinker")
+    hears = True
+    unused_weights = re.compile(r"(talker|token2wav)\.")
+    model_class = Qwen2_5OmniThinkerForConditionalGeneration
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+        super().__init__(model, tokenizer, directory)
+        self._feature_extractor = WhisperFeatureExtractor.from_pretrained(directory)
+
+    @property
+    def placeholder(self) -> str:
+        return self.tokenizer.video_token
+
+    @property
+    def _audio_tower(self) -> Any:
+        return self.model.model.audio_tower
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        projector = [self._audio_tower.ln_post, self._audio_tower.proj]
+        tower = [child for child in self._audio_tower.children() if not any(child is module for module in projector)]
+        return {
+            **super().parts,
+            "audio_tower": nn.ModuleList(tower),
+            "audio_projector": nn.ModuleList(projector),
+        }
+
+    @property
+    def tower_calls(self) -> dict[str, list[Call]]:
+        layers = self._audio_tower.layers
+        calls = [Call(layer, kept=layer is layers[-1]) for layer in layers]
+        return {**super().tower_calls, "audio_tower": calls}
+
+    def media(self, clip: ClipInput) -> MediaInputs:
+        vision = self._vision
+        patches, grid = self._patches(clip)
+        seconds = torch.tensor([clip.seconds_per_frame * vision.temporal_patch_size])
+        num_groups, height, width = grid[0].tolist()
+        group_size = height * width // vision.spatial_merge_size**2
+        arguments = {"pixel_values_videos": patches, "video_grid_thw": grid, "video_second_per_grid": seconds}
+        if not len(clip.waveform):
+            return MediaInputs([self.tokenizer.video_token * (num_groups * group_size)], arguments)
+        features = self.log_mel(clip.waveform)
+        arguments |= {
+            "input_features": features,
+            "feature_attention_mask": torch.ones_like(features[:, 0], dtype=torch.long),
+            "use_audio_in_video": True,
+        }
+        # The model's own arithmetic, in float32: at a border between chunks, rounding decides.
+        group_positions = (torch.arange(num_groups) * seconds[0] * self.model.config.position_id_per_seconds).long()
+        positions = group_positions.repeat_interleave(group_size).tolist()
+        return MediaInputs([self._interleaved(positions, num_audio_tokens(features.shape[-1]))], arguments)
+
+    def _interleaved(self, video_positions: list[int], audio_length: int) -> str:
+        """Placeholders of a video with sound: by chunks of two seconds, first what is seen and then what is heard.
+
+        Args:
+            video_positions: in time, of each video token.
+            audio_length: audio tokens, one per position.
+        """
+        tokenizer, config = self.tokenizer, self.model.config
+        width = int(config.position_id_per_seconds * config.seconds_per_chunk)
+        video = [tokenizer.video_token * size for size in chunk_sizes(video_positions, width)]
+        audio = [tokenizer.audio_token * size for size in chunk_sizes(list(range(audio_length)), width)]
+        chunks = [
+            (video[k] if k < len(video) else "") + (audio[k] if k < len(audio) else "")
+            for k in range(max(len(video), len(audio)))
+        ]
+        return tokenizer.audio_bos_token + "".join(chunks) + tokenizer.audio_eos_token
+
+    def log_mel(self, waveform: Tensor) -> Tensor:
+        """Features of a waveform as long as it is, `[1, M, F]`: a frame per begun hop of 10 ms, at least three.
+
+        Args:
+            waveform: float32 mono 16 kHz `[S]`, S > 0.
+        """
+        extractor = self._feature_extractor
+        num_frames = ceil(min(len(waveform), extractor.n_samples) / extractor.hop_length)
+        num_frames = max(num_frames, _MIN_FEATURE_FRAMES)
+        # The processor pads to 30 seconds or more, and drops the frames of padding behind the waveform. Of the silence,
+        # the last frames see no more than one window, and that is added here.
+        num_silent = ceil(extractor.n_fft / extractor.hop_length)
+        features = extractor(
+            waveform[: extractor.n_samples].cpu().numpy(),
+            max_length=min((num_frames + num_silent) * extractor.hop_length, extractor.n_samples),
+            sampling_rate=SAMPLE_RATE,
+            return_tensors="pt",
+        ).input_features
+        return features[..., :num_frames].to(waveform.device)
+
+    def token_arguments(self, token_ids: Tensor) -> dict[str, Tensor]:
+        return {}
