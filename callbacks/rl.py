@@ -7,7 +7,11 @@ from callbacks.rewards.base import Reward, sum_rewards
 from datamodules.batch import ClipBatch
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.rl.advantages import group_advantages, has_spread
-from lightning_modules.rl.experience import Experience
+from lightning_modules.rl.experience import Experience, Rollout
+from lightning_modules.rl.overlong import check_buffer, overlong_penalty
+
+OVERLONG = "overlong"
+"""Name of the penalty among the rewards."""
 
 
 class RLCallback(Callback):
@@ -16,22 +20,31 @@ class RLCallback(Callback):
     Args:
         rewards: the rewards to add, each times its weight. Format + accuracy is R1-Omni's reward; with the explanation
             reward it is the ERV paper's.
+        overlong_buffer_tokens: punish long completions, as a reward named `overlong` (DAPO, arXiv 2503.14476): 0 up to
+            this many tokens before `max_new_tokens`, then falling linearly to -1 there. None: no punishment.
+        overlong_weight: factor of that penalty in the sum of the rewards.
 
     Raises:
         ValueError: no rewards, or two of one name.
     """
 
-    def __init__(self, rewards: list[Reward]) -> None:
-        names = [reward.name for reward in rewards]
-        if not names or len(set(names)) < len(names):
+    def __init__(
+        self, rewards: list[Reward], overlong_buffer_tokens: int | None = None, overlong_weight: float = 1.0
+    ) -> None:
+        names = [reward.name for reward in rewards] + ([] if overlong_buffer_tokens is None else [OVERLONG])
+        if not rewards or len(set(names)) < len(names):
             raise ValueError(f"RLCallback needs rewards of different names, got {names}.")
         self.rewards = rewards
+        self.overlong_buffer_tokens = overlong_buffer_tokens
+        self.overlong_weight = overlong_weight
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(pl_module, GRPOModule):
             raise ValueError(f"RLCallback works with GRPOModule, got {type(pl_module).__name__}.")
         if any(reward.needs_verifier for reward in self.rewards) and pl_module.verifier is None:
             raise ValueError("The explanation reward needs a verifier: set model.verifier to a directory or hub id.")
+        if self.overlong_buffer_tokens is not None:
+            check_buffer(pl_module.rollout_sampling.max_new_tokens, self.overlong_buffer_tokens)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: ClipBatch, batch_idx: int
@@ -40,23 +53,56 @@ class RLCallback(Callback):
         if not len(batch):
             pl_module.experience = None
             return
-        rollout = pl_module.rollout(batch)
-        readings = None
-        if any(reward.needs_verifier for reward in self.rewards):
-            readings = pl_module.read_sentences(rollout.responses)
-        rewards = {
-            reward.name: reward(rollout.responses, rollout.targets, readings).to(pl_module.device)
-            for reward in self.rewards
+        # Lightning sets the precision up for the step and not for what precedes it: one policy samples and learns.
+        with trainer.precision_plugin.train_step_context():
+            rollout = pl_module.rollout(batch)
+        first = self._score(pl_module, rollout)
+        experience, num_resampled = first, 0
+        if pl_module.uniform_groups == "resample":
+            experience, num_resampled = self._resample(pl_module, first)
+        pl_module.experience = experience
+        # The curves show what each clip gave at first: groups chosen for their spread would sway them.
+        values = {f"reward/{name}": rewards.mean() for name, rewards in first.rewards.items()}
+        pl_module.log_dict(values, prog_bar=True, batch_size=len(batch))
+        values = {
+            "reward/total": first.total.mean(),
+            "reward/std_within_group": _within_group_std(first.total, pl_module.group_size),
+            "reward/groups_without_spread": (~first.spread).float().mean(),
         }
-        total = sum_rewards(self.rewards, rewards)
-        advantages = group_advantages(total, pl_module.group_size, pl_module.normalise_std)
-        pl_module.experience = Experience(rollout, rewards, total, advantages, readings)
-        spread = has_spread(total, pl_module.group_size)
-        for name, values in rewards.items():
-            pl_module.log(f"reward/{name}", values.mean(), prog_bar=True, batch_size=len(batch))
-        pl_module.log("reward/total", total.mean(), batch_size=len(batch))
-        pl_module.log("reward/std_within_group", _within_group_std(total, pl_module.group_size), batch_size=len(batch))
-        pl_module.log("reward/groups_without_spread", (~spread).float().mean(), batch_size=len(batch))
+        if pl_module.uniform_groups != "keep":
+            values["reward/groups_resampled"] = float(num_resampled)
+            values["reward/groups_skipped"] = float(len(experience.uniform_prompts))
+        pl_module.log_dict(values, batch_size=len(batch))
+
+    def _score(self, module: GRPOModule, rollout: Rollout) -> Experience:
+        with module.meter.phase("score"):
+            readings = None
+            if any(reward.needs_verifier for reward in self.rewards):
+                readings = module.read_sentences(rollout.responses)
+            rewards = {
+                reward.name: reward(rollout.responses, rollout.targets, readings).to(module.device)
+                for reward in self.rewards
+            }
+            total = sum_rewards(self.rewards, rewards)
+            if self.overlong_buffer_tokens is not None:
+                longest = module.rollout_sampling.max_new_tokens
+                rewards[OVERLONG] = overlong_penalty(rollout.completions.lengths, longest, self.overlong_buffer_tokens)
+                total = total + self.overlong_weight * rewards[OVERLONG]
+            advantages = group_advantages(total, module.group_size, module.normalise_std)
+            return Experience(rollout, rewards, total, advantages, has_spread(total, module.group_size), readings)
+
+    def _resample(self, module: GRPOModule, experience: Experience) -> tuple[Experience, int]:
+        """Sample groups without spread again, and again; returns how many groups were sampled in all."""
+        count = 0
+        for _ in range(module.max_resamples):
+            prompts = experience.uniform_prompts
+            if not prompts:
+                break
+            with module.trainer.precision_plugin.train_step_context():
+                rollout = module.resample(experience.rollout, prompts)
+            experience = experience.put(prompts, self._score(module, rollout), module.backbone.tokenizer.pad_token_id)
+            count += len(prompts)
+        return experience, count
 
 
 def _within_group_std(total: Tensor, group_size: int) -> Tensor:

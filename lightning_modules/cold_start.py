@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules.batch import ClipBatch
+from lightning_modules.backbones.feature_cache import FeatureCache
 from lightning_modules.backbones.interface import Backbone, Sampling
 from lightning_modules.metrics.judges import Judge
 from lightning_modules.policy import EVALUATION_SAMPLING, TrainablePolicyModule
@@ -29,6 +30,7 @@ class ColdStartModule(TrainablePolicyModule):
         weight_decay: AdamW's decoupled weight decay.
         warmup_ratio: share of the steps with rising learning rate.
         schedule: what follows the warm-up.
+        feature_cache: keeps what the towers return of each clip on disk; only where all towers are frozen.
 
     Raises:
         ValueError: see `TrainablePolicyModule`.
@@ -48,6 +50,7 @@ class ColdStartModule(TrainablePolicyModule):
         weight_decay: float = 0.0,
         warmup_ratio: float = 0.03,
         schedule: Literal["constant", "linear", "cosine"] = "cosine",
+        feature_cache: FeatureCache | None = None,
     ) -> None:
         super().__init__(
             backbone,
@@ -60,6 +63,7 @@ class ColdStartModule(TrainablePolicyModule):
             weight_decay,
             warmup_ratio,
             schedule,
+            feature_cache,
         )
 
     def on_train_start(self) -> None:
@@ -78,7 +82,8 @@ class ColdStartModule(TrainablePolicyModule):
                 "(e.g. EMER), not one with labels only."
             )
         completions = self.backbone.completion_ids([response for response in batch.responses if response is not None])
-        logprobs = self.backbone.logprobs(self.backbone.encode(batch), completions)
+        prompt = self.backbone.encode(batch, self.perceive(batch))
+        logprobs = self.backbone.logprobs(prompt, completions)
         loss = -logprobs.sum() / completions.mask.sum()
         self.check_finite(loss.detach(), batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))

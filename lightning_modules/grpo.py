@@ -3,20 +3,33 @@
 The step runs as: an RL callback asks for `rollout`, scores it and leaves an `Experience`; `training_step` turns it into
 updates. Source: arXiv 2510.23506 and DeepSeekMath (arXiv 2402.03300). Departures from the released code: no dropout
 while sampling or scoring, each clip passes the towers once and each prompt the language model once per group, and the
-reference shares the frozen towers.
+reference shares the frozen towers. Every process makes the same number of optimizer steps, whatever it sampled: none
+waits for another in vain.
 """
 
-from typing import Literal
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import Literal, get_args
 
 import torch
+from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
+from torch.optim import Optimizer
 
 from datamodules.batch import ClipBatch
-from lightning_modules.backbones.interface import Backbone, Completions, Sampling
+from lightning_modules.backbones.feature_cache import FeatureCache
+from lightning_modules.backbones.interface import Backbone, Completions, Percept, Sampling
 from lightning_modules.metrics.judges import Judge
 from lightning_modules.policy import EVALUATION_SAMPLING, TrainablePolicyModule
-from lightning_modules.rl.experience import Experience, Rollout
-from lightning_modules.rl.losses import Denominator, Importance, LossSums, grpo_loss
+from lightning_modules.rationale import Response
+from lightning_modules.rl.experience import Experience, PolicyUpdate, Rollout, UniformGroups
+from lightning_modules.rl.losses import Denominator, Importance, grpo_loss
+from lightning_modules.rl.rows import join, spans
+from lightning_modules.rl.statistics import completion_statistics, policy_statistics
+from lightning_modules.rl.timing import StepMeter
 
 
 class GRPOModule(TrainablePolicyModule):
@@ -40,16 +53,26 @@ class GRPOModule(TrainablePolicyModule):
         importance: "token" (GRPO) or "sequence" (GSPO) importance ratio.
         normalise_std: divide advantages by the group's standard deviation.
         mask_truncated: leave completions that `max_new_tokens` cut short out of the loss.
+        uniform_groups: what becomes of prompts whose completions all scored the same. "keep" (the paper's): their
+            advantages are 0, the KL penalty still acts. "skip": left out of the loss, its denominators and the update's
+            computation; where no group is left, the optimizer steps on a zero gradient. "resample" (DAPO's dynamic
+            sampling, arXiv 2503.14476, bounded): sampled again, then skipped. The last two compute different amounts
+            on different processes, which strategies that shard parameters (FSDP, DeepSpeed stage 3) do not bear.
+        max_resamples: how often a group is sampled again at most, with `uniform_groups="resample"`.
+        rollout_batch_size: prompts that are sampled at once; None: the whole batch. Changes memory and speed.
         num_updates: optimizer steps per rollout.
-        micro_batch_size: prompts per backward pass; None: the whole batch. Changes memory, not the result.
+        micro_batch_size: prompts per pass of the reference and per backward pass; None: the whole batch. Changes
+            memory, not the result.
         gradient_clip_norm: largest norm of the gradient; None: no clipping.
         learning_rate: peak learning rate; by default that of the backbone's recipe for `grpo`.
         weight_decay: AdamW's decoupled weight decay.
         warmup_ratio: share of the steps with rising learning rate.
         schedule: what follows the warm-up.
+        feature_cache: keeps what the towers return of each clip on disk.
 
     Raises:
-        ValueError: a group of fewer than two completions, or counts below one; see also `TrainablePolicyModule`.
+        ValueError: a group of fewer than two completions, counts below one or an unknown value; see also
+            `TrainablePolicyModule`.
     """
 
     stage = "grpo"
@@ -71,6 +94,9 @@ class GRPOModule(TrainablePolicyModule):
         importance: Importance = "token",
         normalise_std: bool = True,
         mask_truncated: bool = False,
+        uniform_groups: UniformGroups = "keep",
+        max_resamples: int = 3,
+        rollout_batch_size: int | None = None,
         num_updates: int = 1,
         micro_batch_size: int | None = None,
         gradient_clip_norm: float | None = 1.0,
@@ -78,6 +104,7 @@ class GRPOModule(TrainablePolicyModule):
         weight_decay: float = 0.0,
         warmup_ratio: float = 0.0,
         schedule: Literal["constant", "linear", "cosine"] = "linear",
+        feature_cache: FeatureCache | None = None,
     ) -> None:
         super().__init__(
             backbone,
@@ -90,27 +117,39 @@ class GRPOModule(TrainablePolicyModule):
             weight_decay,
             warmup_ratio,
             schedule,
+            feature_cache,
         )
-        if group_size < 2 or num_updates < 1 or (micro_batch_size is not None and micro_batch_size < 1):
+        counts = (num_updates, max_resamples, rollout_batch_size, micro_batch_size)
+        if group_size < 2 or any(count is not None and count < 1 for count in counts):
             raise ValueError(
-                f"Got group_size={group_size}, num_updates={num_updates}, micro_batch_size={micro_batch_size}. "
-                "Expected group_size >= 2 (advantages compare completions of one prompt) and counts >= 1."
+                f"Got group_size={group_size}, and num_updates, max_resamples, rollout_batch_size, micro_batch_size: "
+                f"{counts}. Expected group_size >= 2 (advantages compare completions of one prompt) and counts >= 1."
             )
+        if uniform_groups not in get_args(UniformGroups):
+            raise ValueError(f"uniform_groups is {uniform_groups!r}. Expected {', '.join(get_args(UniformGroups))}.")
         self.automatic_optimization = False
         self.rollout_sampling = rollout_sampling
         self.group_size = group_size
         self.beta = beta
-        self.epsilon_low = epsilon_low
-        self.epsilon_high = epsilon_high
-        self.denominator: Denominator = denominator
-        self.importance: Importance = importance
+        self.loss = partial(
+            grpo_loss,
+            beta=beta,
+            epsilon_low=epsilon_low,
+            epsilon_high=epsilon_high,
+            denominator=denominator,
+            importance=importance,
+        )
         self.normalise_std = normalise_std
         self.mask_truncated = mask_truncated
+        self.uniform_groups: UniformGroups = uniform_groups
+        self.max_resamples = max_resamples
+        self.rollout_batch_size = rollout_batch_size
         self.num_updates = num_updates
         self.micro_batch_size = micro_batch_size
         self.gradient_clip_norm = gradient_clip_norm
         self.reference: Backbone | None = None
         self.experience: Experience | None = None
+        self.meter = StepMeter()
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -131,89 +170,136 @@ class GRPOModule(TrainablePolicyModule):
         unlabelled = [i for i, target in zip(batch.ids, batch.targets, strict=True) if target is None]
         if unlabelled:
             raise ValueError(f"Clips {', '.join(unlabelled)} have no label to reward. GRPO needs a labelled corpus.")
-        percept = self.backbone.perceive(batch)
-        prompt = self.backbone.encode(batch, percept)
-        completions = self.backbone.generate(prompt, self.group_size, self.rollout_sampling)
-        responses = self.read(self.backbone.texts(completions))
+        self.meter.start(self.device)
+        with self.meter.phase("encode"):
+            percept = self.perceive(batch)
         targets = [target for target in batch.targets if target is not None for _ in range(self.group_size)]
-        return Rollout(batch, percept, completions, responses, targets)
+        return Rollout(batch, percept, *self._sample(batch, percept), targets)
+
+    @torch.no_grad()
+    def resample(self, rollout: Rollout, prompts: Sequence[int]) -> Rollout:
+        """Sample again for some prompts of a rollout; the towers do not run again."""
+        part = rollout.take(prompts)
+        completions, responses = self._sample(part.batch, part.percept)
+        return replace(part, completions=completions, responses=responses)
+
+    def _sample(self, batch: ClipBatch, percept: Percept) -> tuple[Completions, list[Response]]:
+        parts = []
+        for start, stop in spans(len(batch), self.rollout_batch_size):
+            with self.meter.phase("encode"):
+                prompt = self.backbone.encode(batch.rows(start, stop), percept.rows(start, stop))
+            with self.meter.phase("sample"):
+                parts.append(self.backbone.generate(prompt, self.group_size, self.rollout_sampling))
+        completions = join(parts, self.backbone.tokenizer.pad_token_id)
+        self.meter.add_tokens(int(completions.lengths.sum()))
+        return completions, self.read(self.backbone.texts(completions))
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> None:
         self.count_clips(batch)
         if not len(batch):
+            if self.trainer.world_size > 1:
+                self._learn_nothing()
             return
         if self.experience is None:
             raise ValueError(
                 "No experience to learn from: GRPO needs callbacks.RLCallback among trainer.callbacks, which samples "
                 "and scores completions before each step."
             )
-        experience = self.experience
-        completions = experience.rollout.completions
-        reference_logprobs = self._reference_logprobs(experience.rollout)
-        old_logprobs: Tensor | None = None
-        for _ in range(self.num_updates):
-            sums, logprobs = self._update_policy(experience, reference_logprobs, old_logprobs)
-            if old_logprobs is None:
-                old_logprobs = logprobs
-                drift = (logprobs - completions.logprobs).abs().amax()
-        for name, value in sums.means().items():
-            self.log(f"train/{name}", value, prog_bar=name == "kl", batch_size=len(batch))
-        self.log("train/sampler_drift", drift, batch_size=len(batch))
-        self.log("train/completion_tokens", self.completion_length(completions), prog_bar=True, batch_size=len(batch))
-        self.log("train/truncated", (~completions.finished).float().mean(), batch_size=len(batch))
-        self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        experience = self.experience if self.uniform_groups == "keep" else self.experience.with_spread()
+        values = completion_statistics(self.experience.rollout.completions)
+        values |= self._learn(experience) if experience is not None else self._learn_nothing()
+        values["learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        for name, value in values.items():
+            self.log(f"train/{name}", value, prog_bar=name in ("kl", "completion_tokens"), batch_size=len(batch))
+        for name, value in self.meter.summary().items():
+            self.log(f"step/{name}", value, prog_bar=name in ("seconds", "tokens_per_second"), batch_size=len(batch))
+
+    def _learn(self, experience: Experience) -> dict[str, Tensor]:
+        """All updates of one rollout; returns what to log of them."""
+        with self.meter.phase("reference"):
+            reference_logprobs = self._reference_logprobs(experience.rollout)
+        with self.meter.phase("update"):
+            first = last = self._update_policy(experience, reference_logprobs, None)
+            for _ in range(1, self.num_updates):
+                last = self._update_policy(experience, reference_logprobs, first.logprobs)
+        statistics = policy_statistics(experience.rollout.completions, first.logprobs, first.entropy)
+        return {**last.means(), **statistics}
+
+    def _learn_nothing(self) -> dict[str, Tensor]:
+        """The same number of optimizer steps as `_learn`, with a zero gradient: other processes may have one to share.
+
+        The optimizer's momentum and weight decay still move the weights, as they do in the paper's "keep".
+        """
+        with self.meter.phase("update"):
+            for _ in range(self.num_updates):
+                self.optimizers().zero_grad()
+                trained = [p for p in self.backbone.parameters() if p.requires_grad]
+                # Sums over nothing: the gradient is zero, and every parameter has one.
+                self.manual_backward(sum(p.flatten()[:0].sum() for p in trained))
+                self._step()
+        return {}
 
     @torch.no_grad()
     def _reference_logprobs(self, rollout: Rollout) -> Tensor | None:
         if self.reference is None:
             return None
-        prompt = self.reference.encode(rollout.batch, rollout.percept)
-        return self.reference.logprobs(prompt, rollout.completions, self.rollout_sampling.temperature)
+        completions = rollout.completions
+        logprobs = torch.zeros_like(completions.logprobs)
+        for start, stop in spans(len(rollout.batch), self.micro_batch_size):
+            rows = slice(start * self.group_size, stop * self.group_size)
+            part = completions.rows(rows.start, rows.stop)
+            prompt = self.reference.encode(rollout.batch.rows(start, stop), rollout.percept.rows(start, stop))
+            scored = self.reference.logprobs(prompt, part, self.rollout_sampling.temperature)
+            logprobs[rows, : scored.shape[1]] = scored
+        return logprobs
 
     def _update_policy(
         self, experience: Experience, reference_logprobs: Tensor | None, old_logprobs: Tensor | None
-    ) -> tuple[LossSums, Tensor]:
-        """One optimizer step over micro-batches; returns loss sums and the policy's log-probabilities `[B·G, C]`."""
-        optimizer = self.optimizers()
+    ) -> PolicyUpdate:
+        """One optimizer step over micro-batches; without `old_logprobs`, the first of this rollout."""
         rollout, completions = experience.rollout, experience.rollout.completions
         mask = completions.mask & completions.finished[:, None] if self.mask_truncated else completions.mask
-        num_prompts, size = len(rollout.batch), self.micro_batch_size or len(rollout.batch)
-        all_logprobs = torch.zeros_like(completions.logprobs)
-        total: LossSums | None = None
-        optimizer.zero_grad()
-        for start in range(0, num_prompts, size):
-            stop = min(start + size, num_prompts)
+        update = PolicyUpdate.empty(completions, with_entropy=old_logprobs is None)
+        self.optimizers().zero_grad()
+        for start, stop in spans(len(rollout.batch), self.micro_batch_size):
             rows = slice(start * self.group_size, stop * self.group_size)
-            part: Completions = completions.rows(rows.start, rows.stop)
-            width = part.token_ids.shape[1]
+            part = completions.rows(rows.start, rows.stop)
+            cut = (rows, slice(part.token_ids.shape[1]))
             # The prompts are built per micro-batch, as each backward pass frees its own graph.
-            prompt = self.backbone.encode(rollout.batch.rows(start, stop), rollout.percept.rows(start, stop))
-            logprobs = self.backbone.logprobs(prompt, part, self.rollout_sampling.temperature)
-            result = grpo_loss(
-                logprobs,
-                None if old_logprobs is None else old_logprobs[rows, :width],
+            clips = rollout.batch.rows(start, stop)
+            prompt = self.backbone.encode(clips, rollout.percept.rows(start, stop))
+            with_entropy = update.entropy is not None
+            scores = self.backbone.score(prompt, part, self.rollout_sampling.temperature, with_entropy)
+            result = self.loss(
+                scores.logprobs,
+                None if old_logprobs is None else old_logprobs[cut],
                 experience.advantages[rows],
-                mask[rows, :width],
-                reference_logprobs=None if reference_logprobs is None else reference_logprobs[rows, :width],
-                beta=self.beta,
-                epsilon_low=self.epsilon_low,
-                epsilon_high=self.epsilon_high,
-                denominator=self.denominator,
+                mask[cut],
+                reference_logprobs=None if reference_logprobs is None else reference_logprobs[cut],
                 constant_tokens=self.rollout_sampling.max_new_tokens,
-                importance=self.importance,
                 num_completions_total=len(completions),
                 num_tokens_total=int(mask.sum()),
             )
-            self.check_finite(result.loss.detach(), rollout.batch)
-            self.manual_backward(result.loss)
-            all_logprobs[rows, :width] = logprobs.detach()
-            total = result.sums if total is None else total + result.sums
-        assert total is not None, "a batch has at least one prompt"
-        if self.gradient_clip_norm is not None:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            norm = torch.nn.utils.clip_grad_norm_(parameters, self.gradient_clip_norm)
-            self.log("train/gradient_norm", norm, batch_size=len(rollout.batch))
+            self.check_finite(result.loss.detach(), clips)
+            with self._gradients_stay_here(stop < len(rollout.batch)):
+                self.manual_backward(result.loss)
+            update.add(cut, scores, result.sums)
         self.check_gradients()
-        optimizer.step()
+        self._step()
+        return update
+
+    def _gradients_stay_here(self, stay: bool) -> AbstractContextManager:
+        """Let processes exchange gradients once per update: they may have different numbers of micro-batches."""
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if stay and isinstance(strategy, ParallelStrategy) else nullcontext()
+
+    def _step(self) -> None:
+        self.optimizers().step()
+        # Also where a gradient scaler skipped the step: the schedule counts rollouts, the same on every process.
         self.lr_schedulers().step()
-        return total, all_logprobs
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the gradient. Precision plugins call this after they have unscaled it."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        largest = math.inf if self.gradient_clip_norm is None else self.gradient_clip_norm
+        self.log("train/gradient_norm", torch.nn.utils.clip_grad_norm_(parameters, largest), batch_size=1)

@@ -6,12 +6,14 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torchmetrics import SumMetric
 from transformers import get_scheduler
 
 from datamodules.batch import ClipBatch
 from datamodules.emotions import get_taxonomy
-from lightning_modules.backbones.interface import Backbone, Completions, Sampling, eval_mode
+from lightning_modules.backbones.feature_cache import FeatureCache
+from lightning_modules.backbones.interface import Backbone, Completions, Percept, Sampling, eval_mode
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
 from lightning_modules.metrics.judges import Judge, VerifierJudge, verifier_verdict
 from lightning_modules.metrics.report import EmotionReport
@@ -54,6 +56,7 @@ class PolicyModule(LightningModule):
         judge: names one emotion per rationale for EEA, EPC and FCR; by default the verifier restricted to the taxonomy.
         evaluation: how completions are drawn in validation, test and predict.
         bare_answers: take the whole completion as the answer, for baselines trained without tags.
+        feature_cache: keeps what the towers return of each clip on disk; not with a strategy that shards them.
 
     Raises:
         ValueError: unknown taxonomy, or a verifier without the labels that the taxonomy needs.
@@ -67,9 +70,12 @@ class PolicyModule(LightningModule):
         judge: Judge | None = None,
         evaluation: Sampling = EVALUATION_SAMPLING,
         bare_answers: bool = False,
+        feature_cache: FeatureCache | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        backbone.set_trainable([])  # a subclass says what is trained
+        self.feature_cache = feature_cache
         self.taxonomy = get_taxonomy(taxonomy)
         self.verifier = None if verifier is None else EmotionVerifier(verifier)
         if self.verifier is not None:
@@ -97,6 +103,20 @@ class PolicyModule(LightningModule):
                 f"The model's taxonomy is {self.taxonomy.name} and the data's is {corpus.name}. "
                 "Set model.taxonomy to the data's."
             )
+        if self.feature_cache is not None:
+            self.feature_cache.check(self.backbone)
+            strategy = self.trainer.strategy
+            if isinstance(strategy, FSDPStrategy | ModelParallelStrategy) or getattr(strategy, "zero_stage_3", False):
+                raise ValueError(
+                    f"{type(strategy).__name__} leaves each process a part of the towers' weights, by which the "
+                    "feature cache knows its entries. Set model.feature_cache to null, or trainer.strategy to ddp."
+                )
+
+    def perceive(self, batch: ClipBatch) -> Percept:
+        """Tower outputs of each clip; the towers do not run for clips in the feature cache."""
+        if self.feature_cache is None:
+            return self.backbone.perceive(batch)
+        return self.feature_cache.perceive(self.backbone, batch)
 
     def read(self, texts: list[str]) -> list[Response]:
         """Completions as responses of this module's taxonomy."""
@@ -116,7 +136,8 @@ class PolicyModule(LightningModule):
     def evaluate(self, batch: ClipBatch) -> Evaluation:
         """Explain each clip of a batch once, without dropout."""
         with eval_mode(self.backbone):
-            completions = self.backbone.generate(self.backbone.encode(batch), 1, self.evaluation)
+            prompt = self.backbone.encode(batch, self.perceive(batch))
+            completions = self.backbone.generate(prompt, 1, self.evaluation)
         texts = self.backbone.texts(completions)
         responses = self.read(["" if f else t for t, f in zip(texts, batch.failures, strict=True)])
         readings = None if self.verifier is None else self.read_sentences(responses)
@@ -202,6 +223,7 @@ class TrainablePolicyModule(PolicyModule):
         weight_decay: AdamW's decoupled weight decay.
         warmup_ratio: share of the optimizer steps in which the learning rate rises linearly from 0.
         schedule: what follows the warm-up.
+        feature_cache: keeps what the towers return of each clip on disk; only where all towers are frozen.
 
     Raises:
         ValueError: a part that the backbone does not have, or neither a value nor a recipe for `trainable` or
@@ -222,8 +244,16 @@ class TrainablePolicyModule(PolicyModule):
         weight_decay: float,
         warmup_ratio: float,
         schedule: Literal["constant", "linear", "cosine"],
+        feature_cache: FeatureCache | None = None,
     ) -> None:
-        super().__init__(backbone, taxonomy, verifier=verifier, judge=judge, evaluation=evaluation)
+        super().__init__(
+            backbone,
+            taxonomy,
+            verifier=verifier,
+            judge=judge,
+            evaluation=evaluation,
+            feature_cache=feature_cache,
+        )
         self.trainable = self._from_recipe("trainable", trainable)
         self.learning_rate = self._from_recipe("learning_rate", learning_rate)
         backbone.set_trainable(self.trainable)

@@ -32,13 +32,15 @@ class LossSums:
     """Detached sums for logging; add those of the micro-batches, then ask for `means()`.
 
     Args:
-        policy_loss: the clipped policy term's share of the loss, with the loss' own denominator.
+        loss: the loss that is minimised, with its own denominator.
+        policy_loss: the clipped policy term's share of it.
         kl: Σ k3 over the tokens; 0 without reference log-probabilities.
         ratio: Σ ρ over the tokens.
         clipped: number of tokens whose policy gradient the clip removed.
         tokens: number of unmasked tokens.
     """
 
+    loss: Tensor
     policy_loss: Tensor
     kl: Tensor
     ratio: Tensor
@@ -47,6 +49,7 @@ class LossSums:
 
     def __add__(self, other: "LossSums") -> "LossSums":
         return LossSums(
+            self.loss + other.loss,
             self.policy_loss + other.policy_loss,
             self.kl + other.kl,
             self.ratio + other.ratio,
@@ -55,9 +58,10 @@ class LossSums:
         )
 
     def means(self) -> dict[str, Tensor]:
-        """`policy_loss`, and `kl`, `ratio` and `clip_fraction` as means over all tokens (0 when all are masked)."""
+        """The two losses, and `kl`, `ratio`, `clip_fraction` as means over all tokens (0 when all are masked)."""
         tokens = self.tokens.clamp(min=1)
         return {
+            "loss": self.loss,
             "policy_loss": self.policy_loss,
             "kl": self.kl / tokens,
             "ratio": self.ratio / tokens,
@@ -130,6 +134,7 @@ def grpo_loss(
     loss = policy_loss + beta * (weights * kl).sum() if beta else policy_loss
     with torch.no_grad():
         sums = LossSums(
+            loss=loss.detach(),
             policy_loss=policy_loss.detach(),
             kl=kl.sum(),
             ratio=(ratio * mask).sum(),

@@ -94,6 +94,7 @@ def test_tensorboard_has_a_curve_per_reward_and_marked_completions(runs: Path) -
         assert "target" in text and "advantage" in text
     rewards = {"reward/format", "reward/accuracy", "reward/explanation", "reward/total"}
     assert rewards <= tags["grpo_erv"]
+    assert {f"step/{name}" for name in ("seconds", "update_seconds", "peak_memory_gib")} <= tags["grpo_erv"]
     assert tags["grpo_accuracy"] & rewards == rewards - {"reward/explanation"}
 
 

@@ -1,109 +1,29 @@
 """Stages 1 and 3 through a real Trainer on tiny weights: what moves, what must not, and what bad input does."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from lightning import LightningDataModule, Trainer
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from lightning import Trainer
 
 from callbacks.rewards import AccuracyReward, ExplanationReward, FormatReward
 from callbacks.rewards.base import Reward
 from callbacks.rl import RLCallback
 from datamodules.batch import Clip, ClipBatch, collate
-from datamodules.emotions import DFEW, MAFW
+from datamodules.emotions import MAFW
 from lightning_modules.backbones.composed import ComposedBackbone
-from lightning_modules.backbones.interface import Sampling
+from lightning_modules.backbones.interface import Sampling, Scores
 from lightning_modules.cold_start import ColdStartModule
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.policy import PolicyModule
 
+from .conftest import SHORT, TRAINED, Batches, ConstantReward, LengthReward, moved, snapshot
+
 pytestmark = pytest.mark.e2e
 
-TRAINED = ["vision_projector", "audio_projector", "language_model"]
-SHORT = Sampling(max_new_tokens=8)
 REWARDS: list[type[Reward]] = [FormatReward, AccuracyReward, ExplanationReward]
-
-
-class LengthReward(Reward):
-    """Random weights never answer in the format: a reward with spread, so that there is something to learn."""
-
-    name = "length"
-
-    def __call__(self, responses, targets, readings=None) -> Tensor:
-        return torch.tensor([float(len(response.completion) % 7) for response in responses])
-
-
-class ConstantReward(Reward):
-    """The same for every completion."""
-
-    name = "constant"
-
-    def __call__(self, responses, targets, readings=None) -> Tensor:
-        return torch.ones(len(responses))
-
-
-class Batches(LightningDataModule):
-    """Ready-made batches."""
-
-    taxonomy = DFEW
-
-    def __init__(self, batches: list[ClipBatch]) -> None:
-        super().__init__()
-        self.batches = batches
-
-    def train_dataloader(self) -> DataLoader:
-        return DataLoader(self.batches, batch_size=None, collate_fn=lambda batch: batch)
-
-    test_dataloader = val_dataloader = train_dataloader
-
-
-@pytest.fixture
-def fit(tmp_path: Path) -> Callable[..., Trainer]:
-    """Fit a module on batches, two steps by default."""
-
-    def run(module: nn.Module, batches: list[ClipBatch], *callbacks: Any, **options: Any) -> Trainer:
-        torch.manual_seed(3)
-        options = {"max_epochs": 1, "limit_val_batches": 0, "logger": False, "enable_checkpointing": False} | options
-        trainer = Trainer(
-            accelerator="cpu",
-            default_root_dir=tmp_path,
-            callbacks=list(callbacks),
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            **options,
-        )
-        trainer.fit(module, datamodule=Batches(batches))
-        return trainer
-
-    return run
-
-
-@pytest.fixture
-def batches(make_clip: Callable[..., Clip]) -> list[ClipBatch]:
-    return [collate([make_clip(2 * i), make_clip(2 * i + 1, target="happiness")]) for i in range(2)]
-
-
-@pytest.fixture
-def make_grpo(backbone: ComposedBackbone, tiny_models: Path) -> Callable[..., GRPOModule]:
-    def make(**options: Any) -> GRPOModule:
-        values = {"trainable": TRAINED, "verifier": str(tiny_models / "verifier"), "group_size": 3}
-        values |= {"learning_rate": 1e-3, "rollout_sampling": SHORT, "evaluation": SHORT, "schedule": "constant"}
-        return GRPOModule(backbone, "dfew", **{**values, **options})
-
-    return make
-
-
-def snapshot(module: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in module.named_parameters(remove_duplicate=False)}
-
-
-def moved(module: nn.Module, before: dict[str, Tensor]) -> set[str]:
-    now = dict(module.named_parameters(remove_duplicate=False))
-    return {name for name, old in before.items() if not torch.equal(old, now[name])}
 
 
 def part_names(names: set[str]) -> set[str]:
@@ -233,8 +153,9 @@ def test_masked_truncated_completions_teach_nothing(
 class SpoiledBackbone(ComposedBackbone):
     """Scores as NaN, as an overflow would."""
 
-    def logprobs(self, prompt, completions, temperature=1.0) -> Tensor:
-        return super().logprobs(prompt, completions, temperature) * float("nan")
+    def score(self, prompt, completions, temperature=1.0, with_entropy=False) -> Scores:
+        scores = super().score(prompt, completions, temperature, with_entropy)
+        return replace(scores, logprobs=scores.logprobs * float("nan"))
 
 
 def test_nan_loss_names_the_clips_and_leaves_the_weights(

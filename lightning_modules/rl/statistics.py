@@ -1,0 +1,34 @@
+"""What TensorBoard shows of completions and of the policy that scores them."""
+
+from torch import Tensor
+
+from lightning_modules.backbones.interface import Completions
+
+
+def completion_statistics(completions: Completions) -> dict[str, Tensor]:
+    """Mean, least and largest number of tokens, and the share that `max_new_tokens` cut short."""
+    lengths = completions.lengths.float()
+    return {
+        "completion_tokens": lengths.mean(),
+        "completion_tokens_min": lengths.amin(),
+        "completion_tokens_max": lengths.amax(),
+        "truncated": (~completions.finished).float().mean(),
+    }
+
+
+def policy_statistics(completions: Completions, logprobs: Tensor, entropy: Tensor | None) -> dict[str, Tensor]:
+    """How far scoring is from what sampling reported, and how undecided the policy is.
+
+    Args:
+        completions: N completions of up to C tokens, with the log-probabilities that sampling reported.
+        logprobs: the same as the policy computes them before it is updated, `[N, C]`, 0 where masked out.
+        entropy: entropies in nats, `[N, C]`, 0 where masked out; None leaves it out.
+
+    Returns:
+        `sampler_drift` and `sampler_drift_mean`, the largest and the mean difference in log-probability, and `entropy`;
+        means over all tokens.
+    """
+    tokens = completions.mask.sum().clamp(min=1)
+    drift = (logprobs - completions.logprobs).abs()
+    values = {"sampler_drift": drift.amax(), "sampler_drift_mean": drift.sum() / tokens}
+    return values if entropy is None else {**values, "entropy": entropy.sum() / tokens}

@@ -1,0 +1,77 @@
+"""Stage 3 on two processes that have different amounts of work: none may wait for the other in vain."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from callbacks.rewards.base import Reward
+from callbacks.rl import RLCallback
+from datamodules.batch import Clip, ClipBatch, collate
+from lightning_modules.grpo import GRPOModule
+
+from .conftest import snapshot
+
+pytestmark = pytest.mark.e2e
+
+
+class SpreadPerProcess(Reward):
+    """Step 0: all groups of process 0 score the same; step 1: one of two groups of process 1 does."""
+
+    name = "spread_per_process"
+    step = 0
+
+    def __call__(self, responses, targets, readings=None) -> Tensor:
+        rank, values = int(os.environ["LOCAL_RANK"]), torch.arange(len(responses), dtype=torch.float32)
+        if (self.step, rank) == (0, 0):
+            values.zero_()
+        if (self.step, rank) == (1, 1):
+            values[:3] = 0
+        self.step += 1
+        return values
+
+
+class SaveWeights(Callback):
+    """Leaves each process' weights after each step."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: ClipBatch, batch_idx: int
+    ) -> None:
+        torch.save(snapshot(pl_module.backbone), self.directory / f"{batch_idx}-{trainer.global_rank}.pt")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """A forked process must not look for the threads of its parent's OpenMP pool."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_processes_with_different_groups_left_stay_together(
+    make_grpo: Callable[..., GRPOModule],
+    make_clip: Callable[..., Clip],
+    fit: Callable[..., Trainer],
+    tmp_path: Path,
+) -> None:
+    module = make_grpo(uniform_groups="skip", micro_batch_size=1, num_updates=2)
+    before = snapshot(module.backbone)
+    batches = [collate([make_clip(2 * i), make_clip(2 * i + 1)]) for i in range(6)]
+    batches[4] = collate([make_clip(0, failure="empty")], drop_failures=True)
+    fit(module, batches, RLCallback([SpreadPerProcess()]), SaveWeights(tmp_path), strategy="ddp_fork", devices=2)
+    assert len(list(tmp_path.glob("*.pt"))) == 2 * 3, "each process has three of the batches"
+    previous = before
+    for step in range(3):
+        first, second = (torch.load(tmp_path / f"{step}-{rank}.pt", weights_only=True) for rank in range(2))
+        assert all(torch.equal(first[name], second[name]) for name in before), "the processes have one policy"
+        assert any(not torch.equal(first[name], previous[name]) for name in before), "which has learnt"
+        previous = first
