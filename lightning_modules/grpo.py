@@ -25,9 +25,9 @@ from lightning_modules.backbones.interface import Backbone, Completions, Percept
 from lightning_modules.metrics.judges import Judge
 from lightning_modules.policy import EVALUATION_SAMPLING, TrainablePolicyModule
 from lightning_modules.rationale import Response
-from lightning_modules.rl.experience import Experience, PolicyUpdate, Rollout, UniformGroups
+from lightning_modules.rl.experience import Experience, PolicyUpdate, Rollout, UniformGroups, group_rows
 from lightning_modules.rl.losses import Denominator, Importance, grpo_loss
-from lightning_modules.rl.rows import join, spans
+from lightning_modules.rl.rows import join, spans, take
 from lightning_modules.rl.statistics import completion_statistics, policy_statistics
 from lightning_modules.rl.timing import StepMeter
 
@@ -63,6 +63,8 @@ class GRPOModule(TrainablePolicyModule):
         num_updates: optimizer steps per rollout.
         micro_batch_size: prompts per pass of the reference and per backward pass; None: the whole batch. Changes
             memory, not the result.
+        completion_batch_size: completions of each prompt per backward pass, None: all. The prompts are run once for
+            all parts, so that this saves memory and costs nothing. Without effect under gradient checkpointing.
         gradient_clip_norm: largest norm of the gradient; None: no clipping.
         learning_rate: peak learning rate; by default that of the backbone's recipe for `grpo`.
         weight_decay: AdamW's decoupled weight decay.
@@ -99,6 +101,7 @@ class GRPOModule(TrainablePolicyModule):
         rollout_batch_size: int | None = None,
         num_updates: int = 1,
         micro_batch_size: int | None = None,
+        completion_batch_size: int | None = None,
         gradient_clip_norm: float | None = 1.0,
         learning_rate: float | None = None,
         weight_decay: float = 0.0,
@@ -119,11 +122,12 @@ class GRPOModule(TrainablePolicyModule):
             schedule,
             feature_cache,
         )
-        counts = (num_updates, max_resamples, rollout_batch_size, micro_batch_size)
+        counts = (num_updates, max_resamples, rollout_batch_size, micro_batch_size, completion_batch_size)
         if group_size < 2 or any(count is not None and count < 1 for count in counts):
             raise ValueError(
-                f"Got group_size={group_size}, and num_updates, max_resamples, rollout_batch_size, micro_batch_size: "
-                f"{counts}. Expected group_size >= 2 (advantages compare completions of one prompt) and counts >= 1."
+                f"Got group_size={group_size}, and num_updates, max_resamples, rollout_batch_size, "
+                f"micro_batch_size, completion_batch_size: {counts}. Expected group_size >= 2 (advantages compare "
+                "completions of one prompt) and counts >= 1."
             )
         if uniform_groups not in get_args(UniformGroups):
             raise ValueError(f"uniform_groups is {uniform_groups!r}. Expected {', '.join(get_args(UniformGroups))}.")
@@ -146,6 +150,7 @@ class GRPOModule(TrainablePolicyModule):
         self.rollout_batch_size = rollout_batch_size
         self.num_updates = num_updates
         self.micro_batch_size = micro_batch_size
+        self.completion_batch_size = completion_batch_size
         self.gradient_clip_norm = gradient_clip_norm
         self.reference: Backbone | None = None
         self.experience: Experience | None = None
@@ -233,11 +238,13 @@ class GRPOModule(TrainablePolicyModule):
         with self.meter.phase("update"):
             for _ in range(self.num_updates):
                 self.optimizers().zero_grad()
-                trained = [p for p in self.backbone.parameters() if p.requires_grad]
-                # Sums over nothing: the gradient is zero, and every parameter has one.
-                self.manual_backward(sum(p.flatten()[:0].sum() for p in trained))
+                self.manual_backward(self._zero())
                 self._step()
         return {}
+
+    def _zero(self) -> Tensor:
+        """Sums over nothing: the gradient is zero, and every trained parameter takes part in the backward pass."""
+        return torch.stack([p.flatten()[:0].sum() for p in self.backbone.parameters() if p.requires_grad]).sum()
 
     @torch.no_grad()
     def _reference_logprobs(self, rollout: Rollout) -> Tensor | None:
@@ -262,28 +269,34 @@ class GRPOModule(TrainablePolicyModule):
         update = PolicyUpdate.empty(completions, with_entropy=old_logprobs is None)
         self.optimizers().zero_grad()
         for start, stop in spans(len(rollout.batch), self.micro_batch_size):
-            rows = slice(start * self.group_size, stop * self.group_size)
-            part = completions.rows(rows.start, rows.stop)
-            cut = (rows, slice(part.token_ids.shape[1]))
             # The prompts are built per micro-batch, as each backward pass frees its own graph.
-            clips = rollout.batch.rows(start, stop)
+            clips, more = rollout.batch.rows(start, stop), stop < len(rollout.batch)
             prompt = self.backbone.encode(clips, rollout.percept.rows(start, stop))
-            with_entropy = update.entropy is not None
-            scores = self.backbone.score(prompt, part, self.rollout_sampling.temperature, with_entropy)
-            result = self.loss(
-                scores.logprobs,
-                None if old_logprobs is None else old_logprobs[cut],
-                experience.advantages[rows],
-                mask[cut],
-                reference_logprobs=None if reference_logprobs is None else reference_logprobs[cut],
-                constant_tokens=self.rollout_sampling.max_new_tokens,
-                num_completions_total=len(completions),
-                num_tokens_total=int(mask.sum()),
-            )
-            self.check_finite(result.loss.detach(), clips)
-            with self._gradients_stay_here(stop < len(rollout.batch)):
-                self.manual_backward(result.loss)
-            update.add(cut, scores, result.sums)
+            in_parts = nullcontext() if self.completion_batch_size is None else self.backbone.score_in_parts(prompt)
+            with in_parts as shared:
+                score = partial(self.backbone.score, prompt) if shared is None else shared.score
+                for members in spans(self.group_size, None if shared is None else self.completion_batch_size):
+                    rows = group_rows(range(start, stop), self.group_size, members)
+                    part = take(completions, rows).trimmed()
+                    cut = (rows, slice(part.token_ids.shape[1]))
+                    scores = score(part, self.rollout_sampling.temperature, update.entropy is not None)
+                    result = self.loss(
+                        scores.logprobs,
+                        None if old_logprobs is None else old_logprobs[cut],
+                        experience.advantages[rows],
+                        mask[cut],
+                        reference_logprobs=None if reference_logprobs is None else reference_logprobs[cut],
+                        constant_tokens=self.rollout_sampling.max_new_tokens,
+                        num_completions_total=len(completions),
+                        num_tokens_total=int(mask.sum()),
+                    )
+                    self.check_finite(result.loss.detach(), clips)
+                    with self._gradients_stay_here(more or shared is not None):
+                        self.manual_backward(result.loss)
+                    update.add(cut, scores, result.sums)
+                if shared is not None:
+                    with self._gradients_stay_here(more):
+                        shared.backward(self._zero())
         self.check_gradients()
         self._step()
         return update

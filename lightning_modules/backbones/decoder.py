@@ -9,8 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
+
+from lightning_modules.backbones.interface import Prompt
 
 
 def _as_they_are(extras: dict[str, Tensor]) -> dict[str, Any]:
@@ -30,8 +33,7 @@ class Decoder:
         head: hidden states to logits, `[..., H]` to `[..., V]`.
         softcap: logits are squashed to `softcap · tanh(logits / softcap)` (Gemma); None: they are not.
         prompt_arguments: from `Prompt.extras` to the body's arguments of those names.
-        token_extras: what stands in `Prompt.extras` for written tokens `[N, S]`, where that is not 0; needed only where
-            the body gets embeddings of tokens and not the tokens.
+        token_extras: what stands in `Prompt.extras` for written tokens `[N, S]`, where that is not 0.
     """
 
     body: PreTrainedModel
@@ -71,11 +73,30 @@ class Decoder:
         """Embeddings of token ids `[N, S]`: `[N, S, H]`."""
         return self.body.get_input_embeddings()(token_ids)
 
+    @property
+    def attends_to_all(self) -> bool:
+        """Whether each layer sees everything before a position: none has a window."""
+        return all(kind == "full_attention" for kind in getattr(self.config, "layer_types", None) or ())
+
+    def tokens(self, token_ids: Tensor, position_ids: Tensor, like: Prompt) -> Prompt:
+        """Written tokens as positions that follow a prompt.
+
+        Args:
+            token_ids: int64 `[N, S]`.
+            position_ids: `[N, S]`, or `[N, S, 3]`.
+            like: the prompt, which says which `extras` there are; those of tokens are 0 where the decoder names none.
+        """
+        known = self.token_extras(token_ids)
+        extras = {
+            name: known[name] if name in known else value.new_zeros(*token_ids.shape, *value.shape[2:])
+            for name, value in like.extras.items()
+        }
+        return Prompt(self.embed(token_ids), torch.ones_like(token_ids), position_ids, extras)
+
     def hidden(
         self,
         *,
-        input_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
+        inputs_embeds: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor,
         cache: Cache | None = None,
@@ -85,7 +106,6 @@ class Decoder:
         """Hidden states `[N, S, H]`.
 
         Args:
-            input_ids: int64 `[N, S]`, or None where embeddings are given.
             inputs_embeds: `[N, S, H]`.
             attention_mask: `[N, past + S]`, 1 = attend; or a mask to add to the scores, `[N, 1, S, past + S]`; None:
                 nothing is masked but what comes later.
@@ -94,11 +114,10 @@ class Decoder:
             extras: `Prompt.extras` of these positions.
             body_arguments: further arguments that the body hands on to its attention layers.
         """
-        tokens = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
         # transformers takes multimodal positions with their axes first.
         positions = position_ids if position_ids.dim() == 2 else position_ids.movedim(-1, 0)
         return self.body(
-            **tokens,
+            inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=positions,
             past_key_values=cache,

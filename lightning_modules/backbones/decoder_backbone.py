@@ -3,6 +3,7 @@
 import copy
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Self
 
 from torch import nn
@@ -10,7 +11,7 @@ from torch import nn
 from lightning_modules.backbones import generation, scoring
 from lightning_modules.backbones.adapters import LoRA, adapter_parameters, add_adapters, drop_fresh_adapters
 from lightning_modules.backbones.decoder import Decoder
-from lightning_modules.backbones.interface import Backbone, Completions, Prompt, Sampling, Scores
+from lightning_modules.backbones.interface import Backbone, Completions, Prompt, Sampling, Scores, SharedPrompt
 
 LANGUAGE_MODEL = "language_model"
 """Name of the part that the decoder stands in."""
@@ -64,6 +65,9 @@ class DecoderBackbone(Backbone):
         self, prompt: Prompt, completions: Completions, temperature: float = 1.0, with_entropy: bool = False
     ) -> Scores:
         return scoring.score(self.decoder, prompt, completions, temperature, with_entropy)
+
+    def score_in_parts(self, prompt: Prompt) -> AbstractContextManager[SharedPrompt | None]:
+        return scoring.score_in_parts(self.decoder, prompt)
 
     def reference(self) -> Self:
         # Whatever is frozen stands in the memo, so that deepcopy shares it: of an adapted model, all but the adapters.

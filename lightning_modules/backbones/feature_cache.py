@@ -30,8 +30,9 @@ class FeatureCache(TensorStore):
 
     An entry belongs to a clip's content (frames, waveform, duration and mel features, so file and preprocessing are in
     it), to the weights and settings of the towers, to the releases of torch and transformers, and to the arithmetic
-    (kind of device, autocast, precision of matrix products). It comes back to the last bit. The towers see the clips
-    that are not stored as one smaller batch, whose size may change a result by rounding, as that of any batch does.
+    (kind of device, autocast, default type, precision of matrix products). It comes back to the last bit. The towers
+    see the clips that are not stored as one smaller batch, whose size may change a result by rounding, as that of any
+    batch does.
 
     When the limit is reached, those that are there stay, as `TensorStore` explains. From 90 % of it on, entries of
     other towers make room when new ones are first used.
@@ -168,7 +169,8 @@ def _lasting(value: Any) -> Any:
 def _clip_keys(batch: ClipBatch, device: torch.device) -> list[str]:
     """For each clip, a hash of what the towers may see of it, and of the arithmetic that they use."""
     autocast = str(torch.get_autocast_dtype(device.type)) if torch.is_autocast_enabled(device.type) else "off"
-    arithmetic = f"{device.type}, autocast {autocast}, {torch.get_float32_matmul_precision()}"
+    # The default type, which some Trainer precisions set, is that of uint8 frames divided by a number.
+    arithmetic = [device.type, autocast, str(torch.get_default_dtype()), torch.get_float32_matmul_precision()]
     keys = []
     for i, length in enumerate(batch.waveform_lengths.tolist()):
         seen = {
@@ -178,7 +180,7 @@ def _clip_keys(batch: ClipBatch, device: torch.device) -> list[str]:
         }
         if batch.mel is not None:
             seen["mel"] = batch.mel[i]
-        keys.append(_checksum(seen, arithmetic))
+        keys.append(_checksum(seen, ", ".join(arithmetic)))
     return keys
 
 

@@ -23,22 +23,25 @@ from transformers import AttentionInterface, DynamicCache
 
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.interface import Prompt
+from lightning_modules.backbones.prefix import Prefix
 
 _IMPLEMENTATION = "erv_grouped_prefix"
 """Name of the grouped attention in transformers' registry of attention functions."""
 
 
 class Fork(ABC):
-    """Completions that grow from shared prompts; row `b·G + g` is completion g of prompt b."""
+    """Completions that grow from shared prompts; row `b·G + g` is completion g of prompt b.
+
+    The first position of each row is the last of its prompt.
+    """
 
     @abstractmethod
-    def extend(self, decoder: Decoder, token_ids: Tensor, position_ids: Tensor) -> Tensor:
-        """Hidden states `[N, S, H]` of the next tokens `[N, S]` of each row, which are remembered.
+    def extend(self, decoder: Decoder, positions: Prompt) -> Tensor:
+        """Hidden states `[N, S, H]` of the next positions of each row, which are remembered.
 
         Args:
             decoder: the decoder that ran the prompts.
-            token_ids: int64 `[N, S]`; padding on the right is harmless, as nothing before it sees it.
-            position_ids: `[N, S]`, or `[N, S, 3]`.
+            positions: N rows of S positions; padding on the right is harmless, as nothing before it sees it.
         """
 
     @abstractmethod
@@ -46,51 +49,47 @@ class Fork(ABC):
         """Go on with some rows only, int64, in ascending order."""
 
 
-def fork(decoder: Decoder, prompt: Prompt, group_size: int, grouped: bool) -> tuple[Tensor, Fork]:
-    """Run the prompts once and let G completions grow from each.
+def fork(decoder: Decoder, prefix: Prefix, group_size: int, grouped: bool) -> Fork:
+    """Let G completions grow from each prompt.
 
     Args:
         decoder: the language model.
-        prompt: B prompts.
+        prefix: B prompts. One that the decoder cannot group serves one fork only.
         group_size: G.
         grouped: keep keys and values once per prompt, where the decoder can (`can_group`).
-
-    Returns:
-        Hidden states of the prompts' last positions, repeated over the group: `[B·G, H]`; and the fork.
     """
-    cache = DynamicCache(config=decoder.config)
-    hidden = decoder.hidden(
-        inputs_embeds=prompt.embeddings,
-        attention_mask=prompt.attention_mask,
-        position_ids=prompt.position_ids,
-        cache=cache,
-        extras=prompt.extras,
-    )[:, -1].repeat_interleave(group_size, dim=0)
-    if grouped and can_group(decoder):
-        return hidden, _GroupedFork(cache, prompt.attention_mask, group_size)
-    return hidden, _RepeatedFork(cache, prompt.attention_mask, group_size)
+    if not can_group(decoder):
+        prefix.cache.batch_repeat_interleave(group_size)
+        return _RepeatedFork(prefix.cache, prefix.attends, group_size)
+    if grouped:
+        return _GroupedFork(prefix, group_size)
+    cache = DynamicCache()
+    for index, (keys, values) in enumerate(prefix.layers):
+        cache.update(keys.repeat_interleave(group_size, dim=0), values.repeat_interleave(group_size, dim=0), index)
+    return _RepeatedFork(cache, prefix.attends, group_size)
 
 
 def can_group(decoder: Decoder) -> bool:
     """True for a decoder whose layers all attend to everything before, through transformers' attention interface."""
     config = decoder.config
     windows = getattr(config, "sliding_window", None) is not None and not hasattr(config, "layer_types")
-    full = all(kind == "full_attention" for kind in getattr(config, "layer_types", None) or [])
     capped = getattr(config, "attn_logit_softcapping", None) is not None
-    return bool(decoder.body._supports_attention_backend) and full and not windows and not capped
+    return bool(decoder.body._supports_attention_backend) and decoder.attends_to_all and not windows and not capped
 
 
 class _RepeatedFork(Fork):
     def __init__(self, cache: DynamicCache, attention_mask: Tensor, group_size: int) -> None:
-        if group_size > 1:
-            cache.batch_repeat_interleave(group_size)
         self._cache = cache
         self._mask = attention_mask.repeat_interleave(group_size, dim=0)
 
-    def extend(self, decoder: Decoder, token_ids: Tensor, position_ids: Tensor) -> Tensor:
-        self._mask = torch.cat([self._mask, self._mask.new_ones(token_ids.shape)], dim=1)
+    def extend(self, decoder: Decoder, positions: Prompt) -> Tensor:
+        self._mask = torch.cat([self._mask, self._mask.new_ones(positions.embeddings.shape[:2])], dim=1)
         return decoder.hidden(
-            input_ids=token_ids, attention_mask=self._mask, position_ids=position_ids, cache=self._cache
+            inputs_embeds=positions.embeddings,
+            attention_mask=self._mask,
+            position_ids=positions.position_ids,
+            cache=self._cache,
+            extras=positions.extras,
         )
 
     def select(self, rows: Tensor) -> None:
@@ -99,14 +98,14 @@ class _RepeatedFork(Fork):
 
 
 class _GroupedFork(Fork):
-    """Keys and values of prompts `[B, A, P, D]` per layer, and of the rows' own tokens in a cache of N rows."""
+    """Keys and values of prompts `[B, A, P, D]` per layer, and of the rows' own positions in a cache of N rows."""
 
-    def __init__(self, cache: DynamicCache, attention_mask: Tensor, group_size: int) -> None:
-        self.layers = [(layer.keys, layer.values) for layer in cache.layers]
-        self._attends = attention_mask.bool()
+    def __init__(self, prefix: Prefix, group_size: int) -> None:
+        self.layers = prefix.layers
+        self._attends = prefix.attends.bool()
         self._cache = DynamicCache()
-        self._prompt_of_row = torch.arange(len(attention_mask), device=attention_mask.device)
-        self._prompt_of_row = self._prompt_of_row.repeat_interleave(group_size)
+        prompts = torch.arange(len(self._attends), device=self._attends.device)
+        self._prompt_of_row = prompts.repeat_interleave(group_size)
         self._arrange()
 
     def _arrange(self) -> None:
@@ -132,10 +131,14 @@ class _GroupedFork(Fork):
         rows = slots.flatten(0, 1)
         return rows if self._full else rows[self._slots]
 
-    def extend(self, decoder: Decoder, token_ids: Tensor, position_ids: Tensor) -> Tensor:
+    def extend(self, decoder: Decoder, positions: Prompt) -> Tensor:
         with _attention(decoder.body.config, _IMPLEMENTATION):
             return decoder.hidden(
-                input_ids=token_ids, position_ids=position_ids, cache=self._cache, body_arguments={"fork": self}
+                inputs_embeds=positions.embeddings,
+                position_ids=positions.position_ids,
+                cache=self._cache,
+                extras=positions.extras,
+                body_arguments={"fork": self},
             )
 
     def select(self, rows: Tensor) -> None:
@@ -187,26 +190,72 @@ def _grouped_attention(
     """
     assert not dropout, "sampling and scoring run without dropout"
     prompt_keys, prompt_values = fork.layers[module.layer_idx]
-    num_positions, num_heads = query.shape[2], prompt_keys.shape[1]
     # Per prompt and key-value head, the queries of all its rows stand side by side: [B, A, W, R, S, D].
-    grouped = fork.spread((query * scaling).unflatten(1, (num_heads, -1))).transpose(1, 2)
-    slots = grouped.shape[2:5]
-    to_prompt = (grouped.flatten(2, 4) @ prompt_keys.mT).unflatten(2, slots).float()
+    queries = fork.spread((query * scaling).unflatten(1, (prompt_keys.shape[1], -1))).transpose(1, 2)
     own_keys, own_values = (fork.spread(tensor).transpose(1, 2) for tensor in (key, value))  # [B, A, W, T, D]
-    to_own = (grouped.flatten(3, 4) @ own_keys.mT).unflatten(3, slots[1:]).float()
-    if fork.unseen is not None:
-        to_prompt = to_prompt.masked_fill(fork.unseen, -torch.inf)
-    if num_positions > 1:
-        later = torch.ones(num_positions, key.shape[2], dtype=torch.bool, device=key.device)
-        to_own = to_own.masked_fill(later.triu(key.shape[2] - num_positions + 1), -torch.inf)
-    # One softmax over both, without joining them: [B, A, W, R, S, P] is the largest tensor here.
-    highest = torch.maximum(to_prompt.detach().amax(-1), to_own.detach().amax(-1))[..., None]
-    to_prompt, to_own = (to_prompt - highest).exp(), (to_own - highest).exp()
-    total = to_prompt.sum(-1, keepdim=True) + to_own.sum(-1, keepdim=True)
-    from_prompt = (to_prompt.to(value.dtype).flatten(2, 4) @ prompt_values).unflatten(2, slots)
-    from_own = (to_own.to(value.dtype).flatten(3, 4) @ own_values).unflatten(3, slots[1:])
-    output = (from_prompt + from_own) / total.to(value.dtype)
+    output = _TwoPartAttention.apply(queries, prompt_keys, prompt_values, own_keys, own_values, fork.unseen)
     return fork.gather(output.transpose(1, 2)).flatten(1, 2).transpose(1, 2).contiguous(), None
+
+
+class _TwoPartAttention(torch.autograd.Function):
+    """softmax([Q Kpᵀ, Q Koᵀ]) [Vp; Vo], by hand: so that both products land in one tensor, whose softmax is one pass.
+
+    W rows and R heads of Q [B, A, W, R, S, D] share a prompt's keys [B, A, P, D]; R heads share a row's own keys
+    [B, A, W, T, D]. Queries are the last S of the T own positions, and are scaled already.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, queries: Tensor, prompt_keys: Tensor, prompt_values: Tensor, own_keys: Tensor, own_values: Tensor,
+        unseen: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        with torch.autocast(queries.device.type, enabled=False):
+            length, num_positions, num_own = prompt_keys.shape[2], queries.shape[4], own_keys.shape[3]
+            scores = _products(queries, prompt_keys, own_keys)
+            if unseen is not None:
+                scores[..., :length].masked_fill_(unseen, -torch.inf)
+            if num_positions > 1:
+                later = torch.ones(num_positions, num_own, dtype=torch.bool, device=scores.device)
+                scores[..., length:].masked_fill_(later.triu(num_own - num_positions + 1), -torch.inf)
+            weights = scores.softmax(dim=-1, dtype=torch.float32).to(queries.dtype)
+            output = _weighted(weights, prompt_values, own_values)
+        ctx.save_for_backward(queries, prompt_keys, prompt_values, own_keys, own_values, weights, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        queries, prompt_keys, prompt_values, own_keys, own_values, weights, output = ctx.saved_tensors
+        with torch.autocast(queries.device.type, enabled=False):
+            length = prompt_keys.shape[2]
+            # dS = P ∘ (dP − rowsum(dO ∘ O))
+            of_scores = _products(gradient, prompt_values, own_values)
+            of_scores.sub_((gradient * output).sum(dim=-1, keepdim=True)).mul_(weights)
+            of_queries = _weighted(of_scores, prompt_keys, own_keys)
+            of_prompt_keys, of_prompt_values = (
+                matrix[..., :length].flatten(2, 4).mT @ rows.flatten(2, 4)
+                for matrix, rows in ((of_scores, queries), (weights, gradient))
+            )
+            of_own_keys, of_own_values = (
+                matrix[..., length:].flatten(3, 4).mT @ rows.flatten(3, 4)
+                for matrix, rows in ((of_scores, queries), (weights, gradient))
+            )
+        return of_queries, of_prompt_keys, of_prompt_values, of_own_keys, of_own_values, None
+
+
+def _products(rows: Tensor, of_prompt: Tensor, own: Tensor) -> Tensor:
+    """Rows `[B, A, W, R, S, D]` times both sets of vectors, side by side: `[B, A, W, R, S, P + T]`."""
+    slots, length = rows.shape[2:5], of_prompt.shape[2]
+    result = rows.new_empty(*rows.shape[:5], length + own.shape[3])
+    result[..., :length] = (rows.flatten(2, 4) @ of_prompt.mT).unflatten(2, slots)
+    result[..., length:] = (rows.flatten(3, 4) @ own.mT).unflatten(3, slots[1:])
+    return result
+
+
+def _weighted(weights: Tensor, of_prompt: Tensor, own: Tensor) -> Tensor:
+    """Sums of both sets of vectors under weights `[B, A, W, R, S, P + T]`: `[B, A, W, R, S, D]`."""
+    slots, length = weights.shape[2:5], of_prompt.shape[2]
+    of_prompts = (weights[..., :length].flatten(2, 4) @ of_prompt).unflatten(2, slots)
+    return of_prompts + (weights[..., length:].flatten(3, 4) @ own).unflatten(3, slots[1:])
 
 
 AttentionInterface.register(_IMPLEMENTATION, _grouped_attention)

@@ -19,6 +19,7 @@ from transformers import (
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.fork import fork
 from lightning_modules.backbones.interface import Completions, Prompt, Sampling
+from lightning_modules.backbones.prefix import Prefix
 
 _COMPACT_BELOW = 0.75
 """Share of running rows below which the ended ones are taken out: dropping rows copies the cache of those that stay."""
@@ -55,8 +56,10 @@ def sample(
         Completions with rows `b·G .. b·G+G-1` for prompt b.
     """
     warpers = _warpers(sampling)
-    hidden, forked = fork(decoder, prompt, num_return_sequences, grouped=True)
-    position_ids = prompt.position_ids[:, -1:].repeat_interleave(num_return_sequences, dim=0)
+    prefix = Prefix(decoder, prompt)
+    forked = fork(decoder, prefix, num_return_sequences, grouped=True)
+    last = prefix.last.repeat(num_return_sequences)
+    hidden, position_ids = forked.extend(decoder, last)[:, -1], last.position_ids
     rows = torch.arange(len(hidden), device=hidden.device)  # of the completions, those that are still in the batch
     stop = torch.tensor(list(stop_token_ids), device=hidden.device)
     shape = (len(hidden), sampling.max_new_tokens)
@@ -80,7 +83,7 @@ def sample(
             forked.select(kept)
             rows, token, running, position_ids = (t[kept] for t in (rows, token, running, position_ids))
         position_ids = position_ids + 1
-        hidden = forked.extend(decoder, token[:, None], position_ids)[:, -1]
+        hidden = forked.extend(decoder, decoder.tokens(token[:, None], position_ids, last))[:, -1]
     finished = torch.ones(shape[0], dtype=torch.bool, device=hidden.device)
     finished[rows] = ~running
     return Completions(token_ids[:, :num_steps], mask[:, :num_steps], logprobs[:, :num_steps], finished)

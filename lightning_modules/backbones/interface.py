@@ -5,8 +5,8 @@ left), C completion tokens (padded on the right), H hidden size.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -63,6 +63,24 @@ class Prompt:
     def __len__(self) -> int:
         return self.embeddings.shape[0]
 
+    def columns(self, start: int, stop: int | None) -> "Prompt":
+        """Positions `start` to `stop` of all prompts."""
+        return Prompt(
+            self.embeddings[:, start:stop],
+            self.attention_mask[:, start:stop],
+            self.position_ids[:, start:stop],
+            {name: value[:, start:stop] for name, value in self.extras.items()},
+        )
+
+    def repeat(self, times: int) -> "Prompt":
+        """Each prompt so many times in a row."""
+        return Prompt(
+            self.embeddings.repeat_interleave(times, dim=0),
+            self.attention_mask.repeat_interleave(times, dim=0),
+            self.position_ids.repeat_interleave(times, dim=0),
+            {name: value.repeat_interleave(times, dim=0) for name, value in self.extras.items()},
+        )
+
     def rows(self, start: int, stop: int) -> "Prompt":
         """Prompts `start` to `stop`."""
         return Prompt(
@@ -100,13 +118,14 @@ class Completions:
 
     def rows(self, start: int, stop: int) -> "Completions":
         """Completions `start` to `stop`, cut to the longest of them."""
-        width = max(int(self.lengths[start:stop].max()), 1)
         return Completions(
-            self.token_ids[start:stop, :width],
-            self.mask[start:stop, :width],
-            self.logprobs[start:stop, :width],
-            self.finished[start:stop],
-        )
+            self.token_ids[start:stop], self.mask[start:stop], self.logprobs[start:stop], self.finished[start:stop]
+        ).trimmed()
+
+    def trimmed(self) -> "Completions":
+        """The completions, cut to the longest of them."""
+        width = max(int(self.lengths.max()), 1)
+        return Completions(self.token_ids[:, :width], self.mask[:, :width], self.logprobs[:, :width], self.finished)
 
 
 @dataclass
@@ -121,6 +140,21 @@ class Scores:
 
     logprobs: Tensor
     entropy: Tensor | None
+
+
+@dataclass(frozen=True)
+class SharedPrompt:
+    """Prompts that were run once; their completions are scored and sent backward in parts, one after the other.
+
+    Args:
+        score: scores of a part, `(completions, temperature, with_entropy) -> Scores`: the same number of completions
+            of each prompt. The graph ends at the prompts.
+        backward: sends the gradients that all parts left at the prompts on into them; scalars that it is given go
+            backward in the same pass.
+    """
+
+    score: Callable[[Completions, float, bool], Scores]
+    backward: Callable[..., None]
 
 
 @dataclass
@@ -233,6 +267,10 @@ class Backbone(nn.Module, ABC):
 
         The prompt is computed once per group; gradients flow to every trained part that the prompt came through.
         """
+
+    @abstractmethod
+    def score_in_parts(self, prompt: Prompt) -> AbstractContextManager[SharedPrompt | None]:
+        """Run prompts once for completions that are scored and sent backward in parts; None where that cannot be."""
 
     def logprobs(self, prompt: Prompt, completions: Completions, temperature: float = 1.0) -> Tensor:
         """Log-probabilities of the completions' tokens, float32 `[B·G, C]`, 0 where masked out. See `score`."""

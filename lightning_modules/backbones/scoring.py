@@ -23,9 +23,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lightning_modules.backbones.decoder import Decoder
-from lightning_modules.backbones.fork import fork
+from lightning_modules.backbones.fork import can_group, fork
 from lightning_modules.backbones.generation import tempered
-from lightning_modules.backbones.interface import Completions, Prompt, Scores
+from lightning_modules.backbones.interface import Completions, Prompt, Scores, SharedPrompt
+from lightning_modules.backbones.prefix import Prefix
 
 _CHUNK_ELEMENTS = 2**24
 """Logits that stand in memory at once: 64 MiB of float32."""
@@ -47,12 +48,42 @@ def score(
         raise ValueError(
             f"Got {len(completions)} completions for {len(prompt)} prompts; expected the same number for each."
         )
-    recomputes = torch.is_grad_enabled() and decoder.body.is_activation_checkpointing
-    layout = _packed if recomputes or len(completions) == len(prompt) else _forked
-    if recomputes and not _attends_to_all(decoder):
-        prompt = _repeated(prompt, len(completions) // len(prompt))
-    with _recomputing_layers(decoder.body) if recomputes else _unchanged():
-        hidden = layout(decoder, prompt, completions)
+    group_size = len(completions) // len(prompt)
+    if torch.is_grad_enabled() and decoder.body.is_activation_checkpointing:
+        prompt = prompt if decoder.attends_to_all else prompt.repeat(group_size)
+        with _recomputing_layers(decoder.body):
+            hidden = _packed(decoder, prompt, completions)
+    elif group_size == 1:
+        hidden = _packed(decoder, prompt, completions)
+    else:
+        hidden = _forked(decoder, Prefix(decoder, prompt), completions)
+    return _scores(decoder, hidden, completions, temperature, with_entropy)
+
+
+@contextmanager
+def score_in_parts(decoder: Decoder, prompt: Prompt) -> Iterator[SharedPrompt | None]:
+    """Prompts that are run once while their completions are scored and sent backward part by part.
+
+    Memory for the completions' graph is that of one part; the gradient is that of the whole, without more work.
+    None where the decoder cannot: under gradient checkpointing, and with attention that cannot be grouped.
+    """
+    if decoder.body.is_activation_checkpointing or not can_group(decoder):
+        yield None
+        return
+    prefix = Prefix(decoder, prompt)
+    with prefix.cut_off() as send_on:
+
+        def score_part(completions: Completions, temperature: float, with_entropy: bool) -> Scores:
+            hidden = _forked(decoder, prefix, completions)
+            return _scores(decoder, hidden, completions, temperature, with_entropy)
+
+        yield SharedPrompt(score_part, send_on)
+
+
+def _scores(
+    decoder: Decoder, hidden: Tensor, completions: Completions, temperature: float, with_entropy: bool
+) -> Scores:
+    """Scores from the hidden states that predict each token, `[B·G, C, H]`."""
     mask = completions.mask
     logprobs, entropy = _token_scores(decoder, hidden[mask], completions.token_ids[mask], temperature, with_entropy)
     filled = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
@@ -62,31 +93,15 @@ def score(
     )
 
 
-def _attends_to_all(decoder: Decoder) -> bool:
-    """Whether one mask serves all layers: none has a window, which counts positions in the row and not in the text."""
-    return all(kind == "full_attention" for kind in getattr(decoder.config, "layer_types", None) or ())
-
-
-def _repeated(prompt: Prompt, times: int) -> Prompt:
-    """Each prompt so many times in a row."""
-    return Prompt(
-        prompt.embeddings.repeat_interleave(times, dim=0),
-        prompt.attention_mask.repeat_interleave(times, dim=0),
-        prompt.position_ids.repeat_interleave(times, dim=0),
-        {name: value.repeat_interleave(times, dim=0) for name, value in prompt.extras.items()},
-    )
-
-
-def _forked(decoder: Decoder, prompt: Prompt, completions: Completions) -> Tensor:
+def _forked(decoder: Decoder, prefix: Prefix, completions: Completions) -> Tensor:
     """Hidden states that predict each token, `[B·G, C, H]`."""
-    group_size = len(completions) // len(prompt)
+    group_size = len(completions) // len(prefix.last)
     # On a GPU, kernels that never write the attention weights down save more memory than sharing keys and values does.
-    first, forked = fork(decoder, prompt, group_size, grouped=prompt.embeddings.device.type == "cpu")
-    width = completions.token_ids.shape[1]
-    if width == 1:
-        return first[:, None]
-    positions = _completion_positions(prompt, width - 1).repeat_interleave(group_size, dim=0)
-    return torch.cat([first[:, None], forked.extend(decoder, completions.token_ids[:, :-1], positions)], dim=1)
+    forked = fork(decoder, prefix, group_size, grouped=prefix.attends.device.type == "cpu")
+    first = prefix.last.repeat(group_size)
+    positions = _following_positions(first, completions.token_ids.shape[1] - 1)
+    rest = decoder.tokens(completions.token_ids[:, :-1], positions, first)
+    return forked.extend(decoder, _side_by_side([first, rest]))
 
 
 def _packed(decoder: Decoder, prompt: Prompt, completions: Completions) -> Tensor:
@@ -94,29 +109,35 @@ def _packed(decoder: Decoder, prompt: Prompt, completions: Completions) -> Tenso
     num_prompts, length = prompt.attention_mask.shape
     group_size, width = len(completions) // num_prompts, completions.token_ids.shape[1]
     token_ids = completions.token_ids[:, :-1].reshape(num_prompts, group_size * (width - 1))
-    embeddings = torch.cat([prompt.embeddings, decoder.embed(token_ids)], dim=1)
-    positions = _completion_positions(prompt, width - 1)
+    positions = _following_positions(prompt, width - 1)
+    positions = positions.repeat(1, group_size, *[1] * (positions.dim() - 2))
+    row = _side_by_side([prompt, decoder.tokens(token_ids, positions, prompt)])
     tokens_mask = completions.mask[:, :-1].reshape(token_ids.shape)
     mask = torch.cat([prompt.attention_mask, tokens_mask.to(prompt.attention_mask.dtype)], dim=1)
     if group_size > 1 and width > 1:
-        mask = _block_mask(mask, length, group_size, width - 1, embeddings.dtype)
-    extras = decoder.token_extras(token_ids)
-    missing = {n: e.new_zeros(*token_ids.shape, *e.shape[2:]) for n, e in prompt.extras.items() if n not in extras}
+        mask = _block_mask(mask, length, group_size, width - 1, row.embeddings.dtype)
     hidden = decoder.hidden(
-        inputs_embeds=embeddings,
-        attention_mask=mask,
-        position_ids=torch.cat([prompt.position_ids, positions.repeat(1, group_size, *[1] * (positions.dim() - 2))], 1),
-        extras={n: torch.cat([e, {**extras, **missing}[n]], dim=1) for n, e in prompt.extras.items()},
+        inputs_embeds=row.embeddings, attention_mask=mask, position_ids=row.position_ids, extras=row.extras
     )
     first = hidden[:, length - 1 : length].repeat_interleave(group_size, dim=0)
     return torch.cat([first, hidden[:, length:].unflatten(1, (group_size, width - 1)).flatten(0, 1)], dim=1)
 
 
-def _completion_positions(prompt: Prompt, width: int) -> Tensor:
+def _following_positions(prompt: Prompt, width: int) -> Tensor:
     """Positions of `width` tokens that follow the prompt: `[B, width]`, or `[B, width, 3]`."""
     last = prompt.position_ids[:, -1:]
     steps = torch.arange(1, width + 1, device=last.device)
     return last + steps.view(1, -1, *[1] * (last.dim() - 2))
+
+
+def _side_by_side(parts: list[Prompt]) -> Prompt:
+    """Positions of the same rows, joined."""
+    return Prompt(
+        torch.cat([part.embeddings for part in parts], dim=1),
+        torch.cat([part.attention_mask for part in parts], dim=1),
+        torch.cat([part.position_ids for part in parts], dim=1),
+        {name: torch.cat([part.extras[name] for part in parts], dim=1) for name in parts[0].extras},
+    )
 
 
 def _block_mask(keys: Tensor, length: int, group_size: int, width: int, dtype: torch.dtype) -> Tensor:
@@ -166,11 +187,6 @@ def _chunk_scores(
     with torch.no_grad():
         log_p = logits.log_softmax(dim=-1)
         return logprobs, -(log_p.exp() * log_p).sum(dim=-1)
-
-
-@contextmanager
-def _unchanged() -> Iterator[None]:
-    yield
 
 
 @contextmanager

@@ -154,7 +154,7 @@ class PolicyUpdate:
         zeros = torch.zeros_like(completions.logprobs)
         return cls(zeros, zeros.clone() if with_entropy else None)
 
-    def add(self, cut: tuple[slice, slice], scores: Scores, sums: LossSums) -> None:
+    def add(self, cut: tuple[list[int], slice], scores: Scores, sums: LossSums) -> None:
         """Take a micro-batch in; `cut` says which rows and columns it holds."""
         self.logprobs[cut] = scores.logprobs.detach()
         if self.entropy is not None and scores.entropy is not None:
@@ -166,6 +166,6 @@ class PolicyUpdate:
         return {} if self.sums is None else self.sums.means()
 
 
-def group_rows(prompts: Sequence[int], group_size: int) -> list[int]:
-    """Rows of the completions of some prompts."""
-    return [prompt * group_size + g for prompt in prompts for g in range(group_size)]
+def group_rows(prompts: Sequence[int], group_size: int, members: tuple[int, int] | None = None) -> list[int]:
+    """Rows of the completions of some prompts: of all, or of members `start` to `stop` of each group."""
+    return [prompt * group_size + g for prompt in prompts for g in range(*(members or (0, group_size)))]

@@ -132,7 +132,13 @@ def test_one_trajectory_whatever_is_shared_split_or_recomputed(
     batches = [collate([make_clip(2 * i), make_clip(2 * i + 1, instruction="Why? " * i)]) for i in range(4)]
     rollouts: list[Completions] = []
 
-    def run(naive: bool, micro_batch_size: int | None, gradient_checkpointing: bool, *callbacks: Callback) -> Tensor:
+    def run(
+        naive: bool,
+        micro_batch_size: int | None,
+        gradient_checkpointing: bool,
+        *callbacks: Callback,
+        completion_batch_size: int | None = None,
+    ) -> Tensor:
         backbone, trajectory = make_backbone(naive, gradient_checkpointing), Trajectory()
         if rollouts:
             recorded = iter(rollouts)
@@ -147,6 +153,7 @@ def test_one_trajectory_whatever_is_shared_split_or_recomputed(
             rollout_sampling=Sampling(max_new_tokens=12),
             learning_rate=2e-3,
             micro_batch_size=micro_batch_size,
+            completion_batch_size=completion_batch_size,
         )
         fit(module, batches, RLCallback([LengthReward()]), *callbacks, trajectory)
         return torch.tensor([list(step.values()) for step in trajectory.steps])
@@ -161,3 +168,6 @@ def test_one_trajectory_whatever_is_shared_split_or_recomputed(
     )
     for variant in list(product((False, True), (None, 1), (False, True)))[1:]:
         torch.testing.assert_close(run(*variant), first, atol=TOLERANCE, rtol=0, msg=lambda m, v=variant: f"{v}: {m}")
+    for micro_batch_size, completion_batch_size in ((None, 1), (1, 3)):
+        in_parts = run(False, micro_batch_size, False, completion_batch_size=completion_batch_size)
+        torch.testing.assert_close(in_parts, first, atol=TOLERANCE, rtol=0)

@@ -18,6 +18,8 @@ from typing import Any
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from lightning_modules.backbones.patching import replaced
+
 Recording = list[Any]
 """What the kept calls returned, in the order of the calls."""
 
@@ -39,16 +41,6 @@ class Call:
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Let an object have another method for a while; `nn.Module.__call__` finds it."""
-    object.__setattr__(owner, name, function)
-    try:
-        yield
-    finally:
-        object.__delattr__(owner, name)
-
-
-@contextmanager
 def record(calls: list[Call]) -> Iterator[Recording]:
     """Remember what the calls return while the block runs."""
     recording: Recording = []
@@ -67,7 +59,7 @@ def record(calls: list[Call]) -> Iterator[Recording]:
 
     with ExitStack() as stack:
         for call in calls:
-            stack.enter_context(_replaced(call.owner, call.name, recorder(call)))
+            stack.enter_context(replaced(call.owner, call.name, recorder(call)))
         yield recording
 
 
@@ -88,7 +80,7 @@ def replay(calls: list[Call], recording: Recording) -> Iterator[None]:
 
     with ExitStack() as stack:
         for call in calls:
-            stack.enter_context(_replaced(call.owner, call.name, player(call)))
+            stack.enter_context(replaced(call.owner, call.name, player(call)))
         yield
 
 
@@ -106,6 +98,6 @@ def capture(model: nn.Module, language_model: nn.Module, inputs: dict[str, Any])
         captured.update(kwargs)
         return BaseModelOutputWithPast(last_hidden_state=kwargs["inputs_embeds"])
 
-    with _replaced(language_model, "forward", note):
+    with replaced(language_model, "forward", note):
         model(**inputs, use_cache=False)
     return captured

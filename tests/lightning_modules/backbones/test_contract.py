@@ -118,6 +118,26 @@ def test_shared_prompt_equals_naive_in_value_and_gradient(
     assert_equal_gradients(gradients(model, shared), gradients(model, naive))
 
 
+def test_scoring_in_parts_equals_scoring_at_once(model: DecoderBackbone, case: Case, clips: ClipBatch) -> None:
+    model.set_trainable(case.trained)
+    percept = model.perceive(clips)
+    completions = ragged(model, model.encode(clips, percept))
+    whole = model.logprobs(model.encode(clips, percept), completions)
+    expected = gradients(model, whole)
+    weights = torch.randn(whole.shape, generator=torch.Generator().manual_seed(2))
+    model.zero_grad()
+    with model.score_in_parts(model.encode(clips, percept)) as shared:
+        assert shared is not None
+        for g in range(GROUP_SIZE):
+            rows = slice(g, None, GROUP_SIZE)
+            fields = (completions.token_ids, completions.mask, completions.logprobs, completions.finished)
+            scores = shared.score(Completions(*(field[rows] for field in fields)), 1.0, False)
+            torch.testing.assert_close(scores.logprobs, whole[rows].detach(), atol=1e-4, rtol=0)
+            (scores.logprobs * weights[rows]).sum().backward()
+        shared.backward()
+    assert_equal_gradients({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, expected)
+
+
 def test_gradient_checkpointing_changes_nothing_but_recomputes(
     load: Callable[..., DecoderBackbone], case: Case, clips: ClipBatch
 ) -> None:

@@ -221,6 +221,13 @@ def test_other_arithmetic_misses(frozen: ComposedBackbone, batch: ClipBatch, cac
         first, second = (cache.perceive(frozen, batch) for _ in range(2))
     assert seen == [3, 3]
     assert plain(first) == plain(second) == plain(expected)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with towers_run(frozen) as seen:
+            cache.perceive(frozen, batch)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert seen == [3]
 
 
 def test_projectors_and_language_model_may_be_trained_and_change(
