@@ -295,8 +295,11 @@ class GRPOModule(TrainablePolicyModule):
                         self.manual_backward(result.loss)
                     update.add(cut, scores, result.sums)
                 if shared is not None:
+                    zero = self._zero()
                     with self._gradients_stay_here(more):
-                        shared.backward(self._zero())
+                        # What `manual_backward` tells the strategy; the gradients are scaled already.
+                        self.trainer.strategy.pre_backward(zero)
+                        shared.backward(zero)
         self.check_gradients()
         self._step()
         return update

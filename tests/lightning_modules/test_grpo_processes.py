@@ -57,13 +57,17 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("completion_batch_size", [None, 2])
 def test_processes_with_different_groups_left_stay_together(
     make_grpo: Callable[..., GRPOModule],
     make_clip: Callable[..., Clip],
     fit: Callable[..., Trainer],
     tmp_path: Path,
+    completion_batch_size: int | None,
 ) -> None:
-    module = make_grpo(uniform_groups="skip", micro_batch_size=1, num_updates=2)
+    module = make_grpo(
+        uniform_groups="skip", micro_batch_size=1, completion_batch_size=completion_batch_size, num_updates=2
+    )
     before = snapshot(module.backbone)
     batches = [collate([make_clip(2 * i), make_clip(2 * i + 1)]) for i in range(6)]
     batches[4] = collate([make_clip(0, failure="empty")], drop_failures=True)
