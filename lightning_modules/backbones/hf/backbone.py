@@ -231,7 +231,7 @@ class HFBackbone(DecoderBackbone):
 
 def _load_tokenizer(directory: Path, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
     """The tokenizer, with the processor's chat template where there is one (the tokenizer of Omni has none)."""
-    tokenizer = AutoTokenizer.from_pretrained(directory, config=config)
+    tokenizer = AutoTokenizer.from_pretrained(directory, config=config, trust_remote_code=False)
     file = directory / "chat_template.json"
     if file.is_file():
         tokenizer.chat_template = json.loads(file.read_text(encoding="utf-8"))["chat_template"]

@@ -100,7 +100,9 @@ class Family(ABC):
         Raises:
             ValueError: the checkpoint lacks weights, which transformers would draw at random.
         """
-        model, info = cls.model_class.from_pretrained(directory, output_loading_info=True, **options)
+        model, info = cls.model_class.from_pretrained(
+            directory, output_loading_info=True, trust_remote_code=False, **options
+        )
         missing = sorted(info["missing_keys"])
         if missing:
             raise ValueError(

@@ -45,8 +45,10 @@ def load_processor(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, d
 
     parts = {
         "tokenizer": lambda: tokenizer,
-        "image_processor": lambda: AutoImageProcessor.from_pretrained(directory, backend="pil"),
-        "feature_extractor": lambda: AutoFeatureExtractor.from_pretrained(directory),
+        "image_processor": lambda: AutoImageProcessor.from_pretrained(
+            directory, backend="pil", trust_remote_code=False
+        ),
+        "feature_extractor": lambda: AutoFeatureExtractor.from_pretrained(directory, trust_remote_code=False),
         "video_processor": lambda: None,
     }
     settings, _ = processor_class.get_processor_dict(directory)

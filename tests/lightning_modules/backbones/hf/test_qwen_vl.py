@@ -1,5 +1,6 @@
 """Qwen2.5-VL and Qwen3-VL against their own forward pass and transformers' image processor, on tiny random weights."""
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -206,3 +207,19 @@ def test_an_image_size_that_cannot_be_cut_is_an_error(checkpoint: Path) -> None:
 def test_a_model_that_cannot_hear_says_so(checkpoint: Path) -> None:
     with pytest.warns(UserWarning, match="cannot hear"):
         HFBackbone(str(checkpoint), num_frames=4, image_size=SIZE)
+
+
+def test_code_of_a_model_directory_is_never_run(tmp_path: Path) -> None:
+    """A directory that names classes of its own, as remote code is shipped: its file would leave a mark."""
+    directory = write_tiny_checkpoint("qwen2_5_vl", tmp_path / "model", ["Which emotion?"])
+    mark = tmp_path / "mark"
+    (directory / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()\nclass Evil: ...\n")
+    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json"):
+        settings = json.loads((directory / name).read_text())
+        keys = ("AutoConfig", "AutoModelForMultimodalLM", "AutoTokenizer", "AutoImageProcessor")
+        settings["auto_map"] = dict.fromkeys(keys, "evil.Evil")
+        if name == "tokenizer_config.json":
+            settings["auto_map"]["AutoTokenizer"] = ["evil.Evil", "evil.Evil"]
+        (directory / name).write_text(json.dumps(settings))
+    HFBackbone(str(directory), num_frames=4, image_size=48)
+    assert not mark.exists()
