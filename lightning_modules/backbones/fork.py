@@ -190,6 +190,8 @@ def _grouped_attention(
     """
     assert not dropout, "sampling and scoring run without dropout"
     prompt_keys, prompt_values = fork.layers[module.layer_idx]
+    # Under autocast, rotary positions may have left queries and keys in another type than values.
+    query, key, prompt_keys = (tensor.to(value.dtype) for tensor in (query, key, prompt_keys))
     # Per prompt and key-value head, the queries of all its rows stand side by side: [B, A, W, R, S, D].
     queries = fork.spread((query * scaling).unflatten(1, (prompt_keys.shape[1], -1))).transpose(1, 2)
     own_keys, own_values = (fork.spread(tensor).transpose(1, 2) for tensor in (key, value))  # [B, A, W, T, D]
