@@ -4,7 +4,7 @@ Shape legend: B clips, T frames per clip, H × W pixels, S audio samples (16 kHz
 F feature frames.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
@@ -87,6 +87,18 @@ class ClipBatch:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         parts: dict[str, Any] = {name: value[start:stop] for name, value in values.items() if value is not None}
         return replace(self, **{**parts, "skipped": []})
+
+    def take(self, rows: Sequence[int]) -> Self:
+        """The given clips, with the padding of the whole batch; `skipped` is empty."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "skipped"}
+        picked: dict[str, Any] = {
+            name: value[torch.tensor(rows, dtype=torch.long, device=value.device)]
+            if isinstance(value, Tensor)
+            else [value[row] for row in rows]
+            for name, value in values.items()
+            if value is not None
+        }
+        return replace(self, **picked, skipped=[])
 
     def _map_tensors(self, fn: Callable[[Tensor], Tensor]) -> Self:
         values = {f.name: getattr(self, f.name) for f in fields(self)}

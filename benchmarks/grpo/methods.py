@@ -21,7 +21,7 @@ from lightning_modules.backbones.interface import Completions, Percept, Prompt, 
 from lightning_modules.rl.advantages import group_advantages
 from lightning_modules.rl.experience import group_rows
 from lightning_modules.rl.losses import grpo_loss
-from lightning_modules.rl.rows import spans, take, take_clips
+from lightning_modules.rl.rows import spans, take
 
 LEARNING_RATE = 1e-6
 GRADIENT_NORM = 1.0
@@ -279,4 +279,4 @@ class Published(Naive):
 
     def _scored_prompts(self, model: DecoderBackbone, percept: Percept, start: int, stop: int) -> Prompt:
         rows = [clip for clip in range(start, stop) for _ in range(self.geometry.group_size)]
-        return model.encode(take_clips(self.batch, rows))
+        return model.encode(self.batch.take(rows))

@@ -18,7 +18,6 @@ from transformers import PreTrainedConfig
 from datamodules.batch import ClipBatch
 from datamodules.tensor_store import TensorStore
 from lightning_modules.backbones.interface import Backbone, Percept, Perception, eval_mode
-from lightning_modules.rl.rows import take_clips
 
 _FORMAT = 1  # raise it when a backbone's own code makes other features of the same clip, weights and settings
 _LIBRARIES = ("torch", "transformers")  # packages whose release may change a feature, too
@@ -92,7 +91,7 @@ class FeatureCache(TensorStore):
         missing = [i for i, part in enumerate(parts) if part is None]
         if missing:
             with eval_mode(backbone):
-                computed = backbone.perceive(batch if len(missing) == len(batch) else take_clips(batch, missing))
+                computed = backbone.perceive(batch if len(missing) == len(batch) else batch.take(missing))
             for row, i in enumerate(missing):
                 parts[i] = computed.rows(row, row + 1)
                 self._store(entries[i], parts[i])

@@ -16,7 +16,7 @@ from lightning_modules.backbones.interface import Completions, Percept, Scores
 from lightning_modules.emotion_verifier import SentenceReading
 from lightning_modules.rationale import Response
 from lightning_modules.rl.losses import LossSums
-from lightning_modules.rl.rows import join, take, take_clips
+from lightning_modules.rl.rows import join, take
 
 UniformGroups = Literal["keep", "skip", "resample"]
 """What becomes of groups whose rewards are all equal; see `GRPOModule`."""
@@ -51,7 +51,7 @@ class Rollout:
         """The given clips and their completions."""
         rows = group_rows(prompts, self.group_size)
         return Rollout(
-            take_clips(self.batch, prompts),
+            self.batch.take(prompts),
             take(self.percept, prompts),
             take(self.completions, rows),
             [self.responses[row] for row in rows],

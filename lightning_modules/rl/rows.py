@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from datamodules.batch import ClipBatch
 from lightning_modules.backbones.interface import Completions, Percept
 
 Rows = TypeVar("Rows", Completions, Percept)
@@ -22,13 +21,6 @@ def spans(total: int, size: int | None) -> list[tuple[int, int]]:
 def take(value: Rows, rows: Sequence[int]) -> Rows:
     """The given rows of a dataclass each of whose fields, tensor or list, has one entry per row."""
     return replace(value, **{f.name: _pick(getattr(value, f.name), rows) for f in fields(value)})
-
-
-def take_clips(batch: ClipBatch, rows: Sequence[int]) -> ClipBatch:
-    """The given clips of a batch, with the padding of the whole batch; `skipped` is empty."""
-    values = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name != "skipped"}
-    picked = {name: _pick(value, rows) for name, value in values.items() if value is not None}
-    return replace(batch, **picked, skipped=[])
 
 
 def join(parts: Sequence[Completions], pad_token_id: int) -> Completions:

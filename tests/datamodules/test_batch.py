@@ -86,3 +86,11 @@ def test_skipped_clips_stay_with_the_whole_batch() -> None:
     part = batch.rows(1, 2)
     assert (part.ids, part.skipped) == (["clip2"], [])
     assert batch.skipped == ["1.mp4: zero bytes"]
+
+
+def test_take_picks_clips_in_the_given_order(batch: ClipBatch) -> None:
+    batch.skipped.append("lost.mp4: empty")
+    picked = batch.take([2, 1])
+    assert picked.ids == ["clip2", "clip1"] and picked.targets == ["happiness", "anger"]
+    assert torch.equal(picked.frames, batch.frames[[2, 1]]) and torch.equal(picked.waveform, batch.waveform[[2, 1]])
+    assert picked.mel is None and picked.skipped == [] and batch.skipped == ["lost.mp4: empty"]

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.batch import ClipBatch
 from lightning_modules.backbones.interface import Completions, Percept
-from lightning_modules.rl.rows import join, spans, take, take_clips
+from lightning_modules.rl.rows import join, spans, take
 
 pytestmark = pytest.mark.unit
 
@@ -45,11 +44,3 @@ def test_take_picks_rows_of_tensors_and_lists() -> None:
     heard = take(Heard(torch.arange(6).view(3, 2), ["a", "b", "c"]), [2, 0])
     assert heard.audio.tolist() == [[4, 5], [0, 1]] and heard.names == ["c", "a"]
     assert take(completions(1, 2), [1]).token_ids.tolist() == [[1, 1]]
-
-
-def test_take_clips(batch: ClipBatch) -> None:
-    batch.skipped.append("lost.mp4: empty")
-    picked = take_clips(batch, [2, 1])
-    assert picked.ids == ["clip2", "clip1"] and picked.targets == ["happiness", "anger"]
-    assert torch.equal(picked.frames, batch.frames[[2, 1]]) and torch.equal(picked.waveform, batch.waveform[[2, 1]])
-    assert picked.mel is None and picked.skipped == [] and batch.skipped == ["lost.mp4: empty"]

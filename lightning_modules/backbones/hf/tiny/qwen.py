@@ -25,19 +25,25 @@ _QWEN_TEMPLATE = (
 _QWEN_TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
 
+_VISION = {
+    "depth": 3,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_heads": 2,
+    "out_hidden_size": 64,
+    "patch_size": 8,
+    "initializer_range": 0.1,
+}
+"""Settings that the vision towers of both Qwen-VL have in common."""
+
+
 def qwen2_5_vl(directory: Path, texts: list[str]) -> PreTrainedModel:
     """Qwen2.5-VL: writes what its processor reads, returns the model."""
     ids = write_tokenizer(directory, texts, _QWEN_TOKENS, _QWEN_TEMPLATE, "<|im_end|>")
     vision = {
-        "depth": 3,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_heads": 2,
-        "out_hidden_size": 64,
-        "patch_size": 8,
+        **_VISION,
         "window_size": 32,
         "fullatt_block_indexes": [1],
-        "initializer_range": 0.1,
     }
     config = Qwen2_5_VLConfig(
         text_config=text_settings(), vision_config=vision, **_qwen_ids(dict(zip(_QWEN_TOKENS, ids, strict=True)))
@@ -49,15 +55,9 @@ def qwen3_vl(directory: Path, texts: list[str]) -> PreTrainedModel:
     """Qwen3-VL: writes what its processor reads, returns the model."""
     ids = write_tokenizer(directory, texts, _QWEN_TOKENS, _QWEN_TEMPLATE, "<|im_end|>")
     vision = {
-        "depth": 3,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_heads": 2,
-        "out_hidden_size": 64,
-        "patch_size": 8,
+        **_VISION,
         "num_position_embeddings": 16,
         "deepstack_visual_indexes": [0],
-        "initializer_range": 0.1,
     }
     config = Qwen3VLConfig(
         text_config=text_settings(), vision_config=vision, **_qwen_ids(dict(zip(_QWEN_TOKENS, ids, strict=True)))
