@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from callbacks.scoring import score_rows, write_metrics, write_rows
 from datamodules.batch import ClipBatch
-from lightning_modules.policy import Evaluation
+from lightning_modules.policy import Evaluation, PolicyModule
 
 PREDICTIONS_FILE = "predictions.jsonl"
 METRICS_FILE = "metrics.json"
@@ -23,11 +23,19 @@ class PredictionWriter(Callback):
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
 
-    def _collect(self, trainer: Trainer, evaluation: Evaluation) -> None:
+    def _collect(self, module: LightningModule, evaluation: Evaluation) -> None:
+        assert isinstance(module, PolicyModule), "only a policy returns evaluations"
         batch = evaluation.batch
-        rows = score_rows(batch.ids, evaluation.responses, batch.targets, evaluation.readings)
+        rows = score_rows(
+            batch.ids,
+            evaluation.responses,
+            batch.targets,
+            evaluation.readings,
+            evaluation.verdicts,
+            module.judge_name,
+            module.taxonomy,
+        )
         for i, row in enumerate(rows):
-            row["judged"] = None if evaluation.verdicts is None else evaluation.verdicts[i]
             row |= {
                 "dataset": batch.datasets[i],
                 "media": batch.media[i],
@@ -56,7 +64,7 @@ class PredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if isinstance(outputs, Evaluation):
-            self._collect(trainer, outputs)
+            self._collect(pl_module, outputs)
 
     on_predict_batch_end = on_test_batch_end
 

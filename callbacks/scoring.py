@@ -66,8 +66,11 @@ def score_rows(
     responses: Sequence[Response],
     targets: Sequence[str | None],
     readings: Sequence[Sequence[SentenceReading]] | None,
+    verdicts: Sequence[str | None] | None,
+    judge: str | None,
+    taxonomy: Taxonomy,
 ) -> list[dict[str, Any]]:
-    """Rows of `rows.jsonl` and `predictions.jsonl`, as plain JSON values.
+    """Rows of `rows.jsonl` and `predictions.jsonl`, as plain JSON values; `read_predictions` reads them.
 
     Args:
         ids: the clips' ids.
@@ -75,15 +78,19 @@ def score_rows(
         targets: canonical emotions; None where a clip has no label: then `accuracy` and `explanation` are None.
         readings: what the verifier read in each completion's sentences. None without a verifier: then `explanation`
             and the sentences' `emotions` and `probabilities` are None.
+        verdicts: the judge's emotion of each rationale; None where its reply is invalid. None without a judge.
+        judge: name of the judge; None without one.
+        taxonomy: the classes of targets, predictions and verdicts.
 
     Returns:
         One dictionary per completion: `id`, `target`, `prediction` (canonical, or None when unknown), `format`,
-        `accuracy`, `explanation` (rewards before weighting) and `sentences`, each with `text`, `emotions` (label set,
-        most probable first) and `probabilities` (label → p).
+        `accuracy`, `explanation` (rewards before weighting), `sentences`, each with `text`, `emotions` (label set,
+        most probable first) and `probabilities` (label → p), and `judged` (the verdict), `judge` and `taxonomy`.
     """
+    judged: Sequence[str | None] = [None] * len(responses) if verdicts is None else verdicts
     read: Sequence[Sequence[SentenceReading] | None] = [None] * len(responses) if readings is None else readings
     rows = []
-    for identifier, response, target, own in zip(ids, responses, targets, read, strict=True):
+    for identifier, response, target, own, verdict in zip(ids, responses, targets, read, judged, strict=True):
         accuracy = explanation = None
         if target is not None:
             accuracy = accuracy_score(response.prediction, target)
@@ -98,6 +105,9 @@ def score_rows(
                 "accuracy": accuracy,
                 "explanation": explanation,
                 "sentences": _sentence_rows(response, own),
+                "judged": verdict,
+                "judge": judge,
+                "taxonomy": taxonomy.name,
             }
         )
     return rows
@@ -202,10 +212,12 @@ def score(
     if verdicts is None:
         verdicts = [verifier_verdict(own, classes) for own in readings]
 
-    report = EmotionReport(classes, file_judge.name if file_judge else VerifierJudge(model).name)
+    judge_name = file_judge.name if file_judge else VerifierJudge(model).name
+    report = EmotionReport(classes, judge_name)
     report.update_clips([response.prediction for response in responses], targets, verdicts)
     metrics = report.compute()
-    write_rows(Path(output) / "rows.jsonl", score_rows(ids, responses, targets, readings))
+    rows = score_rows(ids, responses, targets, readings, verdicts, judge_name, classes)
+    write_rows(Path(output) / "rows.jsonl", rows)
     write_metrics(Path(output) / "metrics.json", metrics)
     _print_summary(metrics, output)
     return metrics

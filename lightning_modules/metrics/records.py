@@ -13,7 +13,7 @@ class Record:
 
     Args:
         id: the record's id; a number in the file is taken as text.
-        fields: the other fields asked for.
+        fields: the other fields asked for; None where an optional one is absent.
         where: file and line, for messages.
     """
 
@@ -22,12 +22,13 @@ class Record:
     where: str
 
 
-def read_records(path: str | Path, fields: Sequence[str]) -> list[Record]:
+def read_records(path: str | Path, fields: Sequence[str], optional: Sequence[str] = ()) -> list[Record]:
     """Read a JSONL file, one object with an `id` per line; blank lines are skipped, other fields ignored.
 
     Args:
         path: the file, UTF-8.
         fields: fields that each object must have beside `id`.
+        optional: fields that it may have.
 
     Raises:
         FileNotFoundError: no such file.
@@ -41,7 +42,7 @@ def read_records(path: str | Path, fields: Sequence[str]) -> list[Record]:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            record = _parse(line, fields, f"{path}:{number}")
+            record = _parse(line, fields, optional, f"{path}:{number}")
             if record.id in records:
                 raise ValueError(f"{record.where}: id {record.id!r} is already at {records[record.id].where}.")
             records[record.id] = record
@@ -50,7 +51,7 @@ def read_records(path: str | Path, fields: Sequence[str]) -> list[Record]:
     return list(records.values())
 
 
-def _parse(line: bytes, fields: Sequence[str], where: str) -> Record:
+def _parse(line: bytes, fields: Sequence[str], optional: Sequence[str], where: str) -> Record:
     try:
         content = json.loads(line.decode("utf-8-sig"))  # some editors put a byte order mark before the first line
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -62,4 +63,4 @@ def _parse(line: bytes, fields: Sequence[str], where: str) -> Record:
     identifier = content["id"]
     if isinstance(identifier, bool) or not isinstance(identifier, str | int):
         raise ValueError(f"{where}: id must be text or a whole number; got {identifier!r}.")
-    return Record(str(identifier), {name: content[name] for name in fields}, where)
+    return Record(str(identifier), {name: content.get(name) for name in (*fields, *optional)}, where)

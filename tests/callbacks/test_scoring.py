@@ -62,12 +62,13 @@ def test_row_schema(source, tmp_path):
     metrics = score(str(source), "dfew", TINY, str(tmp_path / "out"))
     first, second = read_rows(tmp_path / "out")
     keys = ["id", "target", "prediction", "format", "accuracy", "explanation", "sentences"]
+    keys += ["judged", "judge", "taxonomy"]
     assert list(first) == list(second) == keys
     assert list(first["sentences"][0]) == ["text", "emotions", "probabilities"]
     assert list(first["sentences"][0]["probabilities"]) == list(GO_EMOTIONS)
     assert (first["prediction"], first["accuracy"]) == ("happiness", 1)
     # A completion without answer and without sentence: unknown, no reward, and the judge fails.
-    assert second == dict(zip(keys, ["2", "anger", None, 0, 0, 0, []], strict=True))
+    assert second == dict(zip(keys, ["2", "anger", None, 0, 0, 0, [], None, f"verifier:{TINY}", "dfew"], strict=True))
     assert metrics["judge"] == f"verifier:{TINY}"
     assert (metrics["num_samples"], metrics["unknown_answers"], metrics["judge_failures"]) == (2, 1, 1)
     assert metrics["absent_classes"] == ["sadness", "neutral", "surprise", "disgust", "fear"]
@@ -130,12 +131,13 @@ def test_missing_files(source, tmp_path):
 def test_rows_without_target_or_without_verifier():
     responses = [read_response("<think>He smiles.</think><answer>happy</answer>", DFEW)] * 2
     readings = EmotionVerifier(TINY).read_groups([response.sentences for response in responses])
-    unlabelled, labelled = score_rows(["a", "b"], responses, [None, "happiness"], readings)
+    unlabelled, labelled = score_rows(["a", "b"], responses, [None, "happiness"], readings, None, None, DFEW)
     assert (unlabelled["accuracy"], unlabelled["explanation"], unlabelled["format"]) == (None, None, 1)
     assert (labelled["accuracy"], labelled["prediction"]) == (1, "happiness")
     assert labelled["explanation"] is not None
-    row = score_rows(["a"], responses[:1], ["anger"], None)[0]
+    row = score_rows(["a"], responses[:1], ["anger"], None, ["fear"], "judge", DFEW)[0]
     assert (row["accuracy"], row["explanation"]) == (0, None)
+    assert (row["judged"], row["judge"], row["taxonomy"]) == ("fear", "judge", "dfew")
     assert row["sentences"] == [{"text": "He smiles.", "emotions": None, "probabilities": None}]
 
 

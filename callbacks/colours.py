@@ -1,0 +1,22 @@
+"""Colours of emotions and of sentences, the same in TensorBoard and in the report."""
+
+from lightning_modules.coherence import Relation
+
+RELATIONS: dict[Relation, str] = {"matching": "#2e8b57", "neutral": "#8a929b", "contradicting": "#c0392b"}
+"""A sentence's relation to the target emotion → its colour."""
+
+SYMBOLS: dict[Relation, str] = {"matching": "✓", "neutral": "·", "contradicting": "✗"}
+"""The same without colour: nothing is said by colour alone."""
+
+_FAMILIES = {
+    "#d1495b": ("anger", "annoyance", "disapproval"),
+    "#7a8c2e": ("disgust", "embarrassment"),
+    "#7b4fa3": ("fear", "nervousness"),
+    "#e0a100": ("joy", "amusement", "excitement", "optimism", "pride", "relief"),
+    "#d96fa8": ("love", "admiration", "caring", "gratitude", "approval", "desire"),
+    "#2f6db5": ("sadness", "grief", "remorse", "disappointment"),
+    "#1d9a9a": ("surprise", "realization", "curiosity", "confusion"),
+    "#8a929b": ("neutral",),
+}
+EMOTIONS: dict[str, str] = {label: colour for colour, labels in _FAMILIES.items() for label in labels}
+"""GoEmotions label → colour; relatives share one."""
