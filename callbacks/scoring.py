@@ -10,18 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+from jsonargparse.typing import restricted_string_type
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from callbacks.rewards import accuracy_score, explanation_score, format_score
+from callbacks.rewards import accuracy_score, format_score
 from datamodules.emotions import Taxonomy, get_taxonomy
+from lightning_modules.coherence import explanation_score
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
-from lightning_modules.metrics.judges import FileJudge, VerifierJudge, verifier_verdict
+from lightning_modules.judges import FileJudge, Judge
+from lightning_modules.judges.base import find_device
+from lightning_modules.judges.prompt import PromptedJudge, each_verdict
+from lightning_modules.judges.verifier import verifier_judge_name, verifier_verdict
 from lightning_modules.metrics.records import read_records
 from lightning_modules.metrics.report import EmotionReport
-from lightning_modules.rationale import Response, read_response
+from lightning_modules.rationale import Response, read_response, whole_characters
+
+JsonlFile = restricted_string_type("JsonlFile", r".+\.jsonl?", docstring="Path of a JSON Lines file.")
+"""A path that the command line can tell from the name of a class."""
 
 _CHUNK_SIZE = 256
 """Completions whose sentences the verifier reads together: the step of the progress bar."""
@@ -55,9 +62,9 @@ def read_completions(path: str | Path, taxonomy: Taxonomy) -> list[Completion]:
         for name, value in (("completion", text), ("target", target)):
             if not isinstance(value, str):
                 raise ValueError(f"{record.where}: {name} must be text; got {value!r}.")
-        # JSON can hold half of a surrogate pair, where a model's output was cut inside a character; no file can.
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        completions.append(Completion(record.id, text, taxonomy.compound_target(target, record.where)))
+        completions.append(
+            Completion(record.id, whole_characters(text), taxonomy.compound_target(target, record.where))
+        )
     return completions
 
 
@@ -146,10 +153,15 @@ def write_text(path: str | Path, lines: Iterable[str]) -> None:
 
 def write_rows(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write rows as JSONL, whole or not at all."""
-    write_text(path, (_json_line(row) for row in rows))
+    write_text(path, (json_line(row) for row in rows))
 
 
-def _json_line(row: dict[str, Any]) -> str:
+def json_line(row: dict[str, Any]) -> str:
+    """A row as one line of JSONL, without the newline.
+
+    Raises:
+        ValueError: a number that JSON does not have.
+    """
     line = json.dumps(row, ensure_ascii=False, allow_nan=False)
     # Legal in JSON, but many readers take these characters for the end of a line.
     for separator in ("\u0085", "\u2028", "\u2029"):
@@ -167,7 +179,7 @@ def score(
     taxonomy: Literal["mafw", "dfew"],
     verifier: str,
     output: str,
-    judge: str | None = None,
+    judge: JsonlFile | Judge | None = None,
     bare: bool = False,
     device: str = "auto",
 ) -> dict[str, Any]:
@@ -180,8 +192,9 @@ def score(
         taxonomy: the classes that targets and answers name.
         verifier: Hugging Face directory or hub id of the sentence classifier.
         output: directory for the results.
-        judge: JSONL file with `{"id", "emotion"}` per line, a judge's reply to each rationale; a missing or invalid
-            reply counts as a failure. Without it the verifier, restricted to the taxonomy, is the judge.
+        judge: JSONL file with `{"id", "emotion"}` per line, as `python main.py judge` or a person writes it; or the
+            class of a judge that reads the rationales now, its options as `--judge.OPTION`. A missing or invalid
+            verdict counts as a failure. Without it the verifier, restricted to the taxonomy, is the judge.
         bare: take the whole completion as the answer, for models trained without `<answer>` tags.
         device: where the verifier runs, e.g. `cpu` or `cuda:1`; `auto` is a GPU if there is one.
 
@@ -191,28 +204,32 @@ def score(
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: a malformed line, an unknown target or a repeated id (names file and line), a verifier that does
-            not load or lacks labels, or a judge file for other clips.
+            not load or lacks labels, or a judge file for other clips or another taxonomy.
+        EndpointError: a judge behind an endpoint gives no reply.
     """
     if Path(output).is_file():
         raise ValueError(f"The output {output} is a file. Give a directory for rows.jsonl and metrics.json.")
     classes = get_taxonomy(taxonomy)
     given = read_completions(completions, classes)
     ids, targets = [item.id for item in given], [item.target for item in given]
-    file_judge = FileJudge(judge) if judge is not None else None
-    verdicts = file_judge.verdicts(ids, classes) if file_judge else None
-    model = EmotionVerifier(verifier, taxonomy=taxonomy)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device)
-
     responses = [read_response(item.text, classes, bare) for item in given]
+    rationales = [response.rationale for response in responses]
+    file_judge = FileJudge(judge) if isinstance(judge, str) else None
+    verdicts = file_judge.verdicts(ids, classes, rationales) if file_judge else None
+    model = EmotionVerifier(verifier, taxonomy=taxonomy)
+    model.to(find_device(device))
+
     readings: list[list[SentenceReading]] = []
     for start in track(range(0, len(responses), _CHUNK_SIZE), description="Reading rationales"):
         readings += model.read_groups([response.sentences for response in responses[start : start + _CHUNK_SIZE]])
-    if verdicts is None:
+    reader = judge if isinstance(judge, Judge) else None
+    if reader is not None:
+        verdicts = judge_rationales(reader, rationales, classes)
+    elif verdicts is None:
         verdicts = [verifier_verdict(own, classes) for own in readings]
 
-    judge_name = file_judge.name if file_judge else VerifierJudge(model).name
+    named = file_judge or reader
+    judge_name = named.name if named else verifier_judge_name(verifier)
     report = EmotionReport(classes, judge_name)
     report.update_clips([response.prediction for response in responses], targets, verdicts)
     metrics = report.compute()
@@ -221,6 +238,19 @@ def score(
     write_metrics(Path(output) / "metrics.json", metrics)
     _print_summary(metrics, output)
     return metrics
+
+
+def judge_rationales(judge: Judge, rationales: Sequence[str], taxonomy: Taxonomy) -> list[str | None]:
+    """Canonical emotion of each rationale, None where invalid; with a progress bar, and a language model's report."""
+    emotions: list[str | None] = [None] * len(rationales)
+    judged = each_verdict(judge, rationales, taxonomy)
+    try:
+        for i, verdict in track(judged, total=len(rationales), description="Judging rationales"):
+            emotions[i] = verdict.emotion
+    finally:
+        if isinstance(judge, PromptedJudge):
+            Console().print(judge.report(), markup=False)
+    return emotions
 
 
 def _print_summary(metrics: dict[str, Any], output: str) -> None:

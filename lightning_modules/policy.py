@@ -2,25 +2,45 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import FSDPStrategy
 from torchmetrics import SumMetric
-from transformers import get_scheduler
 
 from datamodules.batch import ClipBatch
 from datamodules.emotions import get_taxonomy
 from lightning_modules.backbones.feature_cache import FeatureCache
 from lightning_modules.backbones.interface import Backbone, Completions, Percept, Sampling, eval_mode
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
-from lightning_modules.metrics.judges import Judge, VerifierJudge, verifier_verdict
+from lightning_modules.judges import Judge
+from lightning_modules.judges.prompt import PromptedJudge
+from lightning_modules.judges.verifier import verifier_judge_name, verifier_verdict
 from lightning_modules.metrics.report import EmotionReport
 from lightning_modules.rationale import Response, read_response
 
 EVALUATION_SAMPLING = Sampling(max_new_tokens=512, temperature=0.3, top_p=0.9)
 """How the paper's released code decodes in evaluation."""
+
+
+def check_sampled(completions: Completions, ids: list[str]) -> None:
+    """Refuse text that was written by a policy whose numbers are broken.
+
+    Args:
+        completions: one per clip, B.
+        ids: of the clips, B.
+
+    Raises:
+        ValueError: a token's log-probability is not finite; names the clips.
+    """
+    broken = (~torch.isfinite(completions.logprobs)).any(dim=1).tolist()
+    clips = [identifier for identifier, is_broken in zip(ids, broken, strict=True) if is_broken]
+    if clips:
+        raise ValueError(
+            f"The policy's log-probabilities are not finite on clips {', '.join(clips)}: its weights are broken, or "
+            "its numbers overflow in this precision. Take an older checkpoint, or try trainer.precision=32-true."
+        )
 
 
 @dataclass
@@ -93,7 +113,7 @@ class PolicyModule(LightningModule):
         """Who judges the rationales: the judge given, else the verifier, else nobody."""
         if self.judge is not None:
             return self.judge.name
-        return None if self.verifier is None else VerifierJudge(self.verifier).name
+        return None if self.verifier is None else verifier_judge_name(self.verifier.path)
 
     def setup(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
@@ -106,11 +126,14 @@ class PolicyModule(LightningModule):
         if self.feature_cache is not None:
             self.feature_cache.check(self.backbone)
             strategy = self.trainer.strategy
-            if isinstance(strategy, FSDPStrategy | ModelParallelStrategy) or getattr(strategy, "zero_stage_3", False):
+            if isinstance(strategy, FSDPStrategy) or getattr(strategy, "zero_stage_3", False):
                 raise ValueError(
                     f"{type(strategy).__name__} leaves each process a part of the towers' weights, by which the "
                     "feature cache knows its entries. Set model.feature_cache to null, or trainer.strategy to ddp."
                 )
+
+    def configure_model(self) -> None:
+        """Only what is trained is sharded: nothing here, so that every process evaluates with a model of its own."""
 
     def perceive(self, batch: ClipBatch) -> Percept:
         """Tower outputs of each clip; the towers do not run for clips in the feature cache."""
@@ -133,11 +156,19 @@ class PolicyModule(LightningModule):
         return self.verifier.read_groups([response.sentences for response in responses])
 
     @torch.no_grad()
-    def evaluate(self, batch: ClipBatch) -> Evaluation:
-        """Explain each clip of a batch once, without dropout."""
+    def evaluate(self, batch: ClipBatch, with_cache: bool = True) -> Evaluation:
+        """Explain each clip of a batch once, without dropout.
+
+        Args:
+            batch: the clips.
+            with_cache: take tower outputs from the feature cache and add to it, where there is one. False for clips
+                that are not those of the corpus, which would fill it.
+        """
         with eval_mode(self.backbone):
-            prompt = self.backbone.encode(batch, self.perceive(batch))
+            percept = self.perceive(batch) if with_cache else self.backbone.perceive(batch)
+            prompt = self.backbone.encode(batch, percept)
             completions = self.backbone.generate(prompt, 1, self.evaluation)
+        check_sampled(completions, batch.ids)
         texts = self.backbone.texts(completions)
         responses = self.read(["" if f else t for t, f in zip(texts, batch.failures, strict=True)])
         readings = None if self.verifier is None else self.read_sentences(responses)
@@ -178,6 +209,8 @@ class PolicyModule(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._log_report(self.test_report, "test")
+        if isinstance(self.judge, PromptedJudge):
+            self.print(self.judge.report())
 
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> Evaluation:
         return self.evaluate(batch)
@@ -204,166 +237,3 @@ class PolicyModule(LightningModule):
     def export(self, directory: Path) -> None:
         """Write the policy as a Hugging Face directory that loads as a backbone again."""
         self.backbone.save(directory)
-
-
-class TrainablePolicyModule(PolicyModule):
-    """A policy with an optimizer: AdamW on the trained parts, warm-up, then a schedule.
-
-    A subclass names its `stage`, by which the backbone's `recipes` are looked up.
-
-    Args:
-        backbone: the multimodal LLM.
-        taxonomy: the emotion classes that answers and targets come from.
-        trainable: names of the backbone's parts to train; all others stay frozen to the bit. None: those of the
-            backbone's recipe for this stage.
-        verifier: Hugging Face directory or hub id of the verifier.
-        judge: names one emotion per rationale for EEA, EPC and FCR; by default the verifier.
-        evaluation: how completions are drawn in validation and test.
-        learning_rate: peak learning rate; None: that of the backbone's recipe for this stage.
-        weight_decay: AdamW's decoupled weight decay.
-        warmup_ratio: share of the optimizer steps in which the learning rate rises linearly from 0.
-        schedule: what follows the warm-up.
-        feature_cache: keeps what the towers return of each clip on disk; only where all towers are frozen.
-
-    Raises:
-        ValueError: a part that the backbone does not have, or neither a value nor a recipe for `trainable` or
-            `learning_rate`.
-    """
-
-    stage: ClassVar[str]
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        taxonomy: Literal["mafw", "dfew"],
-        trainable: list[str] | None,
-        verifier: str | None,
-        judge: Judge | None,
-        evaluation: Sampling,
-        learning_rate: float | None,
-        weight_decay: float,
-        warmup_ratio: float,
-        schedule: Literal["constant", "linear", "cosine"],
-        feature_cache: FeatureCache | None = None,
-    ) -> None:
-        super().__init__(
-            backbone,
-            taxonomy,
-            verifier=verifier,
-            judge=judge,
-            evaluation=evaluation,
-            feature_cache=feature_cache,
-        )
-        self.trainable = self._from_recipe("trainable", trainable)
-        self.learning_rate = self._from_recipe("learning_rate", learning_rate)
-        backbone.set_trainable(self.trainable)
-        self.weight_decay = weight_decay
-        self.warmup_ratio = warmup_ratio
-        self.schedule = schedule
-        self.num_skipped_clips = 0
-        self.num_silent_clips = 0
-        self._gradients_are_checked = False
-
-    def _from_recipe(self, name: str, value: Any) -> Any:
-        """The value given for a field of `Recipe`, else that of the backbone's recipe for this stage."""
-        recipes = self.backbone.recipes or {}
-        recipe = recipes.get(self.stage)
-        if value is None and recipe is None:
-            raise ValueError(
-                f"Got no model.{name}, and {type(self.backbone).__name__} has no recipe for the stage {self.stage!r} "
-                f"(its recipes: {', '.join(recipes) or 'none'}). Set model.init_args.{name}, or "
-                f"model.init_args.backbone.init_args.recipes.{self.stage} to trainable parts and a learning rate, as "
-                "configs/backbone/*.yaml do."
-            )
-        return getattr(recipe, name) if value is None else value
-
-    def num_optimizer_steps(self) -> int:
-        """Optimizer steps of the whole run, for the schedule."""
-        return int(self.trainer.estimated_stepping_batches)
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        parameters = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
-        num_steps = self.num_optimizer_steps()
-        scheduler = get_scheduler(
-            "constant_with_warmup" if self.schedule == "constant" else self.schedule,
-            optimizer,
-            num_warmup_steps=round(self.warmup_ratio * num_steps),
-            num_training_steps=num_steps,
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained; frozen parts come from their own directories."""
-        trained = self._trained_keys()
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the frozen parts as they are, after checking that no trained one is missing."""
-        missing = sorted(self._trained_keys() - set(checkpoint["state_dict"]))
-        if missing:
-            raise ValueError(
-                f"The checkpoint lacks {len(missing)} trained tensors, e.g. {missing[0]}. It was written with other "
-                f"trainable parts than {self.trainable}: set model.trainable to those of the run that wrote it."
-            )
-        checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
-
-    def _trained_keys(self) -> set[str]:
-        return {
-            f"backbone.{name}"
-            for name, parameter in self.backbone.named_parameters(remove_duplicate=False)
-            if parameter.requires_grad
-        }
-
-    def check_gradients(self) -> None:
-        """Refuse trained parts that the loss does not reach. Looks once, after the first backward pass.
-
-        A part counts as reached when any of its parameters is: HumanOmni, for one, takes its vision tower's features
-        before the last layer, which then gets no gradient.
-
-        Raises:
-            ValueError: naming the parts of which no parameter got a gradient.
-        """
-        if self._gradients_are_checked:
-            return
-        self._gradients_are_checked = True
-        # Strategies that shard keep nothing here of a part that another device holds.
-        trained = {
-            name: [p for p in part.parameters() if p.requires_grad and p.numel()]
-            for name, part in self.backbone.parts.items()
-        }
-        unreached = [name for name, own in trained.items() if own and all(p.grad is None for p in own)]
-        # DeepSpeed takes the gradients away as they come: where there is none at all, nothing can be said.
-        if unreached and len(unreached) < sum(map(bool, trained.values())):
-            raise ValueError(
-                f"No gradient reaches {', '.join(unreached)}, of the trainable parts {', '.join(self.trainable)}: "
-                f"training would leave {'it' if len(unreached) == 1 else 'them'} as before. Leave "
-                f"{', '.join(unreached)} out of model.trainable (in stage 3 the towers run once per clip, without "
-                "gradient)."
-            )
-
-    def check_finite(self, loss: torch.Tensor, batch: ClipBatch) -> None:
-        """Stop before a non-finite loss reaches the weights.
-
-        Raises:
-            ValueError: naming the clips of the batch.
-        """
-        if not torch.isfinite(loss):
-            raise ValueError(
-                f"Loss is {loss.item()} at step {self.global_step}, on clips {', '.join(batch.ids)}. The weights were "
-                "not updated. Lower model.learning_rate, clip gradients, or inspect these clips."
-            )
-
-    def count_clips(self, batch: ClipBatch) -> None:
-        """Log how many clips so far could not be decoded or had no audio track, and name those that are left out."""
-        self.num_skipped_clips += len(batch.skipped)
-        self.num_silent_clips += num_silent(batch)
-        counts = {"skipped_clips": self.num_skipped_clips, "silent_clips": self.num_silent_clips}
-        for name, count in counts.items():
-            self.log(f"train/{name}", float(count), batch_size=max(len(batch), 1))
-        for reason in batch.skipped:
-            self.print(f"Skipped a clip that cannot be decoded: {reason}")
-
-    def completion_length(self, completions: Completions) -> torch.Tensor:
-        """Mean completion length in tokens."""
-        return completions.lengths.float().mean()

@@ -1,1 +1,1 @@
-"""Metrics over evaluated clips, and the judges of rationales."""
+"""Metrics over evaluated clips."""

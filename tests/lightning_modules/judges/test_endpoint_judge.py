@@ -1,0 +1,365 @@
+"""The endpoint judge against a real server on this machine, with every fault that a server has."""
+
+import json
+import threading
+import time
+import traceback
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+
+from datamodules.emotions import DFEW
+from lightning_modules.judges import EndpointJudge, Judge
+from lightning_modules.judges.chat import ChatEndpoint, EndpointError, RequestFailed
+from lightning_modules.judges.prompt import judge_prompt
+from tests.chat_server import Answer, ChatServer, Request
+
+pytestmark = pytest.mark.unit
+
+KEY = "sk-secret-0123456789"
+RATIONALES = [f"The man smiles, number {i}." for i in range(12)]
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+@pytest.fixture
+def make_judge(tmp_path):
+    def make(url: str, **options) -> EndpointJudge:
+        values = {
+            "model": "m",
+            "backoff": 0.001,
+            "retries": 2,
+            "timeout": 5.0,
+            "cache": str(tmp_path / "replies.jsonl"),
+        }
+        return EndpointJudge(url, **{**values, **options})
+
+    return make
+
+
+def then_fine(*faults: Answer):
+    """The faults for the first requests, one each, and a good reply for the others."""
+    return lambda number, request: faults[number] if number < len(faults) else Answer("Sad")
+
+
+def test_request_and_reply(make_judge):
+    with ChatServer(lambda number, request: Answer("**Happy**.")) as server:
+        judge = make_judge(server.url)
+        assert isinstance(judge, Judge)
+        assert judge.name == "endpoint:m"
+        assert judge.judge(["He smiles."], DFEW) == ["happiness"]
+    (request,) = server.requests
+    assert request.path == "/v1/chat/completions"
+    assert request.headers["Authorization"] == f"Bearer {KEY}"
+    message = {"role": "user", "content": judge_prompt("He smiles.", DFEW)}
+    assert request.body == {"model": "m", "temperature": 0, "max_tokens": 16, "messages": [message]}
+
+
+def test_parameters_are_added_and_null_takes_a_field_out(make_judge):
+    parameters = {"max_tokens": None, "max_completion_tokens": 4, "chat_template_kwargs": {"enable_thinking": False}}
+    with ChatServer() as server:
+        make_judge(server.url, parameters=parameters).judge(["a"], DFEW)
+    body = server.requests[0].body
+    assert "max_tokens" not in body
+    assert (body["max_completion_tokens"], body["chat_template_kwargs"]) == (4, {"enable_thinking": False})
+
+
+def test_order_duplicates_and_empty_rationales(make_judge):
+    def answer(number: int, request: Request) -> Answer:
+        # The first request is the last to be answered.
+        time.sleep(0.05 if number == 0 else 0)
+        return Answer("sad" if "cries" in request.prompt else "happy")
+
+    with ChatServer(answer) as server:
+        judge = make_judge(server.url)
+        verdicts = judge.judge(["He cries.", "", "He smiles.", "He cries.", " \n"], DFEW)
+    assert verdicts == ["sadness", None, "happiness", "sadness", None]
+    assert len(server.requests) == 2
+    assert (judge.num_judged, judge.num_invalid) == (5, 2)
+
+
+def test_requests_run_at_the_same_time_and_not_more_than_allowed(make_judge):
+    together = threading.Barrier(3)
+
+    def answer(number: int, request: Request) -> Answer:
+        together.wait(5)  # broken, and the test with it, unless three requests are under way
+        return Answer()
+
+    with ChatServer(answer) as server:
+        assert make_judge(server.url, concurrency=3).judge(RATIONALES, DFEW) == ["happiness"] * 12
+    assert server.most_at_once == 3
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Answer(status=500),
+        Answer(status=503),
+        Answer(status=429),
+        Answer(content=b'{"choices": [{"mess'),
+        Answer(content=b"<html>gateway</html>"),
+        Answer(content=b'{"error": {"message": "overloaded"}}'),
+        Answer(content=b'{"choices": []}'),
+        Answer(content=b'{"choices": [{"message": {"content": [1]}}]}'),
+        Answer(content=b"[" * 100_000),
+        Answer(content=b"x" * (2 << 20)),
+        Answer(fault="reset"),
+    ],
+    ids=["500", "503", "429", "cut", "html", "error", "empty", "no_text", "deep", "large", "reset"],
+)
+def test_passing_faults_are_retried(make_judge, fault):
+    with ChatServer(then_fine(fault)) as server:
+        judge = make_judge(server.url)
+        assert judge.judge(["a"], DFEW) == ["sadness"]
+    assert len(server.requests) == 2
+    assert (judge.usage.asked, judge.usage.retries, judge.usage.failures) == (1, 1, 0)
+
+
+def test_timeouts_are_retried(make_judge):
+    with ChatServer(then_fine(Answer(fault="silence"))) as server:
+        judge = make_judge(server.url, timeout=0.1)
+        assert judge.judge(["a"], DFEW) == ["sadness"]
+    assert (len(server.requests), judge.usage.retries) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [("7", 7.0), ("in an hour", 3600.0), ("soon", 0.5), (None, 0.5), ("0", 0.5)],
+)
+def test_waits(monkeypatch, header, expected):
+    monkeypatch.setattr("random.uniform", lambda low, high: low)
+    waits = []
+
+    class Stopped(threading.Event):
+        def wait(self, timeout=None):
+            waits.append(timeout)
+            return False
+
+    date = formatdate(time.time() + 3600, usegmt=True)
+    headers = {} if header is None else {"Retry-After": date if header == "in an hour" else header}
+    with ChatServer(then_fine(Answer(status=429, headers=headers))) as server:
+        endpoint = ChatEndpoint(server.url, None, timeout=5, retries=1, backoff=1.0, max_wait=4000)
+        endpoint.complete({"messages": [{"content": ""}]}, Stopped(), on_retry=lambda: None)
+    assert waits == [pytest.approx(expected, abs=60 if expected == 3600 else 1e-9)]
+
+
+def test_back_off_doubles_up_to_the_longest_wait(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("random.uniform", lambda low, high: drawn.append((low, high)) or high)
+    waits = []
+
+    class Stopped(threading.Event):
+        def wait(self, timeout=None):
+            waits.append(timeout)
+            return False
+
+    with ChatServer(lambda number, request: Answer(status=500)) as server:
+        endpoint = ChatEndpoint(server.url, None, timeout=5, retries=5, backoff=1.0, max_wait=5.0)
+        with pytest.raises(RequestFailed, match=r"HTTP 500.*\(attempt 6 of 6\)"):
+            endpoint.complete({"messages": [{"content": ""}]}, Stopped(), on_retry=lambda: None)
+    assert waits == [1.0, 2.0, 4.0, 5.0, 5.0]
+    assert set(drawn) == {(0.5, 1.0)}
+
+
+def test_an_endpoint_that_asks_for_too_long_a_wait_ends_the_run(make_judge):
+    with (
+        ChatServer(lambda number, request: Answer(status=429, headers={"Retry-After": "3600"})) as server,
+        pytest.raises(EndpointError, match=r"asks to wait 3600 s, longer than max_wait \(120 s\)"),
+    ):
+        make_judge(server.url).judge(["a"], DFEW)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("text", ["The emotion is happiness", "surprised", "happiness or fear", "", "7", None])
+def test_replies_outside_the_taxonomy_are_invalid_and_not_asked_again(make_judge, text):
+    with ChatServer(lambda number, request: Answer(text)) as server:
+        assert make_judge(server.url).judge(["a"], DFEW) == [None]
+        judge = make_judge(server.url)
+        assert judge.judge(["a"], DFEW) == [None]
+    assert len(server.requests) == 1
+    assert (judge.num_invalid, judge.usage.cached) == (1, 1)
+
+
+def test_an_endpoint_that_dies_half_way_loses_nothing(make_judge, tmp_path):
+    def dying(number: int, request: Request) -> Answer:
+        return Answer("happy") if number < 5 else Answer(fault="reset")
+
+    with ChatServer(dying) as server:
+        judge = make_judge(server.url, concurrency=2)
+        with pytest.raises(EndpointError, match=r"5 of 12 replies are kept in .*replies.jsonl: run the same command"):
+            judge.judge(RATIONALES, DFEW)
+    answered = server.prompts()[:5]
+    assert judge.usage.asked == 5
+    with ChatServer() as second:  # elsewhere: replies are known by what was asked, not by the address
+        judge = make_judge(second.url)
+        assert judge.judge(RATIONALES, DFEW) == ["happiness"] * 12
+    assert sorted(answered + second.prompts()) == sorted(judge_prompt(rationale, DFEW) for rationale in RATIONALES)
+    assert (judge.usage.cached, judge.usage.asked) == (5, 7)
+
+
+def test_an_endpoint_that_is_gone_is_an_error(make_judge):
+    with ChatServer() as server:
+        pass
+    with pytest.raises(EndpointError, match=r"Refused.*attempt 3 of 3.*0 of 1 replies are kept"):
+        make_judge(server.url).judge(["a"], DFEW)
+
+
+def test_other_model_question_or_parameters_are_asked_anew(make_judge):
+    with ChatServer() as server:
+        make_judge(server.url).judge(["a"], DFEW)
+        make_judge(server.url, model="other").judge(["a"], DFEW)
+        make_judge(server.url, max_tokens=4).judge(["a"], DFEW)
+        make_judge(server.url).judge(["b"], DFEW)
+        make_judge(server.url, concurrency=1, timeout=1.0).judge(["a"], DFEW)
+    assert len(server.requests) == 4
+
+
+def test_failures_up_to_a_number_are_invalid_and_asked_for_again(make_judge):
+    broken = True
+
+    def answer(number: int, request: Request) -> Answer:
+        return Answer(status=500) if broken and "number 1" in request.prompt else Answer()
+
+    with ChatServer(answer) as server:  # numbers 1, 10 and 11
+        judge = make_judge(server.url, max_failures=3, retries=1)
+        assert judge.judge(RATIONALES, DFEW).count(None) == 3
+        assert (judge.usage.failures, judge.usage.retries, judge.num_invalid) == (3, 3, 3)
+        with pytest.raises(EndpointError, match="9 of 12 replies are kept"):
+            make_judge(server.url, max_failures=2, retries=0).judge(RATIONALES, DFEW)
+        broken = False
+        assert make_judge(server.url).judge(RATIONALES, DFEW).count(None) == 0
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_refused_text_counts_as_one_failure_and_is_not_retried(make_judge, status):
+    refusal = Answer(status=status, content=b'{"error": {"message": "maximum context length is 8"}}')
+    with ChatServer(lambda number, request: refusal if "long" in request.prompt else Answer()) as server:
+        assert make_judge(server.url, max_failures=1).judge(["long", "b"], DFEW) == [None, "happiness"]
+        with pytest.raises(EndpointError, match=f"HTTP {status}: maximum context length is 8"):
+            make_judge(server.url).judge(["long"], DFEW)
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (401, r"refuses access \(HTTP 401\). Check the key in the environment variable OPENAI_API_KEY"),
+        (403, r"refuses access \(HTTP 403\)"),
+        (404, r"HTTP 404: no such model \*\*\*. Check base_url"),
+        (307, "redirects to http://127.0.0.1.*Redirects are not followed"),
+    ],
+)
+def test_what_no_retry_can_cure_stops_at_once_and_never_shows_the_key(make_judge, tmp_path, caplog, status, message):
+    content = json.dumps({"error": {"message": f"no such model {KEY}"}}).encode()
+    with ChatServer() as elsewhere:
+        headers = {"Location": f"{elsewhere.url}/chat/completions?{KEY}"} if status == 307 else {}
+        with ChatServer(lambda number, request: Answer(status=status, content=content, headers=headers)) as server:
+            with pytest.raises(EndpointError, match=message) as caught:
+                make_judge(server.url, concurrency=1).judge(RATIONALES, DFEW)
+            assert len(server.requests) == 1
+    assert elsewhere.requests == []
+    shown = "".join(traceback.format_exception(caught.value))
+    assert KEY not in shown + caplog.text + (tmp_path / "replies.jsonl").read_text()
+
+
+def test_the_key_is_in_no_file_log_or_report(make_judge, tmp_path, caplog, capsys):
+    caplog.set_level("DEBUG")
+    with ChatServer(then_fine(Answer(status=500, content=KEY.encode()))) as server:
+        judge = make_judge(server.url)
+        judge.judge(["a"], DFEW)
+    assert server.requests[0].headers["Authorization"] == f"Bearer {KEY}"
+    kept = "".join(path.read_text() for path in tmp_path.iterdir())
+    printed = "".join(capsys.readouterr())
+    assert KEY not in kept + caplog.text + printed + judge.report() + repr(vars(judge)) + repr(vars(judge.endpoint))
+
+
+@pytest.mark.parametrize("secret", ["sk-a\nb", "sk-\N{SNOWMAN}", "sk a"])
+def test_a_malformed_key_is_not_repeated(make_judge, monkeypatch, secret):
+    monkeypatch.setenv("OPENAI_API_KEY", secret)
+    with ChatServer() as server, pytest.raises(EndpointError, match="OPENAI_API_KEY holds characters") as caught:
+        make_judge(server.url).judge(["a"], DFEW)
+    assert secret not in "".join(traceback.format_exception(caught.value))
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("options", [{"key_variable": None}, {"key_variable": "NOT_SET_ANYWHERE"}])
+def test_no_key_is_needed(make_judge, options):
+    with ChatServer(then_fine(Answer(status=401))) as server:
+        with pytest.raises(EndpointError, match="No key was sent: put it into the environment variable"):
+            make_judge(server.url, **options).judge(["a"], DFEW)
+        assert make_judge(server.url, **options).judge(["a"], DFEW) == ["sadness"]
+    assert not any("Authorization" in request.headers for request in server.requests)
+
+
+@pytest.mark.parametrize(
+    ("url", "variable", "sent"),
+    [
+        ("https://api.openai.com/v1", "OPENAI_API_KEY", True),
+        ("http://localhost:8000/v1", "OPENAI_API_KEY", True),
+        ("http://[::1]:8000/v1", "OPENAI_API_KEY", True),
+        ("http://node17:8000/v1", "OPENAI_API_KEY", False),
+        ("http://127.evil.example/v1", "OPENAI_API_KEY", False),
+        ("http://node17:8000/v1", "VLLM_API_KEY", True),
+    ],
+)
+def test_the_key_of_a_hosted_service_does_not_go_out_in_clear(monkeypatch, url, variable, sent):
+    monkeypatch.setenv("VLLM_API_KEY", "own")
+    endpoint = ChatEndpoint(url, variable, timeout=1, retries=0, backoff=0, max_wait=0)
+    assert (endpoint.key() is not None) == sent
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"base_url": "localhost:8000/v1"}, "Expected base_url such as https"),
+        ({"base_url": "file:///etc/passwd"}, "Expected base_url such as https"),
+        ({"base_url": "https://a/v1?key=b"}, "Expected base_url such as https"),
+        ({"base_url": f"https://user:{KEY}@a/v1"}, "holds a user name or password"),
+        ({"base_url": "http://a b/v1"}, "white space"),
+        ({"key_variable": KEY}, "Give the name, never the key itself"),
+        ({"concurrency": 0}, "concurrency >= 1"),
+        ({"timeout": 0}, "timeout > 0"),
+        ({"max_failures": -1}, "max_failures >= 0"),
+        ({"prompt_price": 1.0}, "both prompt_price and completion_price"),
+    ],
+)
+def test_options_are_checked(make_judge, options, message):
+    url = options.pop("base_url", "http://localhost/v1")
+    with pytest.raises(ValueError, match=message) as caught:
+        make_judge(url, **options)
+    assert KEY not in str(caught.value)
+
+
+def test_cost_and_counts_are_reported(make_judge):
+    with ChatServer(then_fine(Answer(status=500), Answer("I cannot say"))) as server:
+        options = {"prompt_price": 0.4, "completion_price": 1.6, "concurrency": 1}
+        make_judge(server.url, **options).judge(["a"], DFEW)
+        judge = make_judge(server.url, **options)
+        judge.judge(["a", "b", "c"], DFEW)
+    # 2 × 100 prompt tokens and 2 × 2 completion tokens, per million
+    assert judge.cost() == pytest.approx((200 * 0.4 + 4 * 1.6) / 1e6, rel=1e-12)
+    assert judge.report() == (
+        "endpoint:m: 3 rationales judged, 1 invalid, such as the reply 'I cannot say'. 2 replies asked for, 1 from "
+        f"{judge.cache_path}; 0 retries, 0 failures. 200 prompt and 4 completion tokens, cost 0.0001."
+    )
+
+
+def test_half_a_surrogate_pair_in_text_and_reply(make_judge):
+    with ChatServer(lambda number, request: Answer("sad\ud83d")) as server:
+        (_, verdict), *_ = make_judge(server.url).stream(["He \ud83d smiles."], DFEW)
+    assert verdict.reply == "sad\N{REPLACEMENT CHARACTER}"
+    assert verdict.emotion is None
+
+
+def test_a_reader_that_stops_early_keeps_what_was_asked(make_judge, tmp_path):
+    with ChatServer() as server:
+        stream = make_judge(server.url, concurrency=1).stream(RATIONALES, DFEW)
+        next(stream)
+        stream.close()
+        asked = len(server.requests)
+    assert asked < 12
+    assert len(Path(tmp_path / "replies.jsonl").read_text().splitlines()) == asked
