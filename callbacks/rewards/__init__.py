@@ -2,7 +2,7 @@
 
 from callbacks.rewards.accuracy import AccuracyReward, accuracy_score
 from callbacks.rewards.base import Reward, sum_rewards
-from callbacks.rewards.explanation import ExplanationReward, explanation_score
+from callbacks.rewards.explanation import ExplanationReward
 from callbacks.rewards.format import FormatReward, format_score
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "FormatReward",
     "Reward",
     "accuracy_score",
-    "explanation_score",
     "format_score",
     "sum_rewards",
 ]

@@ -11,10 +11,10 @@ from callbacks.rewards import (
     ExplanationReward,
     FormatReward,
     accuracy_score,
-    explanation_score,
     sum_rewards,
 )
 from datamodules.emotions import DFEW, GO_EMOTIONS, get_taxonomy
+from lightning_modules.coherence import explanation_score
 from lightning_modules.emotion_verifier import EmotionVerifier
 from lightning_modules.rationale import read_response
 

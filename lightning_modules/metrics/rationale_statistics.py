@@ -1,0 +1,279 @@
+"""What the reward-hacking alarms measure on rationales, in training and in finished runs alike.
+
+Every statistic is a `Tally`, so that batches, steps and processes add up before anything is divided.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, groupby
+from math import sqrt
+
+from datamodules.emotions import ALIASES, VERIFIER_LABELS, Taxonomy, members
+from lightning_modules.coherence import explanation_score
+
+LabelSets = tuple[tuple[str, ...], ...]
+"""The verifier's label set of each sentence of a rationale."""
+
+NUM_HEDGED = 3
+"""A rationale that speaks of this many emotions hedges."""
+
+IMPLIED = 0.5
+"""An explanation reward above this says that the rationale expresses its target."""
+
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+
+
+@dataclass(frozen=True)
+class Rationale:
+    """A rationale and what was made of it.
+
+    Args:
+        clip: the clip's id; completions of one clip are a group.
+        sentences: of the rationale.
+        emotions: the verifier's label set of each sentence; None where no verifier read them.
+        target: canonical emotion, several joined by `_`; None without a label.
+        prediction: canonical emotion of the answer; None when it names no class.
+        reward: what the completion earned; None without rewards.
+        length: of the completion in tokens, or of the rationale in words; one unit for all.
+        judged: emotion that the judge reads in the rationale; None: an invalid reply, or no judge.
+        second: label sets by a second verifier, which gives no reward; None without one.
+    """
+
+    clip: str
+    sentences: tuple[str, ...]
+    emotions: LabelSets | None
+    target: str | None
+    prediction: str | None
+    reward: float | None
+    length: int
+    judged: str | None = None
+    second: LabelSets | None = None
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Numerator and denominator of a mean or a ratio.
+
+    Args:
+        total: sum of what is averaged.
+        count: of how many, or the sum that `total` is compared with.
+    """
+
+    total: float = 0.0
+    count: float = 0.0
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(self.total + other.total, self.count + other.count)
+
+    @property
+    def value(self) -> float | None:
+        """The mean; None of nothing."""
+        return self.total / self.count if self.count else None
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Tally":
+        """Of single observations."""
+        values = list(values)
+        return cls(float(sum(values)), float(len(values)))
+
+
+def words(text: str) -> list[str]:
+    """Words in lower case, without punctuation."""
+    return _WORD.findall(text.lower())
+
+
+def count_words(sentences: Iterable[str]) -> int:
+    """Number of words of some sentences."""
+    return sum(len(words(sentence)) for sentence in sentences)
+
+
+@lru_cache
+def _naming_pattern(emotions: frozenset[str]) -> re.Pattern[str]:
+    names = emotions | {VERIFIER_LABELS[emotion] for emotion in emotions}
+    names |= {alias for alias, emotion in ALIASES.items() if emotion in emotions}
+    return re.compile(rf"\b(?:{'|'.join(sorted(names))})\b", re.IGNORECASE)
+
+
+def names_label(sentence: str, emotions: frozenset[str]) -> bool:
+    """Whether a sentence says a class name, one of its aliases or its verifier label, as a whole word in any case.
+
+    Args:
+        sentence: the sentence.
+        emotions: canonical emotions.
+    """
+    return bool(emotions) and _naming_pattern(emotions).search(sentence) is not None
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Spearman's rank correlation, ties given their mean rank; None where x or y does not vary.
+
+    Raises:
+        ValueError: different numbers of values.
+    """
+    if len(x) != len(y):
+        raise ValueError(f"Expected as many x as y; got {len(x)} and {len(y)}.")
+    centre = (len(x) + 1) / 2
+    ranks_x, ranks_y = ([rank - centre for rank in _ranks(values)] for values in (x, y))
+    scale = sqrt(sum(rank**2 for rank in ranks_x) * sum(rank**2 for rank in ranks_y))
+    return sum(a * b for a, b in zip(ranks_x, ranks_y, strict=True)) / scale if scale else None
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    ranks = [0.0] * len(values)
+    start = 1
+    for _, tied in groupby(sorted(range(len(values)), key=values.__getitem__), key=values.__getitem__):
+        rows = list(tied)
+        for row in rows:
+            ranks[row] = start + (len(rows) - 1) / 2
+        start += len(rows)
+    return ranks
+
+
+def distinct(rationale: Rationale, n: int) -> float | None:
+    """Distinct n-grams over all n-grams of a rationale's words (distinct-n, arXiv 1510.03055).
+
+    Within each rationale and not over all of them: the latter falls with the number of rationales, and no threshold
+    would hold for a training step and a finished run.
+
+    Returns:
+        None for fewer than n words.
+    """
+    tokens = [word for sentence in rationale.sentences for word in words(sentence)]
+    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else None
+
+
+def _label_named(rationales: Sequence[Rationale]) -> Iterator[float]:
+    for rationale in rationales:
+        emotions = frozenset(members(rationale.target) if rationale.target else ())
+        emotions |= {rationale.prediction} if rationale.prediction else frozenset()
+        if emotions:
+            yield from (names_label(sentence, emotions) for sentence in rationale.sentences)
+
+
+def _neutral(rationales: Sequence[Rationale]) -> Iterator[float]:
+    for rationale in rationales:
+        yield from (set(labels) == {"neutral"} for labels in rationale.emotions or ())
+
+
+def _normalised(rationale: Rationale) -> list[str]:
+    return [" ".join(words(sentence)) for sentence in rationale.sentences]
+
+
+def _repeated(rationales: Sequence[Rationale]) -> Tally:
+    sentences = [_normalised(rationale) for rationale in rationales]
+    return Tally(float(sum(len(own) - len(set(own)) for own in sentences)), float(sum(map(len, sentences))))
+
+
+def _shared(rationales: Sequence[Rationale]) -> Iterator[float]:
+    """Of each different sentence of a rationale, the share of the other clips' rationales that hold it, too."""
+    sentences = [set(_normalised(rationale)) for rationale in rationales]
+    overall = Counter(sentence for own in sentences for sentence in own)
+    within: dict[str, Counter[str]] = defaultdict(Counter)
+    for rationale, own in zip(rationales, sentences, strict=True):
+        within[rationale.clip].update(own)
+    sizes = Counter(rationale.clip for rationale in rationales)
+    for rationale, own in zip(rationales, sentences, strict=True):
+        others = len(rationales) - sizes[rationale.clip]
+        if others:
+            yield from ((overall[sentence] - within[rationale.clip][sentence]) / others for sentence in own)
+
+
+def _reward_length(rationales: Iterable[Rationale]) -> list[float]:
+    """Correlation of reward with length, or nothing where one of them does not vary."""
+    pairs = [(rationale.reward, float(rationale.length)) for rationale in rationales if rationale.reward is not None]
+    correlation = spearman([reward for reward, _ in pairs], [length for _, length in pairs])
+    return [] if correlation is None else [correlation]
+
+
+def _reward_length_within(rationales: Sequence[Rationale]) -> Iterator[float]:
+    groups: dict[str, list[Rationale]] = defaultdict(list)
+    for rationale in rationales:
+        groups[rationale.clip].append(rationale)
+    for group in groups.values():
+        yield from _reward_length(group)
+
+
+def _readings(rationales: Sequence[Rationale]) -> Iterator[tuple[LabelSets, str, Rationale]]:
+    """Label sets and target of the rationales that have both; empty rationales, which earn 0, left out."""
+    for rationale in rationales:
+        if rationale.emotions and rationale.target is not None:
+            yield rationale.emotions, rationale.target, rationale
+
+
+def _other_scores(labels: LabelSets, target: str, classes: Iterable[str]) -> list[float]:
+    return [explanation_score(labels, emotion) for emotion in classes if emotion not in members(target)]
+
+
+def _shuffled(rationales: Sequence[Rationale], taxonomy: Taxonomy) -> Iterator[float]:
+    for labels, target, _ in _readings(rationales):
+        others = _other_scores(labels, target, taxonomy.classes)
+        yield sum(others) / len(others)
+
+
+def _rival(rationales: Sequence[Rationale], taxonomy: Taxonomy) -> Iterator[float]:
+    """What both the target and the best-fitting other emotion give; neutral, scored by another formula, left out."""
+    emotional = [emotion for emotion in taxonomy.classes if emotion != "neutral"]
+    for labels, target, _ in _readings(rationales):
+        if target != "neutral":
+            yield min(explanation_score(labels, target), max(_other_scores(labels, target, emotional)))
+
+
+def _hedging(rationales: Sequence[Rationale], taxonomy: Taxonomy) -> Iterator[float]:
+    emotional = set(taxonomy.verifier_labels) - {"neutral"}
+    for rationale in rationales:
+        if rationale.emotions:
+            yield len(emotional.intersection(chain.from_iterable(rationale.emotions))) >= NUM_HEDGED
+
+
+def _judge_gap(rationales: Sequence[Rationale]) -> Iterator[float]:
+    for labels, target, rationale in _readings(rationales):
+        if rationale.judged is not None:
+            yield (explanation_score(labels, target) > IMPLIED) - (rationale.judged in members(target))
+
+
+def _second(rationales: Sequence[Rationale]) -> Iterator[tuple[float, float]]:
+    """Explanation reward by the verifier and by the second one."""
+    for labels, target, rationale in _readings(rationales):
+        if rationale.second is not None:
+            yield explanation_score(labels, target), explanation_score(rationale.second, target)
+
+
+def rationale_statistics(rationales: Sequence[Rationale], taxonomy: Taxonomy) -> dict[str, Tally]:
+    """All statistics of some rationales, always under the same names; their meanings: `alarms.CHECKS`.
+
+    Args:
+        rationales: of one step, batch or run. Between clips they are compared within this sequence only.
+        taxonomy: the classes of targets, predictions and verdicts.
+    """
+    sentences = [sentence for rationale in rationales for sentence in rationale.sentences]
+    own = Tally.of(explanation_score(labels, target) for labels, target, _ in _readings(rationales))
+    shuffled = Tally.of(_shuffled(rationales, taxonomy))
+    second = list(_second(rationales))
+    return {
+        "label_named": Tally.of(_label_named(rationales)),
+        "neutral_sentences": Tally.of(_neutral(rationales)),
+        "sentences": Tally.of(len(rationale.sentences) for rationale in rationales),
+        "sentence_words": Tally.of(len(words(sentence)) for sentence in sentences),
+        "distinct_1": Tally.of(_present(distinct(rationale, 1) for rationale in rationales)),
+        "distinct_2": Tally.of(_present(distinct(rationale, 2) for rationale in rationales)),
+        "repeated_sentences": _repeated(rationales),
+        "shared_sentences": Tally.of(_shared(rationales)),
+        "reward_length": Tally.of(_reward_length(rationales)),
+        "reward_length_within": Tally.of(_reward_length_within(rationales)),
+        "explanation": own,
+        "explanation_shuffled": shuffled,
+        "shuffled_ratio": Tally(shuffled.total, own.total),
+        "rival": Tally.of(_rival(rationales, taxonomy)),
+        "hedging": Tally.of(_hedging(rationales, taxonomy)),
+        "judge_gap": Tally.of(_judge_gap(rationales)),
+        "explanation_second": Tally.of(theirs for _, theirs in second),
+        "verifier_gap": Tally.of(ours - theirs for ours, theirs in second),
+    }
+
+
+def _present(values: Iterable[float | None]) -> Iterator[float]:
+    return (value for value in values if value is not None)
