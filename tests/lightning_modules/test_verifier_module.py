@@ -68,6 +68,7 @@ def test_learns_the_sentences(trained):
     assert after["test/loss"] < 0.25 * before["test/loss"]
     assert after["test/macro_f1"] > 0.9 > before["test/macro_f1"]
     assert after["test/exact_match"] == 1
+    assert after["test/calibration_error"] < before["test/calibration_error"]
     assert "test/f1/joy" in after
     assert "test/f1/love" not in after  # no sentence has it
 
@@ -78,7 +79,7 @@ def test_metrics_report_is_plain_json(trained):
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert report["num_sentences"] == 4
     assert report["macro_f1"] == pytest.approx(after["test/macro_f1"], abs=1e-6)
-    assert report["per_label_f1"]["joy"] == pytest.approx(after["test/f1/joy"], abs=1e-6)
+    assert report["per_label"]["joy"]["f1"] == pytest.approx(after["test/f1/joy"], abs=1e-6)
 
 
 def test_exported_directory_is_the_same_verifier(trained, tmp_path):
@@ -142,6 +143,26 @@ def test_other_labels_get_a_new_head(tmp_path, caplog):
     word = "roberta.embeddings.word_embeddings.weight"
     assert torch.equal(model.state_dict()[word], weights[word])
     assert tuple(model.config.id2label.values()) == GO_EMOTIONS
+
+
+def test_a_head_that_nobody_trained_is_not_tested(tmp_path):
+    names = {"id2label": {"0": "good", "1": "bad"}, "label2id": {"good": 0, "bad": 1}}
+    weights = load_file(TINY / "model.safetensors")
+    path = edited_copy(tmp_path / "encoder", **names)
+    body = {name: tensor for name, tensor in weights.items() if not name.startswith("classifier.")}
+    save_file(body, path / "model.safetensors", metadata={"format": "pt"})
+    module = VerifierModule(str(path))
+    with pytest.raises(ValueError, match="no head for GoEmotions' 28 labels"):
+        trainer(tmp_path).test(module, loader(), verbose=False)
+    trainer(tmp_path, max_steps=1, max_epochs=-1).fit(module, loader())
+    assert trainer(tmp_path).test(module, loader(), verbose=False)
+    run = trainer(tmp_path, max_steps=1, max_epochs=-1)
+    run.fit(module, loader())
+    run.save_checkpoint(tmp_path / "trained.ckpt")
+    fresh = VerifierModule(str(path))
+    assert trainer(tmp_path).test(
+        fresh, loader(), ckpt_path=tmp_path / "trained.ckpt", weights_only=True, verbose=False
+    )
 
 
 def test_an_encoder_or_a_smaller_classifier_gets_a_new_head(tmp_path):

@@ -1,0 +1,43 @@
+"""The same report for any verifier directory, through `main.py test`: numbers, pictures, TensorBoard."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import main
+from callbacks.verifier_figures import FIGURES
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).parents[2]
+SENTENCES = [
+    {"text": "His voice rises and he slams the door.", "emotions": ["anger", "annoyance"]},
+    {"text": "She laughs and claps her hands.", "emotions": ["joy"]},
+    {"text": "He sits on a chair.", "emotions": ["neutral"]},
+]
+
+
+def test_a_verifier_directory_is_tested_without_training(tmp_path):
+    sentences = tmp_path / "test.jsonl"
+    sentences.write_text("".join(f"{json.dumps(row)}\n" for row in SENTENCES))
+    configs = [f"{ROOT}/configs/{name}.yaml" for name in ("trainer/default", "trainer/cpu", "stage/verifier")]
+    configs.append(f"{ROOT}/configs/data/rationale_text.yaml")
+    main.main(
+        ["test", *(part for config in configs for part in ("-c", config)), f"--data.test={sentences}"]
+        + [f"--model.path={ROOT}/tests/golden/tiny_verifier", f"--trainer.default_root_dir={tmp_path}/run"]
+        + ["--trainer.enable_progress_bar=false"]
+    )
+    report = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert report["num_sentences"] == 3
+    assert report["confusion"]["rows"] == ["anger", "annoyance", "joy", "neutral"]
+    assert sum(one["num_decisions"] for one in report["calibration"]["bins"]) == 3 * 28
+    for name in FIGURES:
+        with Image.open(tmp_path / "run" / f"{name}.png") as image:
+            # A picture with something on it: far more than one colour.
+            assert image.width > 300 and len(image.convert("L").getcolors()) > 20
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    assert {f"test/{name}" for name in FIGURES} <= set(events.Tags()["images"])
