@@ -24,7 +24,7 @@ POLICY := -c configs/backbone/composed.yaml -c configs/demo/backbone.yaml -c con
 # The exported policy of run $(1).
 policy_of = --model.backbone.path $(DEMO)/$(1)/model
 
-.PHONY: help demo test lint clean setup ffmpeg
+.PHONY: help demo test lint clean setup ffmpeg chromium
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,7 +77,7 @@ demo: setup ## The whole method on generated clips, on a CPU: table, summary.jso
 	$(MAIN) summarize --output $(DEMO) --runs \
 		'{cold_start: $(DEMO)/cold_start, grpo_accuracy: $(DEMO)/grpo_accuracy, grpo_erv: $(DEMO)/grpo_erv}'
 
-test: lint ## Lint, then run the tests (without those marked gpu or slow)
+test: lint chromium ## Lint, then run the tests (without those marked gpu or slow)
 	$(PY) -m pytest
 
 lint: setup ## Check style and formatting (ruff) and the types of the pure modules (mypy)
@@ -93,6 +93,10 @@ setup: $(INSTALLED) ffmpeg
 
 ffmpeg: $(INSTALLED)
 	@.ci/ffmpeg $(PY)
+
+# For the tests alone: the report is looked at in a browser.
+chromium:
+	@.ci/chromium
 
 # torch first and alone: where pip can choose, this takes the build that the machine is set up for (e.g. CPU wheels on
 # disk), and the second call keeps it.

@@ -1,0 +1,61 @@
+"""One HTML file of a page's parts: nothing is loaded, and nothing that a model wrote can become markup or run."""
+
+import base64
+import hashlib
+import html
+import json
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+_SCRIPTS = ("state.js", "elements.js", "overview.js", "clips.js", "clip.js", "main.js")
+_IN_SCRIPT = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+"""Legal in JSON; in a script element the first three could end it, the last two are line ends to older browsers."""
+
+
+def build_page(data: dict[str, Any]) -> str:
+    """The page for the data of `data.page_data`."""
+    style = _part("style.css")
+    script = "\n".join(_part(name) for name in _SCRIPTS)
+    return Template(_part("page.html")).substitute(
+        title=html.escape(data["title"]),
+        policy=_policy(style, script),
+        style=style,
+        script=script,
+        data=embed_json(data),
+    )
+
+
+def embed_json(data: Any) -> str:
+    """JSON that may stand in a script element and in a UTF-8 file: half of a surrogate pair becomes `\ufffd`.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character, escape in _IN_SCRIPT.items():
+        text = text.replace(character, escape)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _part(name: str) -> str:
+    return files(__package__).joinpath("page", name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    """Content security policy: these very style and script, embedded pictures, and media files beside the page."""
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"style-src {_hash(style)}",
+            f"script-src {_hash(script)}",
+            "img-src data:",
+            "media-src 'self' file: data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
+    )
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode('utf-8')).digest()).decode('ascii')}'"
