@@ -1,5 +1,6 @@
 """Tiny random-weight models and batches that every test tier shares."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import torch
 
 from datamodules.batch import Clip, ClipBatch, collate
 from datamodules.clip_datamodule import INSTRUCTION
+from datamodules.clip_dataset import ClipDataset, ClipRecord
+from datamodules.media import MediaSettings
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.tiny import write_tiny_models
 
@@ -74,3 +77,22 @@ def batch(make_clip: Callable[..., Clip]) -> ClipBatch:
             make_clip(2, instruction="Which emotion?", target="happiness"),
         ]
     )
+
+
+class ReadyClips(ClipDataset):
+    """A dataset of clips that are decoded already; counts how often each is asked for."""
+
+    def __init__(self, clips: list[Clip]) -> None:
+        records = [ClipRecord(c.id, c.media, c.target, None, f"labels:{i}", c.dataset) for i, c in enumerate(clips)]
+        super().__init__(records, MediaSettings(), INSTRUCTION, "skip", cache_in_memory=False)
+        self.clips = clips
+        self.asked: Counter[int] = Counter()
+
+    def __getitem__(self, index: int) -> Clip:
+        self.asked[index] += 1
+        return self.clips[index]
+
+
+@pytest.fixture
+def ready_clips() -> type[ReadyClips]:
+    return ReadyClips
