@@ -3,7 +3,7 @@
 import pytest
 from matplotlib import colors, pyplot
 
-from callbacks.forest_plot import draw_forest
+from callbacks.analysis.forest_plot import draw_forest
 from lightning_modules.metrics.intervals import Interval
 
 pytestmark = pytest.mark.unit

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from callbacks.forest_plot import draw_forest
+from callbacks.analysis.forest_plot import draw_forest
 from callbacks.scoring import write_metrics
 from datamodules.emotions import members
 from lightning_modules.metrics.intervals import LEVEL, bootstrap_rates
@@ -149,7 +149,7 @@ def _judging(files: Mapping[str, PredictionFile], first: str, name: str, allowed
         return True, [f"Different judges: {who}. Differences of {_JUDGED} may be the judges'."]
     return False, [
         f"{_JUDGED} are left out, for the judges differ: {who}. Judge both runs alike, or, where both names stand for "
-        "the same judge, give --allow_different_judges true."
+        "the same judge, give --allow_different_judges."
     ]
 
 

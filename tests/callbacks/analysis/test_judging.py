@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import main
-from callbacks.judging import judge_predictions, rationale_of
+from callbacks.analysis.judging import judge_predictions, rationale_of
 from datamodules.emotions import DFEW
 from datamodules.synthetic.grammar import OracleJudge
 from lightning_modules.judges import EndpointJudge, VerifierJudge
@@ -17,7 +17,7 @@ from tests.chat_server import Answer, ChatServer, Request
 
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore:UAR leaves out classes")]
 
-TINY = str(Path(__file__).parents[1] / "golden" / "tiny_verifier")
+TINY = str(Path(__file__).parents[2] / "golden" / "tiny_verifier")
 RATIONALES = ["He smiles.\n\nShe laughs!", "She cries.", "", "Nothing \ud83d happens.", "She cries."]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import main
-from callbacks.alarm_table import alarms
+from callbacks.analysis.alarm_table import alarms
 from callbacks.scoring import write_rows
 
 pytestmark = pytest.mark.unit

@@ -9,7 +9,7 @@ import main
 
 pytestmark = pytest.mark.e2e
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def test_from_scored_completions(tmp_path, capsys):

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 import main
-from callbacks.agreement import agreement
+from callbacks.analysis.agreement import agreement
 
 pytestmark = pytest.mark.e2e
 

@@ -10,8 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from callbacks.analysis.judging import rationale_of
 from callbacks.inspection.confusion import INVALID, ConfusionMatrix, draw_confusion
-from callbacks.judging import rationale_of
 from callbacks.scoring import write_metrics
 from datamodules.emotions import Taxonomy, get_taxonomy
 from lightning_modules.judges.file import FileJudge, same_words
@@ -109,7 +109,7 @@ def shared_ids(first: JudgedFile, second: JudgedFile, intersect: bool) -> list[s
     if not intersect and not len(ids) == len(first.verdicts) == len(second.verdicts):
         raise ValueError(
             f"The files are over different clips ({counts}). Have both judges read the same clips, or leave the others "
-            "out with --intersect true."
+            "out with --intersect."
         )
     for identifier in ids:
         if not same_words(first.rationales[identifier], second.rationales[identifier]):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import main
-from callbacks.compare import compare
+from callbacks.analysis.compare import compare
 
 pytestmark = pytest.mark.e2e
 
