@@ -25,10 +25,11 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
 
+from callbacks.analysis.summary import METRICS
+from callbacks.checkpointing.files import best_checkpoint, newest_checkpoint
 from callbacks.prediction_writer import METRICS_FILE
 from callbacks.run_record import RUN_FILE
 from callbacks.scoring import write_metrics, write_text
-from callbacks.summary import METRICS
 from datamodules.emotions import get_taxonomy
 from lightning_modules.metrics.report import emotion_report
 
@@ -185,30 +186,6 @@ def _is_trained(directory: Path) -> bool:
     return record.is_file() and json.loads(record.read_text())["stage"] == "fit"
 
 
-def newest_checkpoint(directory: Path) -> Path | None:
-    """The checkpoint of a run directory that was written last, or None."""
-    return max(directory.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
-
-
-def best_checkpoint(directory: Path) -> Path:
-    """The checkpoint that the first `ModelCheckpoint` of a run calls best: by its `monitor`, else the last one.
-
-    Raises:
-        FileNotFoundError: the run directory has no checkpoint.
-    """
-    newest = newest_checkpoint(directory)
-    if newest is None:
-        raise FileNotFoundError(
-            f"`fit` left no checkpoint in {directory}. Cross-validation tests what a fold has learnt: leave "
-            "trainer.enable_checkpointing on, ModelCheckpoint.dirpath unset, and let the logger write to "
-            "${trainer.default_root_dir}."
-        )
-    states = torch.load(newest, map_location="cpu", weights_only=True, mmap=True)["callbacks"].values()
-    best = next((state["best_model_path"] for state in states if "best_model_path" in state), "")
-    # By name: the run directory may have been moved since.
-    return newest.with_name(Path(best).name) if best else newest
-
-
 def cross_validate(arguments: list[str]) -> None:
     """Run `python main.py cross_validate`: all folds, `cross_validation.json` and a table.
 
@@ -246,6 +223,19 @@ def _fold_numbers(text: str) -> list[int]:
     return sorted(numbers)
 
 
+def fit_config(arguments: list[str]) -> dict[str, Any]:
+    """The whole configuration that `fit` makes of options; nothing is loaded.
+
+    Raises:
+        StageError: the options are refused.
+    """
+    command = [sys.executable, str(MAIN), "fit", *arguments, "--print_config"]
+    printed = subprocess.run(command, check=False, stdout=subprocess.PIPE, encoding="utf-8")
+    if printed.returncode:
+        raise StageError("`fit` refuses these options; its error is above.")
+    return yaml.safe_load(printed.stdout)
+
+
 def _prepare(arguments: list[str]) -> FoldRunner:
     """Read the configuration that the folds share, and keep it beside them.
 
@@ -253,11 +243,7 @@ def _prepare(arguments: list[str]) -> FoldRunner:
         StageError: the configuration is refused.
         ValueError: it cannot be cross-validated, or the directory holds folds of another one.
     """
-    command = [sys.executable, str(MAIN), "fit", *arguments, "--print_config"]
-    printed = subprocess.run(command, check=False, stdout=subprocess.PIPE, encoding="utf-8")
-    if printed.returncode:
-        raise StageError("`fit` refuses these options; its error is above.")
-    config = yaml.safe_load(printed.stdout)
+    config = fit_config(arguments)
     for part, place in (("model", "stage"), ("data", "data")):
         if not config.get(part):
             raise ValueError(f"The configuration has no {part}. Stack one of configs/{place}/*.yaml.")

@@ -50,6 +50,24 @@ class Clip:
     duration_seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class BadClip:
+    """A clip that could not be loaded.
+
+    Args:
+        id: the clip's id as distributed.
+        media: path of its media file.
+        reason: why.
+    """
+
+    id: str
+    media: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.media}: {self.reason}"
+
+
 @dataclass
 class ClipBatch:
     """A batch of clips; fields as in `Clip`, one entry per clip.
@@ -61,7 +79,7 @@ class ClipBatch:
         has_audio: bool `[B]`.
         durations_seconds: float32 `[B]`, of the video tracks; frame i is at about durations_seconds · (i + 0.5) / T.
         mel: float32 `[B, M, F]`, or None where the loader computes no features.
-        skipped: clips left out because they could not be decoded, as "path: reason" (training only).
+        skipped: clips left out because they could not be decoded (training only).
     """
 
     ids: list[str]
@@ -77,10 +95,16 @@ class ClipBatch:
     failures: list[str | None]
     datasets: list[str]
     mel: Tensor | None = None
-    skipped: list[str] = field(default_factory=list)
+    skipped: list[BadClip] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def bad_clips(self) -> list[BadClip]:
+        """The clips that could not be decoded, left out or kept; not those whose row never had a file."""
+        kept = zip(self.ids, self.media, self.failures, strict=True)
+        return self.skipped + [BadClip(i, media, failure) for i, media, failure in kept if failure and media]
 
     def rows(self, start: int, stop: int) -> Self:
         """Clips `start` to `stop`, as views, with the padding of the whole batch; `skipped` is empty."""
@@ -152,5 +176,5 @@ def collate(clips: list[Clip], drop_failures: bool = False) -> ClipBatch:
         failures=[clip.failure for clip in kept],
         datasets=[clip.dataset for clip in kept],
         mel=_stack_mel(kept),
-        skipped=[f"{clip.media}: {clip.failure}" for clip in clips if drop_failures and clip.failure],
+        skipped=[BadClip(clip.id, clip.media, clip.failure) for clip in clips if drop_failures and clip.failure],
     )

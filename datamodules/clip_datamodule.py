@@ -65,6 +65,10 @@ class ClipDataModule(LightningDataModule, ABC):
         cache_dir: directory for decoded frames, waveforms and mel features, read instead of the media file from the
             second epoch or run on; null decodes every time. Several runs and settings may share one.
         cache_gigabytes: largest size of `cache_dir`, in 10⁹ bytes.
+        timeout_seconds: longest time for one clip. Clips are read in processes of their own, one per loading process; a
+            clip whose decoder takes longer, or crashes, counts as undecodable. Null: no limit, and no such processes.
+        follow_links: read label and media files also through links that lead out of `root`. An archive can hold such
+            links, to any file of this machine; set it where they are your own.
     """
 
     taxonomy: Taxonomy | None
@@ -89,10 +93,14 @@ class ClipDataModule(LightningDataModule, ABC):
         balance_classes: bool = False,
         cache_dir: str | None = None,
         cache_gigabytes: float = 50.0,
+        timeout_seconds: float | None = 60.0,
+        follow_links: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= validation_fraction < 1:
             raise ValueError(f"validation_fraction must be in [0, 1), got {validation_fraction}.")
+        if timeout_seconds is not None and not timeout_seconds > 0:
+            raise ValueError(f"timeout_seconds must be above 0, or null for no limit; got {timeout_seconds}.")
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, or null for all clips; got {limit}.")
         self.root = Path(root)
@@ -109,6 +117,8 @@ class ClipDataModule(LightningDataModule, ABC):
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.balance_classes = balance_classes
         self.cache = None if cache_dir is None else ClipCache(cache_dir, cache_gigabytes)
+        self.timeout_seconds = timeout_seconds
+        self.follow_links = follow_links
         self.problems: list[str] | None = None
         self.datasets: dict[str, ClipDataset] = {}
         self._rows: dict[Split, list[ClipRecord]] = {}
@@ -146,6 +156,22 @@ class ClipDataModule(LightningDataModule, ABC):
             refuse_row(problem)
         else:
             self.problems.append(problem)
+
+    def refuses_link(self, path: Path, root: Path | None = None) -> bool:
+        """Whether a path leads out of a directory and must not be followed there; `refuse` is told.
+
+        Args:
+            path: below the directory, by its name.
+            root: the directory; None: the corpus'.
+        """
+        root = self.root if root is None else root
+        if self.follow_links or path.resolve().is_relative_to(root.resolve()):
+            return False
+        self.refuse(
+            f"{path} leads to {path.resolve()}, out of {root}, and is not read: an archive can hold links to any file "
+            "of this machine. If the link is your own, set data.follow_links to true."
+        )
+        return True
 
     def prepare_data(self) -> None:
         """Make room in the cache where clips decoded in other ways fill it. Lightning calls this on one process."""
@@ -227,6 +253,7 @@ class ClipDataModule(LightningDataModule, ABC):
             self.on_undecodable if name == "train" else "skip",
             self.cache_in_memory,
             self.cache,
+            self.timeout_seconds,
         )
         counts = Counter(record.target for record in records if record.target is not None)
         order = {emotion: position for position, emotion in enumerate(self.taxonomy.classes if self.taxonomy else ())}

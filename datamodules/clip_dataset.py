@@ -1,18 +1,27 @@
 """Rows of label files, and the dataset that decodes their clips."""
 
 import random
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.batch import Clip
 from datamodules.clip_cache import ClipCache
-from datamodules.media import DecodedClip, MediaError, MediaSettings, decode_clip
+from datamodules.containers import MediaError, UnreadableError
+from datamodules.isolation import IsolatedFunction, Lost
+from datamodules.media import DecodedClip, MediaSettings, decode_clip, import_decoders
 from datamodules.mel import log_mel
+
+RETRY_PAUSE_SECONDS = 1.0
+"""Before the second and last attempt at a file that could not be read."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,8 @@ class ClipDataset(Dataset[Clip]):
         on_undecodable: `skip` returns a failed clip (black frames, no audio, `failure` set), `error` raises.
         cache_in_memory: keep decoded clips; each worker process has a cache of its own.
         cache: decoded clips on disk, shared by all workers and later runs; None decodes every time.
+        timeout_seconds: longest time for one clip, which then fails; None: no limit, and a decoder that crashes takes
+            the run with it.
     """
 
     def __init__(
@@ -57,12 +68,17 @@ class ClipDataset(Dataset[Clip]):
         on_undecodable: Literal["skip", "error"],
         cache_in_memory: bool,
         cache: ClipCache | None = None,
+        timeout_seconds: float | None = None,
     ) -> None:
         self.records = list(records)
         self.settings = settings
         self.instruction = instruction
         self.on_undecodable = on_undecodable
-        self.cache = cache
+        read = partial(_read_clip, settings=settings, cache=cache)
+        # The cache, too, is read in the other process: it asks the media file for its time of modification.
+        self._read: Callable[[str], dict[str, Any] | Lost] = (
+            read if timeout_seconds is None else IsolatedFunction(read, timeout_seconds)
+        )
         self._memory: dict[int, Clip] | None = {} if cache_in_memory else None
 
     def __len__(self) -> int:
@@ -74,18 +90,19 @@ class ClipDataset(Dataset[Clip]):
         Raises:
             MediaError: the clip cannot be decoded and `on_undecodable` is `error`.
         """
-        if self._memory is None:
-            return self._load(self.records[index])
-        if index not in self._memory:
-            self._memory[index] = self._load(self.records[index])
-        return self._memory[index]
+        if self._memory is not None and index in self._memory:
+            return self._memory[index]
+        clip = self._load(self.records[index])
+        if self._memory is not None and clip.failure is None:  # what has failed once may load the next time
+            self._memory[index] = clip
+        return clip
 
     def _load(self, record: ClipRecord) -> Clip:
         failure = None
         try:
             if record.media is None:
                 raise MediaError(f"listed in {record.source}, but there is no such file")
-            decoded = self._decode(record.media)
+            decoded = self._load_media(record.media)
         except MediaError as error:
             if self.on_undecodable == "error":
                 raise
@@ -106,14 +123,26 @@ class ClipDataset(Dataset[Clip]):
             duration_seconds=decoded.duration_seconds,
         )
 
-    def _decode(self, path: str) -> DecodedClip:
-        if self.cache is None:
-            return decode_clip(path, self.settings)
-        decoded = self.cache.load(path, self.settings)
-        if decoded is None:
-            decoded = decode_clip(path, self.settings)
-            self.cache.store(path, self.settings, decoded)
-        return decoded
+    def _load_media(self, path: str) -> DecodedClip:
+        import_decoders()  # here, where a process that replaces a lost one finds them imported
+        try:
+            fields = self._read(path)
+        except UnreadableError:
+            time.sleep(RETRY_PAUSE_SECONDS)
+            fields = self._read(path)
+        if isinstance(fields, Lost):
+            raise MediaError(f"{path}: {fields.reason}")
+        return DecodedClip(**{n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in fields.items()})
+
+
+def _read_clip(path: str, settings: MediaSettings, cache: ClipCache | None) -> dict[str, Any]:
+    """The fields of the decoded clip, with arrays for tensors: these can travel through shared memory."""
+    decoded = None if cache is None else cache.load(path, settings)
+    if decoded is None:
+        decoded = decode_clip(path, settings)
+        if cache is not None:
+            cache.store(path, settings, decoded)
+    return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in vars(decoded).items()}
 
 
 def _failed_clip(settings: MediaSettings) -> DecodedClip:

@@ -36,7 +36,7 @@ class Clips(ClipDataModule):
 
         Raises:
             FileNotFoundError: no such file or folder.
-            ValueError: no media file there.
+            ValueError: no media file there, or a link leads out of the folder.
         """
         if not self.root.exists():
             raise FileNotFoundError(
@@ -75,5 +75,7 @@ class Clips(ClipDataModule):
         return [
             path
             for path in sorted(self.root.rglob("*"))
-            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(self.root).parts)
+            if path.is_file()
+            and not any(part.startswith(".") for part in path.relative_to(self.root).parts)
+            and not (path.is_symlink() and self.refuses_link(path))
         ]

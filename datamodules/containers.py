@@ -1,4 +1,7 @@
-"""How long a media file must be by its own container: tells a file cut short from a whole one.
+"""What a media file is by its first bytes, and whether it is whole by its own container.
+
+FFmpeg takes a text that names other files or addresses for a clip (playlists, manifests, lists to join), whatever it is
+called, and decodes what it names. Here a clip is one file: only containers that hold their pictures and sound are read.
 
 FFmpeg decodes what is left of a cut file without a word: fewer frames, and a shorter sound. The containers that clips
 come in (MP4 and MOV, Matroska and WebM, RIFF: AVI and WAV) all state in a few bytes how long they are; streams without
@@ -12,6 +15,15 @@ from typing import BinaryIO
 _BOXES = set(b"ftyp styp pdin moov moof mfra mdat meta udta uuid free skip wide pnot sidx ssix emsg prft".split())
 _EBML_MAGIC = b"\x1a\x45\xdf\xa3"
 _MATROSKA_SEGMENT = b"\x18\x53\x80\x67"
+_OTHER_MAGIC = (
+    b"FLV\x01",
+    b"OggS",
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF: WMV
+    b"\x00\x00\x01\xba",  # MPEG-PS
+    b"\x00\x00\x01\xb3",  # MPEG video without a container
+    b"\x00\x00\x00\x01",  # H.264 or H.265 without a container
+)
+_TS_SYNC, _TS_PACKET, _M2TS_PREFIX = 0x47, 188, 4
 _RIFF_UNKNOWN_SIZES = {0, 0xFFFFFFFF}  # of a recording that was never finished, or streamed
 
 
@@ -19,21 +31,52 @@ class MediaError(ValueError):
     """A media file that cannot be decoded; the message is `path: reason`."""
 
 
+class UnreadableError(MediaError):
+    """A media file that is not there, or that the system does not read: both may pass, as when a mount blinks."""
+
+
 def check_file(path: str | Path) -> None:
     """Look at a media file before a decoder does.
 
     Raises:
-        MediaError: no such file, an empty one, or one that was cut short.
+        UnreadableError: no such file, or the system refuses to read it.
+        MediaError: an empty file, one that was cut short, or none of a container that holds its own media.
     """
     file = Path(path)
-    if not file.is_file():
-        raise MediaError(f"{path}: no such file")
-    num_bytes = file.stat().st_size
+    try:
+        if not file.is_file():
+            raise UnreadableError(f"{path}: no such file")
+        num_bytes = file.stat().st_size
+        expected, is_container = declared_bytes(file), holds_media(file)
+    except OSError as error:
+        raise UnreadableError(f"{path}: cannot be read ({error.strerror})") from error
     if num_bytes == 0:
         raise MediaError(f"{path}: the file has zero bytes")
-    expected = declared_bytes(file)
+    if not is_container:
+        raise MediaError(
+            f"{path}: cannot open the file: by its first bytes it is no MP4, MOV, Matroska, WebM, AVI, WAV, FLV, Ogg, "
+            "ASF or MPEG. (Playlists, which name other files, are not followed.)"
+        )
     if expected is not None and num_bytes < expected:
         raise MediaError(f"{path}: the file is cut short ({num_bytes} bytes of {expected}); copy or download it again")
+
+
+def decoder_path(path: str | Path) -> str:
+    """The path as FFmpeg is given it: absolute, so that no name of a file reads as a protocol (`http:/host/a.mp4`)."""
+    return str(Path(path).absolute())
+
+
+def holds_media(path: str | Path) -> bool:
+    """Whether a file begins as one of the containers that hold their own pictures and sound."""
+    with Path(path).open("rb") as file:
+        start = file.read(_M2TS_PREFIX + _TS_PACKET + _M2TS_PREFIX + 1)
+    if start[4:8] in _BOXES or start.startswith((b"RIFF", _EBML_MAGIC, *_OTHER_MAGIC)):
+        return True
+    # Packets of 188 bytes, or of 192 with a time in front (M2TS), each of which begins with the same byte.
+    return any(
+        len(start) > second and start[first] == start[second] == _TS_SYNC
+        for first, second in ((0, _TS_PACKET), (_M2TS_PREFIX, _M2TS_PREFIX + _TS_PACKET + _M2TS_PREFIX))
+    )
 
 
 def declared_bytes(path: str | Path) -> int | None:

@@ -172,7 +172,7 @@ class Corpus(ClipDataModule):
         """
         candidates = [self.root / place.format(corpus=self, **fields) for place in places]
         for path in candidates:
-            if path.is_file():
+            if path.is_file() and not self.refuses_link(path):
                 return path
         raise FileNotFoundError(
             f"No {self.name} {what} under {self.root}. Looked for: {', '.join(map(str, candidates))}. "
@@ -196,12 +196,12 @@ class Corpus(ClipDataModule):
 
         Raises:
             FileNotFoundError: none of the directories exists.
-            ValueError: two files are one clip.
+            ValueError: two files are one clip, or a link leads out of the root.
         """
         if self._files is not None:
             return self._files
         candidates = [self.root / place for place in self.clip_directories]
-        directory = next((path for path in candidates if path.is_dir()), None)
+        directory = next((path for path in candidates if path.is_dir() and not self.refuses_link(path)), None)
         if directory is None:
             raise FileNotFoundError(
                 f"No {self.name} clips under {self.root}. Looked for the directories: "
@@ -210,7 +210,8 @@ class Corpus(ClipDataModule):
         files: dict[str, Path] = {}
         for path in sorted(directory.rglob("*")):
             key = self.media_key(path) if path.suffix.lower() in MEDIA_SUFFIXES else None
-            if key is None:
+            # `rglob` enters no linked directory.
+            if key is None or (path.is_symlink() and self.refuses_link(path)):
                 continue
             first = files.setdefault(key, path)
             if first is not path:

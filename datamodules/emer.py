@@ -152,12 +152,20 @@ class EMER(Corpus):
         return row.response if isinstance(row, Conversation) else super().response(row, target)
 
     def media_file(self, row: LabelRow) -> Path | None:
-        """The file at a JSON's path, unless that escapes; else the one with the clip's name."""
+        """The file at a JSON's path, unless that escapes; else the one with the clip's name.
+
+        Raises:
+            ValueError: there is a link that leads out.
+        """
         if isinstance(row, Conversation):
-            for directory in (self.root, self.root / "videos", row.directory):
+            for directory, root in (
+                (self.root, self.root),
+                (self.root / "videos", self.root),
+                (row.directory, row.directory),
+            ):
                 path = directory / row.video  # an absolute `video` replaces the directory
                 inside = ".." not in Path(row.video).parts and path.absolute().is_relative_to(directory.absolute())
-                if inside and path.is_file():
+                if inside and path.is_file() and not self.refuses_link(path, root):
                     return path
         return super().media_file(row)
 

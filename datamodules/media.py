@@ -7,6 +7,7 @@ Shape legend: T frames per clip, H × W pixels of the file, I × I pixels of the
 """
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.batch import SAMPLE_RATE
-from datamodules.containers import MediaError, check_file
+from datamodules.containers import MediaError, check_file, decoder_path
 from datamodules.mel import MelSettings, log_mel
 from datamodules.video import decode_video
 
@@ -135,6 +136,14 @@ def _decoders() -> ModuleType:
     return decoders
 
 
+def import_decoders() -> None:
+    """Import what decoding needs, so that the first clip takes no longer than the others; nothing where it is missing,
+    which decoding says itself.
+    """
+    with suppress(ImportError):
+        _decoders()
+
+
 def _reason(error: Exception) -> str:
     """First line of a torchcodec message, without the C++ source location in front of it."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -170,7 +179,7 @@ def decode_audio(
     # One output channel lets FFmpeg downmix, which is (L+R)/√2 for stereo and its standard matrix for surround.
     num_channels = 1 if downmix == "sqrt2" else None
     try:
-        decoder = decoders.AudioDecoder(str(path), sample_rate=SAMPLE_RATE, num_channels=num_channels)
+        decoder = decoders.AudioDecoder(decoder_path(path), sample_rate=SAMPLE_RATE, num_channels=num_channels)
     except ValueError:  # torchcodec found no best audio stream
         return None
     except RuntimeError as error:

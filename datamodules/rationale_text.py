@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from datamodules.emotions import GO_EMOTIONS
+from datamodules.loader import ResumableLoader
 from datamodules.samplers import evaluation_sampler, training_sampler
 
 
@@ -223,7 +224,7 @@ class RationaleText(LightningDataModule):
         return self._loader(sentences, evaluation_sampler(sentences, self.trainer))
 
     def _loader(self, sentences: list[LabelledSentence], sampler: Sampler | None) -> DataLoader[LabelledSentence]:
-        return DataLoader(
+        return ResumableLoader(
             sentences,  # type: ignore[arg-type]  # a list serves as a dataset
             batch_size=self.batch_size,
             sampler=sampler,

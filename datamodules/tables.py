@@ -11,6 +11,9 @@ from typing import Any
 Refuse = Callable[[str], None]
 """What is done with a bad row: raise (`refuse_row`), or note it and go on to the next (`inspect_data`)."""
 
+_LARGEST_WORKBOOK = 256 * 2**20
+"""Bytes of an XLSX file unpacked; ten thousand rows of labels have a few million."""
+
 _REPAIRED = 0.3
 """Share of a text that must come out as Chinese for a wrong decoding to be taken for undone. Of garbled texts 0.6 or
 more does; of well-read Chinese, taken for garbled UTF-8, 0.01, of single short sentences up to 0.08."""
@@ -127,18 +130,27 @@ def numbered_lines(text: str, path: Path) -> Iterator[tuple[str, str]]:
 def read_workbook(path: Path, columns: Sequence[str]) -> Iterator[tuple[dict[str, Any], str]]:
     """Rows of the first sheet of an XLSX file with one header row: column → cell, and `file:row`.
 
-    Blank rows are passed over; text is stripped; an empty cell is None.
+    Blank rows are passed over; text is stripped; an empty cell is None, as is a formula that no program has computed.
 
     Args:
         path: the file.
         columns: what the header must hold, and what is returned.
 
     Raises:
-        ValueError: no XLSX file, or a header without one of the columns.
+        ValueError: no XLSX file, one that unpacks to more than any label file has, or a header without one of the
+            columns.
     """
     from openpyxl import load_workbook  # 0.2 s that only corpora with workbooks should cost
 
     try:
+        # Texts are unpacked into memory at once, and a kilobyte may unpack to gigabytes.
+        with zipfile.ZipFile(path) as archive:
+            num_bytes = sum(member.file_size for member in archive.infolist())
+        if num_bytes > _LARGEST_WORKBOOK:
+            raise ValueError(
+                f"{path} unpacks to {num_bytes:,} bytes, a label file to {_LARGEST_WORKBOOK:,} at most. Use the file "
+                "as distributed."
+            )
         workbook = load_workbook(path, read_only=True, data_only=True)
     except (zipfile.BadZipFile, KeyError) as error:
         raise ValueError(f"{path} is no XLSX workbook: {error}. Use the file as distributed.") from error

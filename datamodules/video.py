@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.containers import MediaError, check_file
+from datamodules.containers import MediaError, UnreadableError, check_file, decoder_path
 
 _WITHOUT_TIMES = ("avi",)
 """Containers that have no presentation times: FFmpeg makes them up, and wrongly where there are B-frames."""
@@ -83,9 +83,15 @@ def decode_video(path: str | Path, num_frames: int) -> DecodedVideo:
         if frames is None:
             frames, num_missing = _decode_all(path, scan.num_frames, scan.times, num_frames)
     except av.FFmpegError as error:
-        raise MediaError(f"{path}: broken video stream ({error.strerror})") from error
+        raise _media_error(error, f"{path}: broken video stream") from error
     pixels = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
     return DecodedVideo(pixels, scan.begin_seconds, scan.duration_seconds(num_missing))
+
+
+def _media_error(error: av.FFmpegError, message: str) -> MediaError:
+    """PyAV's errors of the system, e.g. a failed read, are Python's OSError as well."""
+    kind = UnreadableError if isinstance(error, OSError) else MediaError
+    return kind(f"{message} ({error.strerror})")
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,7 @@ class _Scan:
     def __init__(self, path: str | Path) -> None:
         check_file(path)
         try:
-            with av.open(str(path)) as container:
+            with av.open(decoder_path(path)) as container:
                 stream = container.streams.best("video")
                 if stream is None:
                     raise MediaError(f"{path}: no video stream")
@@ -140,7 +146,7 @@ class _Scan:
                 rate, self._time_base = stream.average_rate, stream.time_base
                 is_timed = container.format.name not in _WITHOUT_TIMES
         except av.FFmpegError as error:
-            raise MediaError(f"{path}: cannot open the video ({error.strerror})") from error
+            raise _media_error(error, f"{path}: cannot open the video") from error
         shown = [packet for packet in self.packets if not packet.is_discarded]
         if not shown:
             raise MediaError(f"{path}: the video stream has no frames")
@@ -227,7 +233,7 @@ def _decode_at(
             if frame.pts in wanted:
                 found[frame.pts] = _upright_rgb(frame)
 
-    with av.open(str(path)) as container:
+    with av.open(decoder_path(path)) as container:
         stream = _open_decoder(container)
         decoder = stream.codec_context
         was_needed = True
@@ -290,7 +296,7 @@ def _decode_counting(path: str | Path, wanted: Sequence[int]) -> tuple[dict[int,
 
 
 def _decode_in_order(path: str | Path) -> Iterator[av.VideoFrame]:
-    with av.open(str(path)) as container:
+    with av.open(decoder_path(path)) as container:
         yield from container.decode(_open_decoder(container))
 
 

@@ -17,7 +17,9 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from datamodules.inspection.workers import Lost, run_isolated
+from datamodules.containers import decoder_path
+from datamodules.inspection.workers import run_isolated
+from datamodules.isolation import Lost
 from datamodules.media import MediaError, MediaSettings, decode_clip
 from datamodules.video import video_info
 
@@ -69,7 +71,7 @@ def check_clip(path: str, settings: MediaSettings) -> ClipCheck:
     from torchcodec.decoders import AudioDecoder
 
     video = video_info(path)
-    audio = AudioDecoder(path).metadata if decoded.has_audio else None
+    audio = AudioDecoder(decoder_path(path)).metadata if decoded.has_audio else None
     peak = float(decoded.waveform.abs().max()) if decoded.waveform.numel() else 0.0
     return ClipCheck(
         failure=None,

@@ -11,26 +11,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Lost:
-    """What a call comes to that has no result.
-
-    Args:
-        reason: why, e.g. `the decoder crashed (SIGSEGV)`.
-    """
-
-    reason: str
+from datamodules.isolation import Item, Lost, Result, answer
 
 
 def _serve(function: Callable[[Any], Any], connection: Connection) -> None:
@@ -41,14 +28,7 @@ def _serve(function: Callable[[Any], Any], connection: Connection) -> None:
     with suppress(EOFError, OSError):  # the parent is gone
         connection.send(None)
         while True:
-            connection.send(_answer(function, connection.recv()))
-
-
-def _answer(function: Callable[[Any], Any], item: Any) -> tuple[Any, Exception | None]:
-    try:
-        return function(item), None
-    except Exception as error:  # noqa: BLE001 (raised in the parent)
-        return None, error
+            connection.send(answer(function, connection.recv()))
 
 
 class _Worker:
@@ -71,7 +51,7 @@ class _Worker:
     def receive(self) -> Any:
         """The result of the current item; None when a fresh worker reports for work."""
         try:
-            answer = self.connection.recv()
+            received = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
             if not self.busy:
@@ -79,11 +59,11 @@ class _Worker:
                     f"A checking process ended before its first clip, with status {self.process.exitcode}; see its "
                     "message above. If memory is short, lower num_workers."
                 ) from None
-            return Lost(f"the decoder crashed ({_exit_name(self.process.exitcode)})")
+            return Lost.crashed(self.process.exitcode)
         self.deadline = float("inf")
-        if answer is None:
+        if received is None:
             return None
-        result, error = answer
+        result, error = received
         if error is not None:
             raise error
         return result
@@ -92,10 +72,6 @@ class _Worker:
         self.process.kill()
         self.process.join()
         self.connection.close()
-
-
-def _exit_name(code: int | None) -> str:
-    return signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
 
 
 def run_isolated(
@@ -127,7 +103,7 @@ def run_isolated(
                 if worker.connection in ready:
                     outcome = worker.receive()
                 elif time.monotonic() >= worker.deadline:
-                    outcome = Lost(f"no result after {timeout_seconds:g} s")
+                    outcome = Lost.timed_out(timeout_seconds)
                 else:
                     continue
                 item, was_busy = worker.item, worker.busy

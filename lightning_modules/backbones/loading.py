@@ -74,11 +74,12 @@ def require_model_type(directory: Path, expected: Collection[str], argument: str
         what: the expected kind of model in words, for errors.
 
     Raises:
-        ValueError: there is no `config.json`, or it is of another architecture.
+        ValueError: there is no `config.json`, it is of another architecture, or an adapter lies beside it.
     """
     file = directory / "config.json"
     if not file.is_file():
         raise ValueError(f"{argument}: {directory} has no config.json. Expected {what}, as a directory or hub id.")
+    _refuse_adapter(directory)
     config = json.loads(file.read_text(encoding="utf-8"))
     found = config.get("model_type")
     if found not in expected:
@@ -109,6 +110,27 @@ def read_tensors(directory: Path, skip: re.Pattern[str] | None = None) -> Iterat
             for key, tensor in _unpickle(file).items():
                 if skip is None or not skip.match(key):
                     yield key, tensor
+
+
+def check_files(directory: Path) -> None:
+    """Refuse a model directory that would have its loader read elsewhere, or unpickle more than tensors.
+
+    Raises:
+        ValueError: as `read_tensors`; or there is no `config.json`, or an adapter.
+    """
+    if not (directory / "config.json").is_file():
+        raise ValueError(f"{directory} has no config.json.")
+    _refuse_adapter(directory)
+    count_weights(directory)
+
+
+def _refuse_adapter(directory: Path) -> None:
+    file = directory / "adapter_config.json"
+    if file.is_file():
+        raise ValueError(
+            f"{file}: transformers would load this adapter on top of the model, or another model that it names. Merge "
+            "it into the weights (peft's `merge_and_unload`), or remove the file to use the model without it."
+        )
 
 
 def count_weights(directory: Path, skip: re.Pattern[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from datamodules import clip_dataset, emotions
-from datamodules.batch import ClipBatch
+from datamodules.batch import BadClip, ClipBatch
 from datamodules.clip_datamodule import INSTRUCTION, ClipDataModule, Split
 from datamodules.clip_dataset import ClipRecord, split_validation
 from datamodules.media import MediaError, MediaSettings
@@ -249,14 +249,14 @@ def test_undecodable_clip_is_dropped_from_training_and_kept_in_evaluation(
     (batch,) = data.train_dataloader()
     assert len(batch) == 20
     assert "0" not in batch.ids
-    assert batch.skipped == [f"{clips[0]}: the file has zero bytes"]
+    assert batch.skipped == [BadClip("0", str(clips[0]), "the file has zero bytes")]
 
     data.setup("test")
     (batch,) = data.test_dataloader()
     assert len(batch) == 7
     failed = batch.ids.index("25")
     assert [i for i, failure in enumerate(batch.failures) if failure] == [failed]
-    assert "Invalid data" in batch.failures[failed]
+    assert "cannot open the file" in batch.failures[failed]
     assert batch.frames[failed].sum() == 0
     assert not batch.has_audio[failed]
     assert batch.waveform_lengths[failed] == 0

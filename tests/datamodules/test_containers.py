@@ -1,11 +1,11 @@
-"""Declared lengths of containers, from hand-made headers; real files are in test_media_formats.py."""
+"""Kinds and declared lengths of containers, from hand-made headers; real files are in test_media_formats.py."""
 
 import struct
 from pathlib import Path
 
 import pytest
 
-from datamodules.containers import declared_bytes
+from datamodules.containers import declared_bytes, holds_media
 
 pytestmark = pytest.mark.unit
 
@@ -49,3 +49,32 @@ def test_declared_bytes(tmp_path: Path, content: bytes, expected: int | None) ->
     path = tmp_path / "clip"
     path.write_bytes(content)
     assert declared_bytes(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        pytest.param(FTYP, True, id="MP4"),
+        pytest.param(WIDE_MDAT, True, id="MOV that begins with its media"),
+        pytest.param(EBML_HEADER, True, id="Matroska"),
+        pytest.param(b"RIFF....WAVE", True, id="RIFF"),
+        pytest.param(b"FLV\x01\x05", True, id="FLV"),
+        pytest.param(b"OggS\x00", True, id="Ogg"),
+        pytest.param(bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"), True, id="WMV"),
+        pytest.param(bytes.fromhex("000001ba44"), True, id="MPEG-PS"),
+        pytest.param(bytes.fromhex("000001b316"), True, id="MPEG video"),
+        pytest.param(bytes.fromhex("0000000167640028"), True, id="H.264"),
+        pytest.param((b"G" + bytes(187)) * 2, True, id="MPEG-TS"),
+        pytest.param((bytes(4) + b"G" + bytes(187)) * 2, True, id="M2TS"),
+        pytest.param(b"G" + bytes(400), False, id="a byte as in MPEG-TS, once"),
+        pytest.param(b"Goodness\n" * 50, False, id="text that begins as MPEG-TS"),
+        pytest.param(b"#EXTM3U\n" + FTYP, False, id="playlist before a container"),
+        pytest.param(b"ffconcat version 1.0\n\x00\x01", False, id="list with bytes in it"),
+        pytest.param(b"<?xml version='1.0'?><MPD", False, id="manifest"),
+        pytest.param(b"", False, id="nothing"),
+    ],
+)
+def test_only_what_holds_its_own_media_is_a_container(tmp_path: Path, content: bytes, expected: bool) -> None:
+    path = tmp_path / "clip"
+    path.write_bytes(content)
+    assert holds_media(path) is expected

@@ -126,7 +126,7 @@ def test_file_without_audio_is_no_error(golden_media: Path) -> None:
         ("missing", "no such file"),
         ("zero bytes", "the file has zero bytes"),
         ("truncated", "the file is cut short .60000 bytes of 159265.; copy or download it again"),
-        ("not a video", "cannot open the (video|audio) .*Invalid data"),
+        ("not a video", "cannot open the file: by its first bytes it is no MP4.*Playlists"),
         ("corrupt streams", "broken (video|audio) stream .*Invalid data"),
     ],
 )

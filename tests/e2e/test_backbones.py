@@ -68,7 +68,15 @@ def test_grpo_export_and_predict(name: str, model_type: str | None, clips: Path,
     for path in media:
         (folder / Path(path).name).symlink_to(path)
     main.main(
-        ["predict", *config(f"backbone/{name}"), "--data", "Clips", f"--data.path={folder}", *options]
+        [
+            "predict",
+            *config(f"backbone/{name}"),
+            "--data",
+            "Clips",
+            f"--data.path={folder}",
+            "--data.follow_links=true",
+            *options,
+        ]
         + [*parts, f"{backbone}.path={run / 'model'}", "--model.evaluation.max_new_tokens=4"]
     )
     rows = [json.loads(line) for line in (run / "predictions.jsonl").open()]

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from datamodules.inspection.workers import Lost, run_isolated
+from datamodules.inspection.workers import run_isolated
+from datamodules.isolation import Lost
 
 pytestmark = pytest.mark.unit
 
@@ -25,7 +26,7 @@ def test_a_crash_costs_one_call() -> None:
 def test_a_hanging_call_is_ended() -> None:
     start = time.monotonic()
     outcomes = dict(run_isolated(time.sleep, [0.0, 500.0, 0.1], num_workers=2, timeout_seconds=1))
-    assert outcomes == {0.0: None, 500.0: Lost("no result after 1 s"), 0.1: None}
+    assert outcomes == {0.0: None, 500.0: Lost("timed out after 1 s"), 0.1: None}
     assert time.monotonic() - start < 60
 
 
