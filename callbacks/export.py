@@ -4,6 +4,8 @@ from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
 
+from lightning_modules.sharding import exportable
+
 
 class ExportCallback(Callback):
     """After `fit`, writes the model to `<run directory>/model`: a policy as a backbone, a verifier as a classifier.
@@ -16,6 +18,8 @@ class ExportCallback(Callback):
         self.directory = directory
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if trainer.fast_dev_run:
             return
-        pl_module.export(Path(trainer.default_root_dir) / self.directory)
+        with exportable(pl_module, here=trainer.is_global_zero):
+            if trainer.is_global_zero:
+                pl_module.export(Path(trainer.default_root_dir) / self.directory)

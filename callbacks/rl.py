@@ -6,9 +6,11 @@ from torch import Tensor
 from callbacks.rewards.base import Reward, sum_rewards
 from datamodules.batch import ClipBatch
 from lightning_modules.grpo import GRPOModule
+from lightning_modules.processes import Tally
 from lightning_modules.rl.advantages import group_advantages, has_spread
 from lightning_modules.rl.experience import Experience, Rollout
 from lightning_modules.rl.overlong import check_buffer, overlong_penalty
+from lightning_modules.sharding import gathered
 
 OVERLONG = "overlong"
 """Name of the penalty among the rewards."""
@@ -50,29 +52,36 @@ class RLCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: ClipBatch, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, GRPOModule), "checked in setup"
-        if not len(batch):
-            pl_module.experience = None
-            return
-        # Lightning sets the precision up for the step and not for what precedes it: one policy samples and learns.
-        with trainer.precision_plugin.train_step_context():
-            rollout = pl_module.rollout(batch)
-        first = self._score(pl_module, rollout)
+        pl_module.seed_step(batch_idx)
+        pl_module.experience, tally = None, Tally()
+        with gathered(pl_module.shards):
+            if len(batch):
+                # Lightning sets the precision up for the step and not for what precedes it: one policy samples and
+                # learns.
+                with trainer.precision_plugin.train_step_context():
+                    rollout = pl_module.rollout(batch)
+                pl_module.experience = self._experience(pl_module, rollout, tally)
+        own = {f"reward/{reward.name}" for reward in self.rewards} | {f"reward/{OVERLONG}"}
+        for name, value in tally.over_processes().items():
+            pl_module.log(name, value, prog_bar=name in own, batch_size=max(len(batch), 1))
+
+    def _experience(self, module: GRPOModule, rollout: Rollout, tally: Tally) -> Experience:
+        """What to learn from; notes what to log of it."""
+        first = self._score(module, rollout)
         experience, num_resampled = first, 0
-        if pl_module.uniform_groups == "resample":
-            experience, num_resampled = self._resample(pl_module, first)
-        pl_module.experience = experience
+        if module.uniform_groups == "resample":
+            experience, num_resampled = self._resample(module, first)
         # The curves show what each clip gave at first: groups chosen for their spread would sway them.
-        values = {f"reward/{name}": rewards.mean() for name, rewards in first.rewards.items()}
-        pl_module.log_dict(values, prog_bar=True, batch_size=len(batch))
-        values = {
-            "reward/total": first.total.mean(),
-            "reward/std_within_group": _within_group_std(first.total, pl_module.group_size),
-            "reward/groups_without_spread": (~first.spread).float().mean(),
-        }
-        if pl_module.uniform_groups != "keep":
-            values["reward/groups_resampled"] = float(num_resampled)
-            values["reward/groups_skipped"] = float(len(experience.uniform_prompts))
-        pl_module.log_dict(values, batch_size=len(batch))
+        means = {name: rewards.mean() for name, rewards in first.rewards.items()}
+        means["total"] = first.total.mean()
+        means["std_within_group"] = _within_group_std(first.total, module.group_size)
+        means["groups_without_spread"] = (~first.spread).float().mean()
+        for name, value in means.items():
+            tally.add(f"reward/{name}", value, weight=len(first.spread))
+        if module.uniform_groups != "keep":
+            tally.add("reward/groups_resampled", float(num_resampled), "sum")
+            tally.add("reward/groups_skipped", float(len(experience.uniform_prompts)), "sum")
+        return experience
 
     def _score(self, module: GRPOModule, rollout: Rollout) -> Experience:
         with module.meter.phase("score"):

@@ -3,20 +3,30 @@
 Source: arXiv 2510.23506, "three stages"; hyperparameters are those of the paper's released code.
 """
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
+from torch.optim import Optimizer
 
 from datamodules.batch import ClipBatch
 from lightning_modules.backbones.feature_cache import FeatureCache
 from lightning_modules.backbones.interface import Backbone, Sampling
-from lightning_modules.metrics.judges import Judge
-from lightning_modules.policy import EVALUATION_SAMPLING, TrainablePolicyModule
+from lightning_modules.health import OnNonFinite
+from lightning_modules.judges import Judge
+from lightning_modules.policy import EVALUATION_SAMPLING
+from lightning_modules.processes import Tally, sum_over_processes
+from lightning_modules.sharding import whole
+from lightning_modules.trainable_policy import TrainablePolicyModule
 
 
 class ColdStartModule(TrainablePolicyModule):
-    """Next-token cross-entropy on the response's tokens only, mean over the tokens of the batch.
+    """Next-token cross-entropy on the response's tokens only, mean over the tokens of an optimizer step.
+
+    The mean is over all processes' tokens and all accumulated batches, however many each has.
 
     Args:
         backbone: the multimodal LLM.
@@ -31,6 +41,9 @@ class ColdStartModule(TrainablePolicyModule):
         warmup_ratio: share of the steps with rising learning rate.
         schedule: what follows the warm-up.
         feature_cache: keeps what the towers return of each clip on disk; only where all towers are frozen.
+        on_non_finite: what becomes of a step whose loss or gradient is not finite: the run stops, or skips the step. It
+            is saved for `python main.py replay` in either case.
+        max_non_finite: how many such steps of the whole run may be skipped; one more stops it.
 
     Raises:
         ValueError: see `TrainablePolicyModule`.
@@ -51,6 +64,8 @@ class ColdStartModule(TrainablePolicyModule):
         warmup_ratio: float = 0.03,
         schedule: Literal["constant", "linear", "cosine"] = "cosine",
         feature_cache: FeatureCache | None = None,
+        on_non_finite: OnNonFinite = "stop",
+        max_non_finite: int = 10,
     ) -> None:
         super().__init__(
             backbone,
@@ -64,17 +79,49 @@ class ColdStartModule(TrainablePolicyModule):
             warmup_ratio,
             schedule,
             feature_cache,
+            on_non_finite,
+            max_non_finite,
         )
+        self._step_tokens: list[float] = []  # of each batch since the last optimizer step, on all processes
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if isinstance(self.trainer.strategy, DeepSpeedStrategy) and self.trainer.accumulate_grad_batches > 1:
+            raise ValueError(
+                "DeepSpeed keeps accumulated gradients to itself, where their mean over tokens cannot be taken. Set "
+                "trainer.accumulate_grad_batches to 1 and raise data.batch_size."
+            )
 
     def on_train_start(self) -> None:
+        self._step_tokens = []
         # Loading leaves modules in eval mode; only what is trained gets its dropout back.
         for name, part in self.backbone.parts.items():
             part.train(not self.backbone.is_frozen(name))
 
+    def on_train_batch_start(self, batch: ClipBatch, batch_idx: int) -> None:
+        self.seed_step(batch_idx)
+        if self.shards is not None:
+            self.shards.gather()
+
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor | None:
         self.count_clips(batch)
-        if not len(batch):
+        if not len(batch) and self.trainer.world_size == 1:
             return None
+        tally = Tally()
+        # Other processes may have clips to learn from, and share gradients with one that has none.
+        total, own_tokens = self._summed_loss(batch, tally) if len(batch) else (self.zero_loss(), 0)
+        (num_tokens,) = sum_over_processes(own_tokens, device=self.device)
+        self.health.see_batch(batch, batch_idx, {"num_tokens_total": int(num_tokens)})
+        for name, value in tally.over_processes().items():
+            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=max(len(batch), 1))
+        self._step_tokens.append(num_tokens)
+        first = next((tokens for tokens in self._step_tokens if tokens), 1.0)
+        # Strategies take the gradients' mean over the processes, Lightning over the batches; these are shares of a sum,
+        # whose last denominator `_finish_gradients` sees to.
+        return total * (self.trainer.world_size * self.trainer.accumulate_grad_batches) / first
+
+    def _summed_loss(self, batch: ClipBatch, tally: Tally) -> tuple[Tensor, int]:
+        """Cross-entropy of a batch, summed over its tokens, and their number; notes what to log of it."""
         missing = [i for i, response in zip(batch.ids, batch.responses, strict=True) if response is None]
         if missing:
             raise ValueError(
@@ -83,17 +130,42 @@ class ColdStartModule(TrainablePolicyModule):
             )
         completions = self.backbone.completion_ids([response for response in batch.responses if response is not None])
         prompt = self.backbone.encode(batch, self.perceive(batch))
-        logprobs = self.backbone.logprobs(prompt, completions)
-        loss = -logprobs.sum() / completions.mask.sum()
-        self.check_finite(loss.detach(), batch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
-        self.log("train/response_tokens", self.completion_length(completions), batch_size=len(batch))
-        return loss
+        total, num_tokens = -self.backbone.logprobs(prompt, completions).sum(), int(completions.mask.sum())
+        self.health.see_loss(total / num_tokens, batch.ids)
+        tally.add("loss", total.detach() / num_tokens, weight=num_tokens)
+        tally.add("response_tokens", self.completion_length(completions), weight=len(batch))
+        return total, num_tokens
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        def closure() -> Any:
+            loss = None if optimizer_closure is None else optimizer_closure()
+            self._finish_gradients()
+            return loss
+
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
+
+    def _finish_gradients(self) -> None:
+        """After the last backward pass of an optimizer step, before anything looks at the gradients."""
+        counts, self._step_tokens = [tokens for tokens in self._step_tokens if tokens], []
+        if len(counts) > 1:
+            for parameter in self.backbone.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(counts[0] / sum(counts))
+        if self.shards is not None:
+            self.shards.reduce_gradients()
 
     def on_after_backward(self) -> None:
         self.check_gradients()
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
+        norm = whole(torch.nn.utils.get_total_norm(gradients))
+        self.log("train/gradient_norm", norm)
+        self.check_finite(optimizer, norm)

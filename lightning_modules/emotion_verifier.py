@@ -9,6 +9,7 @@ Shape legend: n sentences, L labels of the classifier.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.emotions import GO_EMOTIONS, Taxonomy, get_taxonomy
+from lightning_modules.backbones import loading
+from lightning_modules.provenance import weights_digest
 
 THRESHOLD = 0.1
 """A label is read in a sentence when its probability is greater than this."""
@@ -43,30 +46,32 @@ class SentenceReading:
     labels: tuple[str, ...] = GO_EMOTIONS
 
 
-def label_sets(probabilities: Tensor) -> list[list[int]]:
+def label_sets(probabilities: Tensor, threshold: float = THRESHOLD, max_labels: int = MAX_LABELS) -> list[list[int]]:
     """Label set L_s of each sentence, as label indices, most probable first.
 
-    The labels with p > `THRESHOLD`; none: the most probable; more than `MAX_LABELS`: the most probable of them. That is
-    the most probable label always, and the next while it is above the threshold.
+    The labels with p > `threshold`; none: the most probable; more than `max_labels`: the most probable of them. That is
+    the most probable label always, and the next ones while they are above the threshold.
 
     Args:
         probabilities: float32 `[n, L]`.
+        threshold: the reward's, unless another reading is asked for.
+        max_labels: as `threshold`.
     """
-    indices, keep = _ranked_labels(probabilities)
+    indices, keep = _ranked_labels(probabilities, threshold, max_labels)
     rows = zip(indices.tolist(), keep.tolist(), strict=True)
     return [[i for i, kept in zip(*row, strict=True) if kept] for row in rows]
 
 
-def label_mask(probabilities: Tensor) -> Tensor:
+def label_mask(probabilities: Tensor, threshold: float = THRESHOLD, max_labels: int = MAX_LABELS) -> Tensor:
     """Label set L_s of each sentence (see `label_sets`) as bool `[n, L]`, True where the label is in the set."""
-    indices, keep = _ranked_labels(probabilities)
+    indices, keep = _ranked_labels(probabilities, threshold, max_labels)
     return torch.zeros_like(probabilities, dtype=torch.bool).scatter(1, indices, keep)
 
 
-def _ranked_labels(probabilities: Tensor) -> tuple[Tensor, Tensor]:
-    """The `MAX_LABELS` most probable labels of each sentence and whether each is in the label set, `[n, 2]` both."""
-    values, indices = probabilities.topk(min(MAX_LABELS, probabilities.shape[-1]), dim=-1)
-    keep = values > THRESHOLD
+def _ranked_labels(probabilities: Tensor, threshold: float, max_labels: int) -> tuple[Tensor, Tensor]:
+    """The `max_labels` most probable labels of each sentence and whether each is in the label set, both `[n, ·]`."""
+    values, indices = probabilities.topk(min(max_labels, probabilities.shape[-1]), dim=-1)
+    keep = values > threshold
     keep[:, 0] = True
     return indices, keep
 
@@ -101,9 +106,17 @@ def load_classifier(path: str, **options: Any) -> tuple[PreTrainedModel, PreTrai
     if not Path(path).is_dir() and (len(Path(path).parts) > 2 or path.startswith((".", "~"))):
         raise ValueError(f"No text classifier at {path}: there is no such directory. {expected}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        if Path(path).is_dir():
+            loading.check_files(Path(path))
+        # None, the default of `trust_remote_code`, would ask at the keyboard.
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            path, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
+            path,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
         )
     except (OSError, ValueError) as error:
         raise ValueError(f"Cannot load a text classifier from {path}: {error}\n{expected}") from error
@@ -174,6 +187,11 @@ class EmotionVerifier(nn.Module):
                 f"It has: {', '.join(self.labels)}. Use a classifier with GoEmotions' labels, or name its labels in "
                 "`id2label` of its config.json."
             )
+
+    @cached_property
+    def sha256(self) -> str:
+        """By which checkpoints know this verifier; see `weights_digest`."""
+        return weights_digest(self.model)
 
     @property
     def device(self) -> torch.device:

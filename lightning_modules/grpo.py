@@ -8,28 +8,32 @@ waits for another in vain.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Literal, get_args
 
 import torch
-from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, ParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
 from datamodules.batch import ClipBatch
 from lightning_modules.backbones.feature_cache import FeatureCache
 from lightning_modules.backbones.interface import Backbone, Completions, Percept, Sampling
-from lightning_modules.metrics.judges import Judge
-from lightning_modules.policy import EVALUATION_SAMPLING, TrainablePolicyModule
+from lightning_modules.health import OnNonFinite
+from lightning_modules.judges import Judge
+from lightning_modules.policy import EVALUATION_SAMPLING
+from lightning_modules.processes import Tally, sum_over_processes
 from lightning_modules.rationale import Response
 from lightning_modules.rl.experience import Experience, PolicyUpdate, Rollout, UniformGroups, group_rows
 from lightning_modules.rl.losses import Denominator, Importance, grpo_loss
 from lightning_modules.rl.rows import join, spans, take
-from lightning_modules.rl.statistics import completion_statistics, policy_statistics
+from lightning_modules.rl.statistics import JOINED, completion_statistics, policy_statistics
 from lightning_modules.rl.timing import StepMeter
+from lightning_modules.sharding import Shards, gathered, whole
+from lightning_modules.trainable_policy import TrainablePolicyModule
 
 
 class GRPOModule(TrainablePolicyModule):
@@ -71,6 +75,9 @@ class GRPOModule(TrainablePolicyModule):
         warmup_ratio: share of the steps with rising learning rate.
         schedule: what follows the warm-up.
         feature_cache: keeps what the towers return of each clip on disk.
+        on_non_finite: what becomes of a step whose loss or gradient is not finite: the run stops, or skips the step. It
+            is saved for `python main.py replay` in either case.
+        max_non_finite: how many such steps of the whole run may be skipped; one more stops it.
 
     Raises:
         ValueError: a group of fewer than two completions, counts below one or an unknown value; see also
@@ -108,6 +115,8 @@ class GRPOModule(TrainablePolicyModule):
         warmup_ratio: float = 0.0,
         schedule: Literal["constant", "linear", "cosine"] = "linear",
         feature_cache: FeatureCache | None = None,
+        on_non_finite: OnNonFinite = "stop",
+        max_non_finite: int = 10,
     ) -> None:
         super().__init__(
             backbone,
@@ -121,6 +130,8 @@ class GRPOModule(TrainablePolicyModule):
             warmup_ratio,
             schedule,
             feature_cache,
+            on_non_finite,
+            max_non_finite,
         )
         counts = (num_updates, max_resamples, rollout_batch_size, micro_batch_size, completion_batch_size)
         if group_size < 2 or any(count is not None and count < 1 for count in counts):
@@ -153,14 +164,27 @@ class GRPOModule(TrainablePolicyModule):
         self.completion_batch_size = completion_batch_size
         self.gradient_clip_norm = gradient_clip_norm
         self.reference: Backbone | None = None
+        self.reference_shards: Shards | None = None
         self.experience: Experience | None = None
         self.meter = StepMeter()
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        if isinstance(self.trainer.strategy, DeepSpeedStrategy):
+            raise ValueError(
+                "Stage 3 does not run under DeepSpeed, which exchanges gradients in each backward pass, of which "
+                "processes make different numbers. Use configs/trainer/fsdp2.yaml."
+            )
         if stage == "fit" and self.beta > 0 and self.reference is None:
             # Before a checkpoint is restored: the reference is the policy that the run started from.
             self.reference = self.backbone.reference()
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        if self.device_mesh is not None and self.reference is not None and self.reference_shards is None:
+            shared = set(self.backbone.parameters())
+            own = [parameter for parameter in self.reference.parameters() if parameter not in shared]
+            self.reference_shards = Shards(self.reference, own, self.device_mesh["data_parallel"])
 
     def num_optimizer_steps(self) -> int:
         return super().num_optimizer_steps() * self.num_updates
@@ -200,51 +224,62 @@ class GRPOModule(TrainablePolicyModule):
         return completions, self.read(self.backbone.texts(completions))
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> None:
-        self.count_clips(batch)
-        if not len(batch):
-            if self.trainer.world_size > 1:
-                self._learn_nothing()
+        if not len(batch) and self.trainer.world_size == 1:
+            self.count_clips(batch)
             return
-        if self.experience is None:
+        if len(batch) and self.experience is None:
             raise ValueError(
                 "No experience to learn from: GRPO needs callbacks.RLCallback among trainer.callbacks, which samples "
                 "and scores completions before each step."
             )
-        experience = self.experience if self.uniform_groups == "keep" else self.experience.with_spread()
-        values = completion_statistics(self.experience.rollout.completions)
-        values |= self._learn(experience) if experience is not None else self._learn_nothing()
-        values["learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
-        for name, value in values.items():
-            self.log(f"train/{name}", value, prog_bar=name in ("kl", "completion_tokens"), batch_size=len(batch))
-        for name, value in self.meter.summary().items():
-            self.log(f"step/{name}", value, prog_bar=name in ("seconds", "tokens_per_second"), batch_size=len(batch))
+        tally, experience = Tally(), self.experience
+        if experience is not None:
+            completions = experience.rollout.completions
+            _note(tally, "train", completion_statistics(completions), weight=len(completions))
+            experience = experience if self.uniform_groups == "keep" else experience.with_spread()
+        self._learn(experience, tally)
+        # In an epoch's first batch Lightning forgets what was logged before the optimizer's hooks.
+        self.count_clips(batch)
+        tally.add("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        if self.experience is not None:
+            for name, value in self.meter.summary().items():
+                tally.add(f"step/{name}", value, JOINED.get(name, "most"))
+        shown = ("train/kl", "train/completion_tokens", "step/seconds", "step/tokens_per_second")
+        for name, value in tally.over_processes().items():
+            self.log(name, value, prog_bar=name in shown, batch_size=max(len(batch), 1))
 
-    def _learn(self, experience: Experience) -> dict[str, Tensor]:
-        """All updates of one rollout; returns what to log of them."""
-        with self.meter.phase("reference"):
-            reference_logprobs = self._reference_logprobs(experience.rollout)
-        with self.meter.phase("update"):
-            first = last = self._update_policy(experience, reference_logprobs, None)
-            for _ in range(1, self.num_updates):
-                last = self._update_policy(experience, reference_logprobs, first.logprobs)
-        statistics = policy_statistics(experience.rollout.completions, first.logprobs, first.entropy)
-        return {**last.means(), **statistics}
+    def _learn(self, experience: Experience | None, tally: Tally) -> None:
+        """All updates of one rollout; notes what to log of them.
 
-    def _learn_nothing(self) -> dict[str, Tensor]:
-        """The same number of optimizer steps as `_learn`, with a zero gradient: other processes may have one to share.
-
-        The optimizer's momentum and weight decay still move the weights, as they do in the paper's "keep".
+        A process that has nothing to learn takes part with a zero gradient: the others may have one to share. Where
+        none has, the optimizer's momentum and weight decay still move the weights, as they do in the paper's "keep".
         """
+        with self.meter.phase("reference"), gathered(self.reference_shards):
+            reference_logprobs = None if experience is None else self._reference_logprobs(experience.rollout)
         with self.meter.phase("update"):
-            for _ in range(self.num_updates):
-                self.optimizers().zero_grad()
-                self.manual_backward(self._zero())
-                self._step()
-        return {}
+            totals = self._totals(experience)
+            first = last = self._update_policy(experience, reference_logprobs, None, totals)
+            for _ in range(1, self.num_updates):
+                old_logprobs = None if first is None else first.logprobs
+                last = self._update_policy(experience, reference_logprobs, old_logprobs, totals)
+        if experience is not None and first is not None and last is not None and last.sums is not None:
+            completions = experience.rollout.completions
+            statistics = policy_statistics(completions, first.logprobs, first.entropy)
+            _note(tally, "train", last.means(), weight=last.sums.tokens)
+            _note(tally, "train", statistics, weight=completions.mask.sum())
 
-    def _zero(self) -> Tensor:
-        """Sums over nothing: the gradient is zero, and every trained parameter takes part in the backward pass."""
-        return torch.stack([p.flatten()[:0].sum() for p in self.backbone.parameters() if p.requires_grad]).sum()
+    def _loss_mask(self, completions: Completions) -> Tensor:
+        """Tokens that count in the loss, bool `[B·G, C]`."""
+        return completions.mask & completions.finished[:, None] if self.mask_truncated else completions.mask
+
+    def _totals(self, experience: Experience | None) -> dict[str, int]:
+        """The loss' denominators, of all processes together: each has its share of one batch."""
+        own = (0, 0)
+        if experience is not None:
+            completions = experience.rollout.completions
+            own = (len(completions), int(self._loss_mask(completions).sum()))
+        completions, tokens = sum_over_processes(*own, device=self.device)
+        return {"num_completions_total": int(completions), "num_tokens_total": int(tokens)}
 
     @torch.no_grad()
     def _reference_logprobs(self, rollout: Rollout) -> Tensor | None:
@@ -261,13 +296,39 @@ class GRPOModule(TrainablePolicyModule):
         return logprobs
 
     def _update_policy(
-        self, experience: Experience, reference_logprobs: Tensor | None, old_logprobs: Tensor | None
-    ) -> PolicyUpdate:
-        """One optimizer step over micro-batches; without `old_logprobs`, the first of this rollout."""
-        rollout, completions = experience.rollout, experience.rollout.completions
-        mask = completions.mask & completions.finished[:, None] if self.mask_truncated else completions.mask
-        update = PolicyUpdate.empty(completions, with_entropy=old_logprobs is None)
+        self,
+        experience: Experience | None,
+        reference_logprobs: Tensor | None,
+        old_logprobs: Tensor | None,
+        totals: dict[str, int],
+    ) -> PolicyUpdate | None:
+        """One optimizer step of all processes; without `old_logprobs`, the first of this rollout."""
+        update = None
         self.optimizers().zero_grad()
+        with gathered(self.shards):
+            if experience is None:
+                self.manual_backward(self.zero_loss())
+            else:
+                update = self._backward(experience, reference_logprobs, old_logprobs, totals)
+                self.check_gradients()
+            if self.shards is not None:
+                self.shards.reduce_gradients()
+        self._step()
+        return update
+
+    def _backward(
+        self,
+        experience: Experience,
+        reference_logprobs: Tensor | None,
+        old_logprobs: Tensor | None,
+        totals: dict[str, int],
+    ) -> PolicyUpdate:
+        """The gradient of one update, over micro-batches."""
+        rollout, completions = experience.rollout, experience.rollout.completions
+        mask = self._loss_mask(completions)
+        update = PolicyUpdate.empty(completions, with_entropy=old_logprobs is None)
+        learned = experience.learned(mask, reference_logprobs, old_logprobs)
+        self.health.see_batch(rollout.batch, self.trainer.fit_loop.batch_idx, totals, learned)
         for start, stop in spans(len(rollout.batch), self.micro_batch_size):
             # The prompts are built per micro-batch, as each backward pass frees its own graph.
             clips, more = rollout.batch.rows(start, stop), stop < len(rollout.batch)
@@ -287,21 +348,19 @@ class GRPOModule(TrainablePolicyModule):
                         mask[cut],
                         reference_logprobs=None if reference_logprobs is None else reference_logprobs[cut],
                         constant_tokens=self.rollout_sampling.max_new_tokens,
-                        num_completions_total=len(completions),
-                        num_tokens_total=int(mask.sum()),
+                        **totals,
                     )
-                    self.check_finite(result.loss.detach(), clips)
+                    self.health.see_loss(result.loss, clips.ids)
                     with self._gradients_stay_here(more or shared is not None):
-                        self.manual_backward(result.loss)
+                        # Strategies take the gradients' mean over the processes, and these are shares of a sum.
+                        self.manual_backward(result.loss * self.trainer.world_size)
                     update.add(cut, scores, result.sums)
                 if shared is not None:
-                    zero = self._zero()
+                    zero = self.zero_loss()
                     with self._gradients_stay_here(more):
                         # What `manual_backward` tells the strategy; the gradients are scaled already.
                         self.trainer.strategy.pre_backward(zero)
                         shared.backward(zero)
-        self.check_gradients()
-        self._step()
         return update
 
     def _gradients_stay_here(self, stay: bool) -> AbstractContextManager:
@@ -318,4 +377,11 @@ class GRPOModule(TrainablePolicyModule):
         """Clip the gradient. Precision plugins call this after they have unscaled it."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         largest = math.inf if self.gradient_clip_norm is None else self.gradient_clip_norm
-        self.log("train/gradient_norm", torch.nn.utils.clip_grad_norm_(parameters, largest), batch_size=1)
+        norm = whole(torch.nn.utils.clip_grad_norm_(parameters, largest))
+        self.log("train/gradient_norm", norm, batch_size=1)
+        self.check_finite(optimizer, norm)
+
+
+def _note(tally: Tally, prefix: str, values: Mapping[str, Tensor], weight: Tensor | int) -> None:
+    for name, value in values.items():
+        tally.add(f"{prefix}/{name}", value, JOINED.get(name, "mean"), weight)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.plugins.precision import HalfPrecision
 from lightning.pytorch.strategies import FSDPStrategy
 from torchmetrics import SumMetric
 
@@ -131,6 +132,11 @@ class PolicyModule(LightningModule):
                     f"{type(strategy).__name__} leaves each process a part of the towers' weights, by which the "
                     "feature cache knows its entries. Set model.feature_cache to null, or trainer.strategy to ddp."
                 )
+        if isinstance(self.trainer.precision_plugin, HalfPrecision):
+            raise ValueError(
+                f"trainer.precision {self.trainer.precision} would convert the sound and the verifier, too. Set it to "
+                "32-true, and model.backbone.dtype to bfloat16, as configs/trainer/bf16_true.yaml does."
+            )
 
     def configure_model(self) -> None:
         """Only what is trained is sharded: nothing here, so that every process evaluates with a model of its own."""
@@ -216,11 +222,12 @@ class PolicyModule(LightningModule):
         return self.evaluate(batch)
 
     def _log_report(self, report: EmotionReport, prefix: str) -> None:
+        # The values are the same on every process; `sync_dist` says so to Lightning.
         metrics = report.compute()
         for name in ("war", "uar", "eea", "epc", "fcr"):
             if metrics[name] is not None:
-                self.log(f"{prefix}/{name}", metrics[name], prog_bar=name in ("war", "fcr"))
-        self.log(f"{prefix}/unknown_answers", float(metrics["unknown_answers"]))
+                self.log(f"{prefix}/{name}", metrics[name], prog_bar=name in ("war", "fcr"), sync_dist=True)
+        self.log(f"{prefix}/unknown_answers", float(metrics["unknown_answers"]), sync_dist=True)
 
     def metrics_report(self) -> dict[str, Any]:
         """Metrics of the last test run, as written to `metrics.json`.

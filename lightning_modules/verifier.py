@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.nn import functional
@@ -27,17 +26,21 @@ from datamodules.emotions import GO_EMOTIONS
 from datamodules.rationale_text import SentenceBatch
 from lightning_modules.emotion_verifier import load_classifier, usable_tokens
 from lightning_modules.metrics.sentences import SentenceLabelReport
+from lightning_modules.step_seed import SeededSteps
 
 logger = logging.getLogger(__name__)
 
 
-def load_trainable_classifier(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_trainable_classifier(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, bool]:
     """A classifier with GoEmotions' 28 labels on top of any encoder, in float32.
 
     A checkpoint whose labels are GoEmotions' in their order keeps its head; any other gets a new, random head.
 
     Args:
         path: Hugging Face directory or hub id of an encoder or sequence classifier.
+
+    Returns:
+        The model, its tokenizer, and whether the head is new.
 
     Raises:
         ValueError: the path cannot be loaded.
@@ -51,20 +54,21 @@ def load_trainable_classifier(path: str) -> tuple[PreTrainedModel, PreTrainedTok
         problem_type="multi_label_classification",
         ignore_mismatched_sizes=True,
     )
-    had = tuple(label for _, label in sorted(AutoConfig.from_pretrained(path).id2label.items()))
+    before = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    had = tuple(label for _, label in sorted(before.id2label.items()))
     if had == GO_EMOTIONS and not report["missing_keys"] and not report["mismatched_keys"]:
         logger.info("%s: the classification head of the checkpoint is kept.", path)
-        return model, tokenizer
+        return model, tokenizer, False
     logger.warning("%s: no head for GoEmotions' 28 labels in their order; a new, random head is trained.", path)
     # Loading keeps a head of equal size under the new names, so the head is taken from a model that was never loaded.
-    fresh = AutoModelForSequenceClassification.from_config(model.config).float()
+    fresh = AutoModelForSequenceClassification.from_config(model.config, trust_remote_code=False).float()
     for name, head in fresh.named_children():
         if name != model.base_model_prefix:
             setattr(model, name, head)
-    return model, tokenizer
+    return model, tokenizer, True
 
 
-class VerifierModule(LightningModule):
+class VerifierModule(SeededSteps):
     """Trains the verifier with binary cross-entropy on sentences with several emotions each.
 
     Args:
@@ -93,10 +97,11 @@ class VerifierModule(LightningModule):
                 f"{learning_rate}, {weight_decay}, {warmup_ratio}, {max_tokens}."
             )
         self.save_hyperparameters()
+        self.path = path
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup_ratio = warmup_ratio
-        self.model, self.tokenizer = load_trainable_classifier(path)
+        self.model, self.tokenizer, self._is_untrained = load_trainable_classifier(path)
         self.model.train()  # from_pretrained leaves it in eval mode, in which it would train without dropout
         self.max_tokens = usable_tokens(self.model, self.tokenizer, max_tokens)
         self.val_report = SentenceLabelReport(GO_EMOTIONS)
@@ -107,6 +112,32 @@ class VerifierModule(LightningModule):
         """Logits of sentences, float32 `[B, 28]`."""
         inputs = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
         return self.model(**inputs.to(self.device)).logits.float()
+
+    def on_train_batch_start(self, batch: SentenceBatch, batch_idx: int) -> None:
+        """Dropout is a function of the place in the run."""
+        self.seed_step(batch_idx)
+
+    def on_fit_start(self) -> None:
+        """The head, if it was new, is trained from here on."""
+        super().on_fit_start()
+        self._is_untrained = False
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The head, if it was new, is that of the checkpoint."""
+        super().on_load_checkpoint(checkpoint)
+        self._is_untrained = False
+
+    def on_test_start(self) -> None:
+        """Refuse to measure a head that nobody trained.
+
+        Raises:
+            ValueError: the head is new.
+        """
+        if self._is_untrained:
+            raise ValueError(
+                f"{self.path} has no head for GoEmotions' 28 labels in their order: there is nothing to test. Name a "
+                "directory that stage 2 left, or give --ckpt_path."
+            )
 
     def training_step(self, batch: SentenceBatch, batch_idx: int) -> Tensor:
         """Binary cross-entropy, mean over sentences and labels."""
@@ -139,8 +170,9 @@ class VerifierModule(LightningModule):
     def _log_report(self, stage: str, report: SentenceLabelReport) -> dict[str, Any]:
         values = report.compute()
         report.reset()
-        rates = {name: values[name] for name in ("macro_f1", "top_label_accuracy", "exact_match")}
-        rates |= {f"f1/{label}": value for label, value in values["per_label_f1"].items()}
+        rates = {name: values[name] for name in ("macro_f1", "micro_f1", "top_label_accuracy", "exact_match")}
+        rates |= {"calibration_error": values["calibration"]["error"]}
+        rates |= {f"f1/{label}": own["f1"] for label, own in values["per_label"].items()}
         # The counts are already summed over processes: every process logs the same numbers.
         logged = {f"{stage}/{name}": value for name, value in rates.items() if value is not None}
         self.log_dict(logged, sync_dist=True)

@@ -96,6 +96,8 @@ def _draw(logits: Tensor, sampling: Sampling, warpers: LogitsProcessorList) -> t
     else:
         # Warpers read only the scores; the ids are part of transformers' call signature.
         scores = warpers(torch.empty(len(logits), 0, dtype=torch.long, device=logits.device), logits)
-        token = torch.multinomial(scores.softmax(dim=-1), 1)[:, 0]
+        # Of logits that are NaN any token is drawn, with a log-probability of NaN: the step is then refused with the
+        # clip's name, where `multinomial` would end the process (on a GPU without a word of which clip).
+        token = torch.multinomial(scores.softmax(dim=-1).nan_to_num(1.0), 1)[:, 0]
     logprob = tempered(logits, sampling.temperature).log_softmax(dim=-1).gather(1, token[:, None])[:, 0]
     return token, logprob

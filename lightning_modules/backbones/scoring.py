@@ -28,7 +28,7 @@ from lightning_modules.backbones.generation import tempered
 from lightning_modules.backbones.interface import Completions, Prompt, Scores, SharedPrompt
 from lightning_modules.backbones.prefix import Prefix
 
-_CHUNK_ELEMENTS = 2**24
+CHUNK_ELEMENTS = 2**24
 """Logits that stand in memory at once: 64 MiB of float32."""
 
 
@@ -166,7 +166,7 @@ def _token_scores(
     In chunks whose logits are recomputed in the backward pass, where they would not fit into one.
     """
     score_chunk = partial(_chunk_scores, decoder, temperature=temperature, with_entropy=with_entropy)
-    size = max(_CHUNK_ELEMENTS // decoder.config.vocab_size, 1)
+    size = max(CHUNK_ELEMENTS // decoder.config.vocab_size, 1)
     if len(hidden) <= size:
         return score_chunk(hidden, token_ids)
     if torch.is_grad_enabled():

@@ -208,6 +208,6 @@ def joint_ids(files: Sequence[PredictionFile], intersect: bool) -> tuple[list[st
         counts = ", ".join(f"{file.path}: {len(file.predictions)} clips" for file in files)
         raise ValueError(
             f"The files are over different clips ({counts}; {len(shared)} are in all of them). Compare runs over the "
-            "same clips, or leave the others out with --intersect true."
+            "same clips, or leave the others out with --intersect."
         )
     return [identifier for identifier in targets if identifier in shared], dropped

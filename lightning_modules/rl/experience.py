@@ -17,6 +17,7 @@ from lightning_modules.emotion_verifier import SentenceReading
 from lightning_modules.rationale import Response
 from lightning_modules.rl.losses import LossSums
 from lightning_modules.rl.rows import join, take
+from lightning_modules.step_record import LearnedRollout
 
 UniformGroups = Literal["keep", "skip", "resample"]
 """What becomes of groups whose rewards are all equal; see `GRPOModule`."""
@@ -100,6 +101,14 @@ class Experience:
             self.spread[prompts],
             None if self.readings is None else [self.readings[row] for row in rows],
         )
+
+    def learned(
+        self, loss_mask: Tensor, reference_logprobs: Tensor | None, old_logprobs: Tensor | None
+    ) -> LearnedRollout:
+        """What an update learns from; arguments as in `LearnedRollout`."""
+        completions = self.rollout.completions
+        scores = (self.advantages, self.rewards, self.total)
+        return LearnedRollout(completions, loss_mask, *scores, reference_logprobs, old_logprobs)
 
     def put(self, prompts: Sequence[int], other: "Experience", pad_token_id: int) -> "Experience":
         """This experience with the groups of some prompts replaced.

@@ -3,6 +3,17 @@
 from torch import Tensor
 
 from lightning_modules.backbones.interface import Completions
+from lightning_modules.processes import How
+
+JOINED: dict[str, How] = {
+    "loss": "sum",  # each process' share, whose denominators are those of all
+    "policy_loss": "sum",
+    "completion_tokens_min": "least",
+    "completion_tokens_max": "most",
+    "sampler_drift": "most",
+    "tokens_per_second": "sum",
+}
+"""How the values of several processes make one, of those that are no means."""
 
 
 def completion_statistics(completions: Completions) -> dict[str, Tensor]:

@@ -130,7 +130,7 @@ def test_the_best_checkpoint_is_that_of_model_checkpoint(tmp_path: Path) -> None
 
 
 def test_a_fit_without_checkpoint_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="left no checkpoint .*enable_checkpointing"):
+    with pytest.raises(FileNotFoundError, match="There is no checkpoint in .*enable_checkpointing"):
         best_checkpoint(tmp_path)
 
 

@@ -311,3 +311,22 @@ def test_a_step_that_the_scaler_skips_stops_nothing(make_grpo: Make, batches: li
     assert scaler.get_scale() == 2.0**10 and rates == pytest.approx([0.5e-3, 0])
     unmoved = [all(torch.equal(a[name], b[name]) for name in a) for a, b in pairwise(weights)]
     assert unmoved == [True, False]
+
+
+def test_a_second_update_sees_the_weights_of_the_first_under_autocast(
+    make_grpo: Callable[..., GRPOModule], fit: Callable[..., Trainer], batches: list[ClipBatch]
+) -> None:
+    module, scored = make_grpo(num_updates=2, beta=0.0, learning_rate=1e-2), []
+    score = module.backbone.score
+
+    def recorded(*arguments):
+        scores = score(*arguments)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            scored.append((scores.logprobs.detach(), score(*arguments).logprobs))
+        return scores
+
+    module.backbone.score = recorded
+    fit(module, batches[:1], RLCallback([LengthReward()]), precision="bf16-mixed")
+    for trained_on, fresh in scored:
+        torch.testing.assert_close(trained_on, fresh, atol=1e-6, rtol=0)
+    assert len(scored) == 2 and (scored[1][1] - scored[0][1]).abs().amax() > 0.1, "the first update moved the weights"

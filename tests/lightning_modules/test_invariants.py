@@ -30,7 +30,7 @@ pytestmark = pytest.mark.numerics
 
 GROUP_SIZE = 4
 NAMES = ("loss", "policy_loss", "kl", "entropy", "sampler_drift_mean", "gradient_norm")
-TOLERANCE = 1e-5
+TOLERANCE = 5e-5
 """Absolute, of each of these numbers in each step: the KL reaches more than 1,000 times as much."""
 
 

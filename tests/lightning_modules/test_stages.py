@@ -174,13 +174,11 @@ def test_batches_without_a_decodable_clip_are_skipped_and_counted(
     batches: list[ClipBatch],
     make_clip: Callable[..., Clip],
     fit: Callable[..., Trainer],
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     broken = collate([make_clip(0, failure="zero bytes"), make_clip(1, failure="zero bytes")], drop_failures=True)
     trainer = fit(make_grpo(), [broken, batches[0]], RLCallback([LengthReward()]))
     assert trainer.global_step == 1
     assert float(trainer.callback_metrics["train/skipped_clips"]) == 2
-    assert "clip0.mp4: zero bytes" in capsys.readouterr().out
 
 
 def test_clear_errors_of_stage_3(

@@ -1,0 +1,148 @@
+"""Checkpoint files: written whole, verified when read, and found again."""
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+SUFFIX = ".ckpt"
+PARTIAL = ".partial-"
+"""What the name of a checkpoint begins with while it is written."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written, or is damaged."""
+
+
+def free_gib(directory: Path) -> float:
+    """Free space on a directory's disk, in GiB."""
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize / 2**30
+
+
+def verify(path: Path) -> None:
+    """Check every record of a checkpoint against the CRC-32 that was written with it.
+
+    Raises:
+        CheckpointError: the file is cut short or changed; names what to do.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        damaged = str(error)
+    if damaged is not None:
+        raise CheckpointError(
+            f"The checkpoint {path} is damaged ({damaged}): it was cut short or changed after it was written. "
+            "Go on from an older one with --ckpt_path FILE."
+        )
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Checkpoints of one file, written straight to disk and flushed to it, and verified when they are read.
+
+    Lightning's own holds a second copy of the whole checkpoint in memory while it writes.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint; a failed one leaves no file.
+
+        Raises:
+            CheckpointError: it cannot be written, for instance because the disk is full.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:
+            path.unlink(missing_ok=True)
+            raise CheckpointError(
+                f"Cannot write the checkpoint {path}: {error}. Free space there: {free_gib(path.parent):.1f} GiB. "
+                "Earlier checkpoints are untouched: make room, then go on with --ckpt_path last."
+            ) from error
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Callable | None = lambda storage, _: storage,
+        weights_only: bool | None = True,
+    ) -> dict[str, Any]:
+        """Read a checkpoint after verifying it.
+
+        Args:
+            path: the file.
+            map_location: where its tensors go.
+            weights_only: has no say here: nothing but tensors and plain values is ever read.
+
+        Raises:
+            CheckpointError: it is damaged, or holds anything else.
+            FileNotFoundError: there is none.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"No such checkpoint: {path}")
+        verify(Path(path))
+        try:
+            return super().load_checkpoint(path, map_location, weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"The checkpoint {path} holds more than tensors and plain values, and is refused: to unpickle it could "
+                "run any code. Checkpoints of this framework hold nothing else."
+            ) from error
+
+
+def finished_checkpoints(run: Path) -> list[Path]:
+    """Checkpoints of a run directory, whole ones only, the oldest first."""
+    found = [path for path in run.rglob(f"*{SUFFIX}") if not path.name.startswith(".")]
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The checkpoint of a run directory that was written last, or None."""
+    return next(reversed(finished_checkpoints(run)), None)
+
+
+def best_checkpoint(run: Path) -> Path:
+    """The checkpoint that the first `ModelCheckpoint` of a run calls best, by its `monitor`; without one, the last.
+
+    Raises:
+        FileNotFoundError: the run directory has no checkpoint.
+    """
+    newest = newest_checkpoint(run)
+    if newest is None:
+        raise FileNotFoundError(
+            f"There is no checkpoint in {run}. Leave trainer.enable_checkpointing on, ModelCheckpoint.dirpath unset, "
+            "and let the logger write to ${trainer.default_root_dir}."
+        )
+    states = torch.load(newest, map_location="cpu", weights_only=True, mmap=True)["callbacks"].values()
+    best = next((state["best_model_path"] for state in states if state.get("best_model_path")), "")
+    # By name: the run directory may have been moved since.
+    return newest.with_name(Path(best).name) if best else newest
+
+
+def resolve(ckpt_path: str | None, run: Path) -> str | None:
+    """The file that `--ckpt_path` means: a path, `last` or `best` of a run directory.
+
+    `last` is None where there is no checkpoint yet, so that one command line serves a job's first start and every
+    restart.
+
+    Raises:
+        CheckpointError: a path of a directory.
+    """
+    if ckpt_path not in (None, "last", "best") and Path(ckpt_path).is_dir():
+        raise CheckpointError(
+            f"The checkpoint {ckpt_path} is a directory, as DeepSpeed writes them. Such are unpickled, which could run "
+            "any code, and therefore read within their own run only: with its --trainer.default_root_dir and "
+            "--ckpt_path last. To begin from its weights, name what it exported (model/) as the backbone's path."
+        )
+    if ckpt_path == "last":
+        newest = newest_checkpoint(run)
+        return None if newest is None else str(newest)
+    return str(best_checkpoint(run)) if ckpt_path == "best" else ckpt_path

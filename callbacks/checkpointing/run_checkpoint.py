@@ -1,0 +1,149 @@
+"""Checkpoints from which a killed run goes on exactly."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+from callbacks.checkpointing.files import PARTIAL, SUFFIX, CheckpointFiles, finished_checkpoints
+
+DIRECTORY = "checkpoints"
+"""Within the run directory."""
+
+_PREFIX = "step="
+
+
+class RunCheckpoint(Checkpoint):
+    """Writes `checkpoints/step=N.ckpt` in the run directory; `--ckpt_path last` goes on from the newest.
+
+    Written at the end of every epoch and of the run, every so many optimizer steps or minutes, and when the scheduler
+    of a cluster asks the run to end (SIGTERM). Always between two optimizer steps: gradients under accumulation are
+    part of no checkpoint, so that a run killed there does their batches again.
+
+    A checkpoint appears under its name only when it is complete. Frozen parts are not in it.
+
+    Args:
+        every_n_steps: optimizer steps between two checkpoints; None: not by steps.
+        every_n_minutes: minutes between two checkpoints; None: not by time.
+        keep: how many of the newest stay; the older ones are removed after a new one is complete.
+
+    Raises:
+        ValueError: a number is not positive.
+    """
+
+    def __init__(self, every_n_steps: int | None = None, every_n_minutes: float | None = 30.0, keep: int = 2) -> None:
+        numbers = {"every_n_steps": every_n_steps, "every_n_minutes": every_n_minutes, "keep": keep}
+        if any(number is not None and number <= 0 for number in numbers.values()):
+            raise ValueError(f"Expected positive numbers or null, got {numbers}.")
+        self.every_n_steps = every_n_steps
+        self.every_n_minutes = every_n_minutes
+        self.keep = keep
+        self._seen_step = 0  # optimizer steps at the end of the batch before
+        self._saved_step = -1
+        self._saved_at = time.monotonic()
+        self._is_waiting = False  # for a validation to end
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Strategies that write directories (DeepSpeed) do so by themselves.
+        trainer.strategy.checkpoint_io = CheckpointFiles()
+        if stage == "fit" and trainer.is_global_zero:
+            for partial in self._directory(trainer).glob(f"{PARTIAL}*"):
+                _remove(partial)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seen_step = self._saved_step = trainer.global_step
+        self._saved_at = time.monotonic()
+        # Lightning does so only where it makes the loader after it has read the checkpoint; here the schedule had to
+        # know the number of steps before.
+        trainer.fit_loop._load_combined_loader_states()
+        if trainer.global_step:
+            _cut_curves(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        stepped = trainer.global_step > self._seen_step
+        self._seen_step = trainer.global_step
+        self._is_waiting = stepped and self._is_due(trainer)
+        # Lightning leaves a validation out that was due when a run goes on from between the batch and it.
+        epoch_loop = trainer.fit_loop.epoch_loop
+        if self._is_waiting and not epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._is_waiting:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step != self._saved_step:
+            self._save(trainer)
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        if self.every_n_steps is not None and (
+            trainer.global_step // self.every_n_steps > self._saved_step // self.every_n_steps
+        ):
+            return True
+        minutes = (time.monotonic() - self._saved_at) / 60
+        due = trainer.received_sigterm or (self.every_n_minutes is not None and minutes >= self.every_n_minutes)
+        # Clocks and signals differ between processes, and all must take part in saving.
+        return trainer.strategy.reduce_boolean_decision(due, all=False)
+
+    def _directory(self, trainer: Trainer) -> Path:
+        return Path(trainer.default_root_dir) / DIRECTORY
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.fast_dev_run:
+            return
+        path = self._directory(trainer) / f"{_PREFIX}{trainer.global_step:08d}{SUFFIX}"
+        partial = path.with_name(PARTIAL + path.name)
+        trainer.save_checkpoint(partial, weights_only=False)  # all of it, in Lightning's words
+        if trainer.is_global_zero:
+            if path.is_dir():
+                _remove(path)
+            partial.replace(path)
+            _flush_directory(path.parent)
+            own = [file for file in finished_checkpoints(path.parent) if file.name.startswith(_PREFIX)]
+            for old in own[: -self.keep]:
+                _remove(old)
+        trainer.strategy.barrier("RunCheckpoint")
+        self._saved_step = trainer.global_step
+        self._saved_at = time.monotonic()
+        self._is_waiting = False
+        if trainer.received_sigterm:
+            rank_zero_info(f"Asked to end (SIGTERM): saved {path}. Go on with --ckpt_path last.")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _flush_directory(directory: Path) -> None:
+    """Have the new name itself survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _cut_curves(trainer: Trainer) -> None:
+    """Have TensorBoard forget what a killed run logged after the checkpoint: those steps are done again."""
+    manual = not trainer.lightning_module.automatic_optimization
+    step = trainer.fit_loop.total_batch_idx + 1 if manual else trainer.global_step  # as Lightning counts in its logs
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+            start = SessionLog(status=SessionLog.START)
+            logger.experiment.file_writer.add_event(Event(step=step, session_log=start))

@@ -1,0 +1,86 @@
+"""What several processes know of one step, put together: each calls these in the same order, and gets the same.
+
+On one process they return what they were given.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+How = Literal["mean", "sum", "least", "most"]
+"""How the values of several processes make one."""
+
+Value: TypeAlias = Tensor | float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A value as one process knows it.
+
+    Args:
+        value: a scalar.
+        weight: of the process in a mean: what the value is itself a mean over, e.g. its number of tokens.
+        how: it joins those of other processes.
+    """
+
+    value: Value
+    weight: Value
+    how: How
+
+
+class Tally:
+    """Scalars of a step, to be logged as one process with all the clips would have measured them."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Measured] = {}
+
+    def add(self, name: str, value: Value, how: How = "mean", weight: Value = 1.0) -> None:
+        """Note a value of this process, see `Measured`; a process that has none leaves it out."""
+        self._values[name] = Measured(value, weight, how)
+
+    def over_processes(self) -> Mapping[str, Value]:
+        """The values of all processes together, by name. Every process takes part, whatever it noted."""
+        if _world_size() == 1:
+            return {name: measured.value for name, measured in self._values.items()}
+        own = {name: Measured(float(m.value), float(m.weight), m.how) for name, m in self._values.items()}
+        parts: list[dict[str, Measured]] = [{} for _ in range(_world_size())]
+        torch.distributed.all_gather_object(parts, own)
+        return combine(parts)
+
+
+def combine(parts: Sequence[Mapping[str, Measured]]) -> dict[str, float]:
+    """Values of several processes as one, by name, in the order in which they first appear."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: _combined([part[name] for part in parts if name in part]) for name in names}
+
+
+def _combined(measured: Sequence[Measured]) -> float:
+    values = [float(one.value) for one in measured]
+    if measured[0].how == "least":
+        return min(values)
+    if measured[0].how == "most":
+        return max(values)
+    if measured[0].how == "sum":
+        return sum(values)
+    weights = [float(one.weight) for one in measured]
+    # All weights 0: nothing was measured, and each process says what it says of nothing.
+    total = sum(weights) or 1.0
+    return sum(value * weight / total for value, weight in zip(values, weights, strict=True))
+
+
+def sum_over_processes(*values: Value, device: torch.device) -> list[float]:
+    """Sums of scalars over all processes, exact for whole numbers below 2^53."""
+    if _world_size() == 1:
+        return [float(value) for value in values]
+    total = torch.tensor([float(value) for value in values], dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(total)
+    return total.tolist()
+
+
+def _world_size() -> int:
+    initialised = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if initialised else 1

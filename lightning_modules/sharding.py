@@ -1,0 +1,235 @@
+"""Trained weights in shards over the processes (FSDP2), whole only while they compute.
+
+Processes sample completions of different lengths and learn from different numbers of them. Weights that are gathered
+layer by layer, whenever a layer runs, would let a process that has more to do wait for others that are done. So all of
+a policy's weights are gathered before a rollout, an update or an evaluation, and given back after it: every process
+communicates the same number of times, whatever it computes, and code may run any piece of a layer by itself. Gradients
+are averaged once per update. At rest a process holds its shard of weights, gradients and optimizer states: this saves
+the memory of optimizer states throughout, and that of weights and gradients between the steps.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, Partial, distribute_tensor
+from torch.optim import Optimizer
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+
+class _Unit(nn.Module):
+    """Parameters that are gathered together. FSDP hooks into this module's forward pass, which nobody calls."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+class Shards:
+    """The shards of some of a module's parameters: one unit per transformers layer, and one for all the rest.
+
+    Args:
+        module: the module. Its parameters become `DTensor`s, split along their first dimension.
+        parameters: those of its parameters to shard; the others stay whole on every process.
+        mesh: the processes, one-dimensional.
+    """
+
+    def __init__(self, module: nn.Module, parameters: Iterable[nn.Parameter], mesh: DeviceMesh) -> None:
+        self._mesh = mesh
+        self._units: list[FSDPModule] = []
+        chosen = set(parameters)
+        layers = [child for child in module.modules() if isinstance(child, GradientCheckpointingLayer)]
+        for part in [*layers, module]:
+            ignored = {parameter for parameter in part.parameters() if parameter not in chosen}
+            if len(ignored) < len(set(part.parameters())):
+                self._units.append(fully_shard(_Unit(part), mesh=mesh, ignored_params=ignored))
+        self._places = list(_sharded(module))
+
+    def gather(self) -> None:
+        """Make all parameters whole on every process; does nothing where they are. Every process calls it."""
+        # What inference mode makes could not be trained afterwards.
+        with torch.inference_mode(False), torch.no_grad():
+            for unit in self._units:
+                unit.unshard()
+
+    def release(self) -> None:
+        """Keep this process' shards only; gradients of the whole parameters stay until `reduce_gradients`."""
+        for unit in self._units:
+            unit.reshard()
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Parameters are whole while the block runs. Every process enters it."""
+        self.gather()
+        try:
+            yield
+        finally:
+            self.release()
+
+    def reduce_gradients(self) -> None:
+        """Give each shard its part of the gradients' mean over the processes, and release the whole parameters.
+
+        Every process calls it, with or without a gradient. A parameter that got none anywhere keeps None, as on one
+        process.
+        """
+        whole = [module._parameters[name] for module, name in self._places]
+        gradients = [parameter.grad for parameter in whole]
+        for parameter in whole:
+            parameter.grad = None
+        self.release()
+        device = self._places[0][0]._parameters[self._places[0][1]].device
+        reached = torch.tensor([gradient is not None for gradient in gradients], dtype=torch.int32, device=device)
+        torch.distributed.all_reduce(reached, torch.distributed.ReduceOp.MAX, self._mesh.get_group())
+        for i, (is_reached, (module, name)) in enumerate(zip(reached.tolist(), self._places, strict=True)):
+            if is_reached:
+                shard, gradient = module._parameters[name], gradients[i]
+                gradients[i] = None  # frees each whole gradient when its shard is made
+                if gradient is None:
+                    gradient = torch.zeros(shard.shape, dtype=shard.dtype, device=shard.device)
+                mean = DTensor.from_local(gradient.div_(self._mesh.size()), self._mesh, [Partial()])
+                shard.grad = mean.redistribute(placements=shard.placements)
+
+
+@contextmanager
+def gathered(*shards: Shards | None) -> Iterator[None]:
+    """Parameters are whole while the block runs, where they are sharded at all. Every process enters it."""
+    present = [one for one in shards if one is not None]
+    for one in present:
+        one.gather()
+    try:
+        yield
+    finally:
+        for one in present:
+            one.release()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor in one piece. Every process calls it for a sharded one."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@contextmanager
+def exportable(module: nn.Module, here: bool) -> Iterator[None]:
+    """Have whole weights while the block runs, to be written. Every process enters it.
+
+    Args:
+        module: sharded, by `Shards` or by DeepSpeed's ZeRO-3, or not.
+        here: whether this process wants them; the others take part only.
+    """
+    partitioned = [parameter for parameter in module.parameters() if hasattr(parameter, "ds_id")]
+    if partitioned:
+        from deepspeed.zero import GatheredParameters  # an optional dependency
+
+        with GatheredParameters(partitioned):
+            yield
+        return
+    places = list(_sharded(module, with_duplicates=True))
+    shards = [child._parameters[name] for child, name in places]
+    copies: dict[nn.Parameter, nn.Parameter] = {}
+    for shard in dict.fromkeys(shards):
+        full = shard.detach().full_tensor()
+        if here:
+            copies[shard] = nn.Parameter(full.cpu(), requires_grad=shard.requires_grad)
+    for (child, name), shard in zip(places, shards, strict=True):
+        child._parameters[name] = copies.get(shard, shard)
+    try:
+        yield
+    finally:
+        for (child, name), shard in zip(places, shards, strict=True):
+            child._parameters[name] = shard
+
+
+def _sharded(module: nn.Module, with_duplicates: bool = False) -> Iterator[tuple[nn.Module, str]]:
+    """Where a module's sharded parameters stand, owner and name; tied ones once, unless all are wanted."""
+    seen: set[nn.Parameter] = set()
+    for child in module.modules():
+        for name, parameter in child._parameters.items():
+            if isinstance(parameter, DTensor) and (with_duplicates or parameter not in seen):
+                seen.add(parameter)
+                yield child, name
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """Lightning's `ModelParallelStrategy` over all processes, for modules that shard their trained weights.
+
+    Its checkpoints are those of any other strategy, one file with the trained weights and the optimizer states whole:
+    a run can go on under another strategy or on another number of processes.
+
+    Args:
+        timeout_seconds: how long a process waits for the others in one exchange before the run fails.
+        process_group_backend: "nccl" or "gloo"; None: by the device.
+    """
+
+    def __init__(self, timeout_seconds: float = 1800.0, process_group_backend: str | None = None) -> None:
+        super().__init__(
+            data_parallel_size="auto",
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,
+            process_group_backend=process_group_backend,
+            timeout=timedelta(seconds=timeout_seconds),
+        )
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    def setup_environment(self) -> None:
+        # Lightning's "auto" is the number of nodes.
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The trained weights, whole, on the first process; nothing on the others, which take part."""
+        module = self.lightning_module
+        assert module is not None
+        # First: it releases gathered parameters, and leaves shards to be named.
+        state = module.state_dict()
+        trained = {n for n, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
+        return self._on_first({name: value for name, value in state.items() if name in trained})
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        assert self.lightning_module is not None
+        own = self.lightning_module.state_dict()
+        state = {name: _like(own.get(name), value) for name, value in checkpoint["state_dict"].items()}
+        self.lightning_module.load_state_dict(state, strict=strict)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The optimizer's state, whole, on the first process; nothing on the others, which take part."""
+        state = optimizer.state_dict()
+        slots = {index: self._on_first(slot) for index, slot in state["state"].items()}
+        return {**state, "state": slots} if self.is_global_zero else {}
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
+            slots = {
+                index: {name: _like(parameters[index], value) for name, value in slot.items()}
+                for index, slot in saved["state"].items()
+            }
+            optimizer.load_state_dict({**saved, "state": slots})
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only)
+
+    def _on_first(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {}
+        for name, value in values.items():
+            full = whole(value) if isinstance(value, Tensor) else value
+            if self.is_global_zero:
+                kept[name] = full.cpu() if isinstance(full, Tensor) else full
+        return kept
+
+
+def _like(own: Tensor | None, value: Any) -> Any:
+    """A whole tensor as this process' shard of it, where its own counterpart of the same shape is one."""
+    is_shard = isinstance(own, DTensor) and isinstance(value, Tensor) and not isinstance(value, DTensor)
+    if not is_shard or value.shape != own.shape:
+        return value
+    # Each process has read the same file, and takes its part of it.
+    return distribute_tensor(value.to(own.device), own.device_mesh, own.placements, src_data_rank=None)

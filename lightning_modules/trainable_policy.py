@@ -1,0 +1,252 @@
+"""A policy in training: what stages 1 and 3 share."""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning.pytorch.strategies import FSDPStrategy
+from torch.optim import Optimizer
+from transformers import get_scheduler
+
+from datamodules.batch import ClipBatch
+from lightning_modules.backbones.feature_cache import FeatureCache
+from lightning_modules.backbones.interface import Backbone, Completions, Sampling
+from lightning_modules.health import OnNonFinite, StepHealth
+from lightning_modules.judges import Judge
+from lightning_modules.policy import PolicyModule, num_silent
+from lightning_modules.processes import sum_over_processes
+from lightning_modules.provenance import Mismatch, check_provenance, code_version
+from lightning_modules.sharding import Shards
+from lightning_modules.step_seed import SeededSteps
+
+
+class TrainablePolicyModule(PolicyModule, SeededSteps):
+    """A policy with an optimizer: AdamW on the trained parts, warm-up, then a schedule.
+
+    A subclass names its `stage`, by which the backbone's `recipes` are looked up.
+
+    Args:
+        backbone: the multimodal LLM.
+        taxonomy: the emotion classes that answers and targets come from.
+        trainable: names of the backbone's parts to train; all others stay frozen to the bit. None: those of the
+            backbone's recipe for this stage.
+        verifier: Hugging Face directory or hub id of the verifier.
+        judge: names one emotion per rationale for EEA, EPC and FCR; by default the verifier.
+        evaluation: how completions are drawn in validation and test.
+        learning_rate: peak learning rate; None: that of the backbone's recipe for this stage.
+        weight_decay: AdamW's decoupled weight decay.
+        warmup_ratio: share of the optimizer steps in which the learning rate rises linearly from 0.
+        schedule: what follows the warm-up.
+        feature_cache: keeps what the towers return of each clip on disk; only where all towers are frozen.
+        on_non_finite: what becomes of a step whose loss or gradient is not finite; see `StepHealth`.
+        max_non_finite: how many such steps of the whole run may be skipped.
+
+    Raises:
+        ValueError: a part that the backbone does not have, or neither a value nor a recipe for `trainable` or
+            `learning_rate`.
+    """
+
+    stage: ClassVar[str]
+    checkpoint_mismatch: Mismatch = "error"
+    """What becomes of a checkpoint that was trained with another verifier or taxonomy."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        taxonomy: Literal["mafw", "dfew"],
+        trainable: list[str] | None,
+        verifier: str | None,
+        judge: Judge | None,
+        evaluation: Sampling,
+        learning_rate: float | None,
+        weight_decay: float,
+        warmup_ratio: float,
+        schedule: Literal["constant", "linear", "cosine"],
+        feature_cache: FeatureCache | None = None,
+        on_non_finite: OnNonFinite = "stop",
+        max_non_finite: int = 10,
+    ) -> None:
+        super().__init__(
+            backbone,
+            taxonomy,
+            verifier=verifier,
+            judge=judge,
+            evaluation=evaluation,
+            feature_cache=feature_cache,
+        )
+        self.trainable = self._from_recipe("trainable", trainable)
+        self.learning_rate = self._from_recipe("learning_rate", learning_rate)
+        backbone.set_trainable(self.trainable)
+        self.weight_decay = weight_decay
+        self.warmup_ratio = warmup_ratio
+        self.schedule = schedule
+        self.num_skipped_clips = 0  # of all processes
+        self.num_silent_clips = 0
+        self.shards: Shards | None = None
+        self._gradients_are_checked = False
+        self.health = StepHealth(on_non_finite, max_non_finite)
+
+    def _from_recipe(self, name: str, value: Any) -> Any:
+        """The value given for a field of `Recipe`, else that of the backbone's recipe for this stage."""
+        recipes = self.backbone.recipes or {}
+        recipe = recipes.get(self.stage)
+        if value is None and recipe is None:
+            raise ValueError(
+                f"Got no model.{name}, and {type(self.backbone).__name__} has no recipe for the stage {self.stage!r} "
+                f"(its recipes: {', '.join(recipes) or 'none'}). Set model.init_args.{name}, or "
+                f"model.init_args.backbone.init_args.recipes.{self.stage} to trainable parts and a learning rate, as "
+                "configs/backbone/*.yaml do."
+            )
+        return getattr(recipe, name) if value is None else value
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.health.check_strategy(self.trainer.strategy)
+        if isinstance(self.trainer.strategy, FSDPStrategy):
+            raise ValueError(
+                "FSDPStrategy gathers each layer when it is called, which hangs where processes write completions of "
+                "different lengths. Use configs/trainer/fsdp2.yaml."
+            )
+        evaluates = stage != "fit" or bool(self.trainer.limit_val_batches)
+        if getattr(self.trainer.strategy, "zero_stage_3", False) and evaluates:
+            raise ValueError(
+                "DeepSpeed ZeRO-3 gathers each layer when it is called, which hangs where processes write completions "
+                "of different lengths. Set trainer.limit_val_batches to 0, and evaluate the exported model with "
+                "configs/trainer/ddp.yaml."
+            )
+
+    def configure_model(self) -> None:
+        """Shard the trained weights under a strategy with a device mesh; all else stays whole on every process."""
+        if self.device_mesh is not None and self.shards is None:
+            trained = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
+            self.shards = Shards(self.backbone, trained, self.device_mesh["data_parallel"])
+
+    def on_validation_start(self) -> None:
+        # Once for all batches, of which processes may have different numbers.
+        if self.shards is not None:
+            self.shards.gather()
+
+    def on_validation_end(self) -> None:
+        if self.shards is not None:
+            self.shards.release()
+
+    on_test_start = on_predict_start = on_validation_start
+    on_test_end = on_predict_end = on_validation_end
+
+    def num_optimizer_steps(self) -> int:
+        """Optimizer steps of the whole run, for the schedule."""
+        return int(self.trainer.estimated_stepping_batches)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        parameters = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
+        num_steps = self.num_optimizer_steps()
+        scheduler = get_scheduler(
+            "constant_with_warmup" if self.schedule == "constant" else self.schedule,
+            optimizer,
+            num_warmup_steps=round(self.warmup_ratio * num_steps),
+            num_training_steps=num_steps,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def provenance(self) -> dict[str, Any]:
+        """What a checkpoint of this module names: `taxonomy`, `verifier` (`path`, `sha256`), `backbone`, `code`."""
+        verifier = self.verifier
+        return {
+            "taxonomy": self.taxonomy.name,
+            "verifier": verifier and {"path": verifier.path, "sha256": verifier.sha256},
+            "backbone": f"{type(self.backbone).__module__}.{type(self.backbone).__qualname__}",
+            "trainable": list(self.trainable),
+            "code": code_version(),
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is trained; frozen parts come from their own directories."""
+        super().on_save_checkpoint(checkpoint)
+        trained = self._trained_keys()
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint["provenance"] = self.provenance()
+        checkpoint["counts"] = {"skipped": self.num_skipped_clips, "silent": self.num_silent_clips}
+        checkpoint["health"] = self.health.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the frozen parts as they are, after checking that the checkpoint belongs to this module.
+
+        Raises:
+            ValueError: it was written with another verifier, taxonomy or trainable parts.
+        """
+        super().on_load_checkpoint(checkpoint)
+        check_provenance(checkpoint["provenance"], self.provenance(), self.checkpoint_mismatch)
+        self.num_skipped_clips = checkpoint["counts"]["skipped"]
+        self.num_silent_clips = checkpoint["counts"]["silent"]
+        self.health.load_state_dict(checkpoint["health"])
+        if "state_dict" not in checkpoint:  # DeepSpeed has restored the weights by itself
+            return
+        missing = sorted(self._trained_keys() - set(checkpoint["state_dict"]))
+        if missing:
+            raise ValueError(
+                f"The checkpoint lacks {len(missing)} trained tensors, e.g. {missing[0]}. It was written with other "
+                f"trainable parts than {self.trainable}: set model.trainable to those of the run that wrote it."
+            )
+        checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
+
+    def _trained_keys(self) -> set[str]:
+        return {
+            f"backbone.{name}"
+            for name, parameter in self.backbone.named_parameters(remove_duplicate=False)
+            if parameter.requires_grad
+        }
+
+    def check_gradients(self) -> None:
+        """Refuse trained parts that the loss does not reach. Looks once, after the first backward pass.
+
+        A part counts as reached when any of its parameters is: HumanOmni, for one, takes its vision tower's features
+        before the last layer, which then gets no gradient.
+
+        Raises:
+            ValueError: naming the parts of which no parameter got a gradient.
+        """
+        if self._gradients_are_checked:
+            return
+        self._gradients_are_checked = True
+        # Strategies that shard keep nothing here of a part that another device holds.
+        trained = {
+            name: [p for p in part.parameters() if p.requires_grad and p.numel()]
+            for name, part in self.backbone.parts.items()
+        }
+        unreached = [name for name, own in trained.items() if own and all(p.grad is None for p in own)]
+        # DeepSpeed takes the gradients away as they come: where there is none at all, nothing can be said.
+        if unreached and len(unreached) < sum(map(bool, trained.values())):
+            raise ValueError(
+                f"No gradient reaches {', '.join(unreached)}, of the trainable parts {', '.join(self.trainable)}: "
+                f"training would leave {'it' if len(unreached) == 1 else 'them'} as before. Leave "
+                f"{', '.join(unreached)} out of model.trainable (in stage 3 the towers run once per clip, without "
+                "gradient)."
+            )
+
+    def check_finite(self, optimizer: Optimizer, gradient_norm: torch.Tensor) -> None:
+        """Let only a finite step reach the weights, and log how many were not; see `StepHealth.judge`.
+
+        Raises:
+            NonFiniteError: naming the clips.
+        """
+        self.health.judge(self, optimizer, gradient_norm)
+        self.log("train/non_finite_steps", float(self.health.num_steps), batch_size=1)
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            self.log("train/scaler_skips", float(self.health.num_scaler_skips), batch_size=1)
+
+    def count_clips(self, batch: ClipBatch) -> None:
+        """Log how many clips so far, on all processes, could not be decoded or had no audio track."""
+        skipped, silent = sum_over_processes(len(batch.skipped), num_silent(batch), device=self.device)
+        self.num_skipped_clips += int(skipped)
+        self.num_silent_clips += int(silent)
+        counts = {"skipped_clips": self.num_skipped_clips, "silent_clips": self.num_silent_clips}
+        for name, count in counts.items():
+            self.log(f"train/{name}", float(count), batch_size=max(len(batch), 1))
+
+    def zero_loss(self) -> torch.Tensor:
+        """Sums over nothing: the gradient is zero, and every trained parameter takes part in the backward pass."""
+        return torch.stack([p.flatten()[:0].sum() for p in self.backbone.parameters() if p.requires_grad]).sum()
+
+    def completion_length(self, completions: Completions) -> torch.Tensor:
+        """Mean completion length in tokens."""
+        return completions.lengths.float().mean()

@@ -1,0 +1,121 @@
+"""A run that was killed goes on as if it had not been: the same weights to the bit, the same curves."""
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import main
+
+from .killed_run import run
+from .test_whole_method import BASE, POLICY, parts, stack
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("corpora")
+    for layout, count in (("emer", 28), ("dfew", 70), ("sentences", 200)):
+        main.main(
+            ["synthesize", "--layout", layout, "--output", str(root / layout), "--num_clips", str(count)]
+            + ["--num_workers", "1"]
+        )
+    main.main(
+        ["tiny", "--output", str(root / "tiny"), "--texts", f'["{root}/emer/EMER_cold_start.json"]']
+        + ["--verifier_texts", f'["{root}/sentences/train.jsonl"]', "--hidden_size", "64", "--num_layers", "2"]
+    )
+    return root
+
+
+def cold_start(root: Path) -> list[str]:
+    """Six batches an epoch, two to an optimizer step."""
+    return [
+        *["fit", *stack(*BASE, "stage/cold_start", "data/emer", *POLICY, "demo/cold_start"), *parts(root), *QUIET],
+        *[f"--data.root={root}/emer", "--data.batch_size=4", "--trainer.max_epochs=2", "--model.warmup_ratio=0"],
+        *["--trainer.accumulate_grad_batches=2", "--trainer.limit_val_batches=0", "--checkpoint.every_n_steps=1"],
+    ]
+
+
+def grpo(root: Path) -> list[str]:
+    """Four batches an epoch, a validation after every second."""
+    return [
+        *["fit", *stack(*BASE, "stage/grpo", "data/dfew", *POLICY, "demo/grpo"), *parts(root), *QUIET],
+        *["-c", str(Path(__file__).with_name("length_reward.yaml"))],
+        *[f"--data.root={root}/dfew", "--data.batch_size=2", "--data.limit=10", "--data.validation_fraction=0.2"],
+        *["--data.eval_batch_size=1", "--model.group_size=3", "--model.rollout_sampling.max_new_tokens=12"],
+        *[f"--model.verifier={root}/tiny/verifier", "--model.evaluation.max_new_tokens=4", "--trainer.max_epochs=2"],
+        *["--model.evaluation.temperature=1.0", "--trainer.val_check_interval=2", "--trainer.limit_val_batches=1"],
+        *["--trainer.max_steps=-1", "--checkpoint.every_n_steps=1", "--model.num_updates=2"],
+        "--model.schedule=constant",
+    ]
+
+
+def verifier(root: Path) -> list[str]:
+    return [
+        *["fit", *stack(*BASE, "stage/verifier", "data/rationale_text", "demo/verifier"), *QUIET],
+        *[f"--data.train={root}/sentences/train.jsonl", f"--model.path={root}/tiny/verifier", "--data.batch_size=32"],
+        *["--trainer.max_epochs=2", "--checkpoint.every_n_steps=2"],
+    ]
+
+
+STAGES: dict[str, Callable[[Path], list[str]]] = {"cold_start": cold_start, "grpo": grpo, "verifier": verifier}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpora: Path) -> Callable[[str], Path]:
+    def get(stage: str) -> Path:
+        directory = corpora / "uninterrupted" / stage
+        if not directory.exists():
+            assert run([*STAGES[stage](corpora), f"--trainer.default_root_dir={directory}"]) == 0
+        return directory
+
+    return get
+
+
+def curves(directory: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every scalar that depends on nothing but the computation."""
+    events = EventAccumulator(str(directory))
+    events.Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith(("train/", "reward/", "val/"))]
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+
+
+@pytest.mark.parametrize(
+    ("stage", "kills"),
+    [
+        ("grpo", [{"moment": "between rollout and update", "count": 3}, {"moment": "in validation", "count": 1}]),
+        ("grpo", [{"moment": "while a checkpoint is written", "count": 4}, {"seed": 0}]),
+        ("grpo", [{"moment": "before the optimizer's step", "count": 10}]),
+        ("cold_start", [{"moment": "in mid-accumulation", "count": 5}, {"seed": 1}]),
+        ("verifier", [{"seed": 2}]),
+    ],
+)
+def test_a_killed_run_goes_on_exactly(
+    stage: str, kills: list[dict], corpora: Path, uninterrupted: Callable[[str], Path], tmp_path: Path
+) -> None:
+    expected = uninterrupted(stage)
+    arguments = [*STAGES[stage](corpora), f"--trainer.default_root_dir={tmp_path}", "--ckpt_path=last"]
+    for kill in kills:
+        # A random moment may come after the end.
+        assert run(arguments, **kill) in ((-signal.SIGKILL, 0) if "seed" in kill else (-signal.SIGKILL,))
+    assert run(arguments) == 0
+    weights = [load_file(file) for file in sorted((expected / "model").rglob("*.safetensors"))]
+    resumed = [load_file(file) for file in sorted((tmp_path / "model").rglob("*.safetensors"))]
+    assert weights and len(weights) == len(resumed)
+    for one, other in zip(weights, resumed, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    curve = curves(expected)
+    assert len({value for _, value in curve["train/loss"]}) == len(curve["train/loss"]) > 3, "something is learnt"
+    assert curves(tmp_path) == curve, "each step once, with the same numbers"
+    steps = [json.loads((path / "run.json").read_text())["optimizer_steps"] for path in (expected, tmp_path)]
+    assert steps[0] == steps[1]
+    assert not list((tmp_path / "checkpoints").glob(".partial*"))
