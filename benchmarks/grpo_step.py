@@ -35,6 +35,7 @@ from benchmarks.grpo import limits, report
 from benchmarks.grpo.geometries import GEOMETRIES, Geometry, build, make_batch
 from benchmarks.grpo.meter import PHASES, Memory, Meter
 from benchmarks.grpo.methods import Evaluation, Method, Naive, Published, Shared, rewards_of_step
+from lightning_modules.resources.limits import limits_of
 
 OURS = Shared.name
 OWN_METHODS: dict[str, type[Shared]] = {method.name: method for method in (Shared, Naive, Published)}
@@ -160,7 +161,7 @@ def measure(names: list[str], geometry: Geometry, arguments: argparse.Namespace)
     assert isinstance(ours, Shared)
     with torch.no_grad():
         positions = ours.policy.encode(ours.batch, ours.policy.perceive(ours.batch)).attention_mask.shape[1]
-    chip = limits.limits_of(torch.cuda.get_device_name()) if device == "cuda" else None
+    chip = limits_of(torch.cuda.get_device_name()) if device == "cuda" else None
     work = limits.work_of(ours.policy.language_model, geometry, positions)
     figures = {}
     for name, method in methods.items():

@@ -72,10 +72,3 @@ def test_work_counts_every_matrix_once_per_token(tmp_path: Path) -> None:
     assert work.forward_flops == 2 * matrices * 2 + 4 * 2 * 64 * 2
     assert work.naive_forward_flops == work.forward_flops, "one completion and no prompt: nothing to share"
     assert work.sampling_bytes == 4 * (2 * matrices + 2 * 2 * 32 * 2)
-
-
-def test_limits_of_named_chips() -> None:
-    assert limits.limits_of("NVIDIA H100 80GB HBM3") == limits.CHIPS["H100"]
-    assert limits.limits_of("NVIDIA H200") == limits.CHIPS["H200"]
-    assert limits.limits_of("NVIDIA H100 PCIe") == limits.CHIPS["H100 PCIe"]
-    assert limits.limits_of("Another") is None
