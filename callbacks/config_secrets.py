@@ -1,0 +1,103 @@
+"""Secrets in configurations: they come from the environment, and are neither written nor shown.
+
+A configuration says `api_key: ${oc.env:WANDB_API_KEY}`. The object gets the key; `config.yaml`, `--print_config` and
+error messages say what the configuration said, so that a written configuration still runs. A key that stands in the
+configuration itself is refused, because copies of it would be written.
+
+Secrets are known by the name of the option (`api_key`, `password`) or of the variable (`..._KEY`, `..._TOKEN`); other
+values from the environment, such as a scratch directory, are written as what they are.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+from omegaconf import Node, OmegaConf
+from omegaconf.resolvers import oc
+
+_OPTION = re.compile(
+    r"(^|_)(api_?key|passw(or)?d|secret|(access|auth|bearer|hf|private|secret)_(key|token))$|^token$", re.IGNORECASE
+)
+_VARIABLE = re.compile(r"(^|_)(api_?key|key|token|secret|passw(or)?d|credentials?)(_|$)", re.IGNORECASE)
+
+_SHORT = 8
+"""Characters of the shortest secret that is looked for inside words, too."""
+
+_written_as: dict[str, str] = {}
+"""Of the secrets that were taken from the environment: what a configuration says in their stead."""
+
+
+def _from_environment(name: str, *default: Any, _node_: Node) -> Any:
+    """OmegaConf's `oc.env`; remembers secrets."""
+    value = oc.env(name, *default)
+    if os.environ.get(name) and (_VARIABLE.search(name) or _OPTION.search(str(_node_._key()))):
+        _written_as[value] = f"${{oc.env:{name}}}"
+    return value
+
+
+class SecretKeepingParser(LightningArgumentParser):
+    """Parses configurations, and gives out no secret of them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        OmegaConf.register_resolver("oc.env", _from_environment, replace=True)
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """A configuration as text, secrets as references to the environment.
+
+        A secret that is written in the configuration is an error of the parser's.
+        """
+        text = super().dump(*args, **kwargs)
+        config = yaml.safe_load(text)
+        for name, value in _leaves(config):
+            if _OPTION.search(name.rpartition(".")[2]) and value and "${" not in hide_secrets(value):
+                self.error(
+                    f"{name} holds a secret, which would be written to config.yaml. Put it into an environment "
+                    "variable, and set the option to ${oc.env:NAME}, with the variable's name."
+                )
+        hidden = _hidden(config)
+        if hidden == config:
+            return text
+        header = [line for line in text.splitlines(keepends=True) if line.startswith("#")]
+        return "".join(header) + yaml.safe_dump(hidden, sort_keys=False, allow_unicode=True)
+
+    def refuse_written_secrets(self, config: Namespace) -> None:
+        """End with an error where a secret stands in a configuration."""
+        self.dump(config, skip_validation=True)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End with a message that shows no secret."""
+        super().error(hide_secrets(message), ex)
+
+
+def hide_secrets(text: str) -> str:
+    """The text with secrets from the environment replaced by their references."""
+    for secret in sorted(_written_as, key=len, reverse=True):
+        # A short one, such as `EMPTY`, is part of words that it has nothing to do with.
+        pattern = re.escape(secret) if len(secret) >= _SHORT else rf"(?<![\w.]){re.escape(secret)}(?![\w.])"
+        text = re.sub(pattern, _written_as[secret], text)  # a variable's name has no backslash
+    return text
+
+
+def _leaves(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Texts of a configuration with their names; those of a list have its name."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            yield from _leaves(value, f"{name}.{key}".lstrip("."))
+    elif isinstance(config, list):
+        for value in config:
+            yield from _leaves(value, name)
+    elif isinstance(config, str):
+        yield name, config
+
+
+def _hidden(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {key: _hidden(value) for key, value in config.items()}
+    if isinstance(config, list):
+        return [_hidden(value) for value in config]
+    return hide_secrets(config) if isinstance(config, str) else config
