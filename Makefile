@@ -23,6 +23,8 @@ CLIPS := --face_disagreement 0.5 --seed $(SEED)
 POLICY := -c configs/backbone/composed.yaml -c configs/demo/backbone.yaml -c configs/demo/data.yaml
 # The exported policy of run $(1).
 policy_of = --model.backbone.path $(DEMO)/$(1)/model
+# What it said of the test clips.
+predictions_of = $(DEMO)/$(1)/test/predictions.jsonl
 
 .PHONY: help demo test lint clean setup ffmpeg chromium
 
@@ -73,7 +75,11 @@ demo: setup ## The whole method on generated clips, on a CPU: table, summary.jso
 	@echo "8/9 Test the two GRPO policies"
 	$(call test_policy,grpo_accuracy)
 	$(call test_policy,grpo_erv)
-	@echo "9/9 Compare"
+	@echo "9/9 Compare, and report what the policies say"
+	$(MAIN) compare --output $(DEMO)/comparison --predictions \
+		'{grpo_accuracy: $(call predictions_of,grpo_accuracy), grpo_erv: $(call predictions_of,grpo_erv)}'
+	$(MAIN) report --output $(DEMO)/report --names cold_start grpo_accuracy grpo_erv --predictions \
+		$(call predictions_of,cold_start) $(call predictions_of,grpo_accuracy) $(call predictions_of,grpo_erv)
 	$(MAIN) summarize --output $(DEMO) --runs \
 		'{cold_start: $(DEMO)/cold_start, grpo_accuracy: $(DEMO)/grpo_accuracy, grpo_erv: $(DEMO)/grpo_erv}'
 

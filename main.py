@@ -3,10 +3,12 @@
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 from inspect import signature
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningCLI
@@ -25,9 +27,30 @@ TOOLS = {
     ),
     "tiny": ("lightning_modules.backbones.tiny:write_tiny_models", "write tiny random-weight models to learn with"),
     "score": ("callbacks.scoring:score", "score anyone's completions: rows.jsonl, metrics.json"),
-    "summarize": ("callbacks.summary:summarize", "compare finished runs: a table, summary.json, a bar chart"),
+    "compare": (
+        "callbacks.analysis.compare:compare",
+        "compare prediction files clip by clip: differences, intervals, tests",
+    ),
+    "alarms": (
+        "callbacks.analysis.alarm_table:alarms",
+        "signs of reward hacking in prediction files: a table, alarms.json",
+    ),
+    "report": ("callbacks.report.report:report", "what the model says, clip by clip: one HTML file"),
+    "label_sentences": (
+        "callbacks.labelling.label_sentences:label_sentences",
+        "give the sentences of rationales their emotions: training data for stage 2",
+    ),
+    "verifier_effect": (
+        "callbacks.analysis.verifier_effect:verifier_effect",
+        "how often another reading of the verifier's labels would change rewards",
+    ),
+    "judge": ("callbacks.analysis.judging:judge_predictions", "have a judge read the rationales of a prediction file"),
+    "agreement": ("callbacks.analysis.agreement:agreement", "compare two judges of the same rationales: Cohen's kappa"),
+    "replay": ("callbacks.replay.replay:replay", "recompute a step whose loss or gradient was not a finite number"),
+    "summarize": ("callbacks.analysis.summary:summarize", "compare finished runs: a table, summary.json, a bar chart"),
 }
 CROSS_VALIDATE = "cross_validate"
+ESTIMATE = "estimate"
 EVALUATED = "lightning_modules.policy.PolicyModule"
 """The model of `validate`, `test` and `predict` where nothing names one."""
 
@@ -42,8 +65,11 @@ CONFIG_HINT = """Stages are configured by stacked YAML files; what comes later w
 
 def usage() -> str:
     """The top-level help; needs no heavy import."""
-    folds = {CROSS_VALIDATE: "fit and test the folds of a corpus: pooled and averaged metrics"}
-    commands = {**STAGES, **folds, **{name: text for name, (_, text) in TOOLS.items()}}
+    of_fit = {
+        CROSS_VALIDATE: "fit and test the folds of a corpus: pooled and averaged metrics",
+        ESTIMATE: "memory, checkpoint size and least time of stage 3, before it is run",
+    }
+    commands = {**STAGES, **of_fit, **{name: text for name, (_, text) in TOOLS.items()}}
     width = max(map(len, commands))
     lines = [f"  {name:<{width}}  {text}" for name, text in commands.items()]
     return "\n".join(["usage: python main.py COMMAND [options]", "", "commands:", *lines, "", CONFIG_HINT])
@@ -53,6 +79,27 @@ def import_named_classes() -> None:
     """Import the data modules: an imported class can be named without its module, e.g. `--data DFEW`."""
     for module in ("clips", "dfew", "emer", "joint", "mafw", "merr", "ravdess", "rationale_text"):
         import_module(f"datamodules.{module}")
+
+
+def spell_out(function: Callable[..., object], arguments: list[str]) -> list[str]:
+    """The arguments as the parser reads them: `--list a b` as `--list+=a --list+=b`, and `--flag` as `--flag=true`.
+
+    The parser itself takes a list in one argument only, `--list '[a, b]'`, and no flag without a value; both stay as
+    they are.
+    """
+    hints = get_type_hints(function).items()
+    lists = {f"--{name}" for name, hint in hints if list in map(get_origin, (hint, *get_args(hint)))}
+    flags = {f"--{name}" for name, hint in hints if hint is bool}
+    spelled, option = [], ""
+    for argument, following in pairwise([*arguments, "--"]):
+        if argument.startswith("-"):
+            is_spread = argument in lists and not following.startswith(("-", "["))
+            option = argument if is_spread else ""
+            is_bare = argument in flags and following.startswith("-")
+            spelled += [] if is_spread else [f"{argument}=true" if is_bare else argument]
+        else:
+            spelled.append(f"{option}+={argument}" if option else argument)
+    return spelled
 
 
 def run_tool(name: str, arguments: list[str]) -> None:
@@ -65,8 +112,9 @@ def run_tool(name: str, arguments: list[str]) -> None:
         import_named_classes()
     parser = ArgumentParser(prog=f"main.py {name}", description=TOOLS[name][1])
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with options; may be repeated.")
-    parser.add_function_arguments(function, as_group=False, sub_configs=True)
-    config = parser.instantiate(parser.parse_args(arguments))
+    is_about_file = "file" in signature(function).parameters  # which then needs no option
+    parser.add_function_arguments(function, as_group=False, as_positional=is_about_file, sub_configs=True)
+    config = parser.instantiate(parser.parse_args(spell_out(function, arguments)))
     config.pop("config")
     function(**config)
 
@@ -99,10 +147,17 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
     from lightning import LightningDataModule, LightningModule
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+    from callbacks.alarms import AlarmCallback
+    from callbacks.bad_clips import BadClipBudget
+    from callbacks.checkpointing.run_checkpoint import RunCheckpoint
+    from callbacks.config_secrets import SecretKeepingParser
     from callbacks.export import ExportCallback
-    from callbacks.inspection import InspectionCallback
+    from callbacks.inspection.callback import InspectionCallback
     from callbacks.prediction_writer import PredictionWriter
     from callbacks.run_record import RunRecord
+    from callbacks.verifier_figures import VerifierFigures
+    from lightning_modules.determinism import make_products_reproducible
+    from lightning_modules.provenance import Mismatch
 
     import_named_classes()
     import_module("callbacks.rl")
@@ -115,8 +170,22 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
                 "--ckpt_path",
                 type=str | None,
                 default=None,
-                help="Checkpoint to go on from (fit) or to load: a file, 'last' or 'best'.",
+                help="Checkpoint to go on from (fit) or to load: a file, or the 'last' or 'best' of the run directory. "
+                "'last' starts anew where there is none yet.",
             )
+            parser.add_argument(
+                "--checkpoint_mismatch",
+                type=Mismatch,
+                default="error",
+                help="What to do with a checkpoint that was trained with another verifier or taxonomy.",
+            )
+            parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+            parser.add_lightning_class_args(BadClipBudget, "bad_clips")
+
+        def before_instantiate_classes(self) -> None:
+            if self.config.trainer.deterministic:
+                make_products_reproducible()
+            self.parser.refuse_written_secrets(self.config)
 
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
     # Meant: sampling and scoring run without dropout, and frozen parts stay in eval mode.
@@ -131,7 +200,17 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
         seed_everything_default=0,
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
-        trainer_defaults={"callbacks": [ExportCallback(), PredictionWriter(), InspectionCallback(), RunRecord()]},
+        parser_class=SecretKeepingParser,
+        trainer_defaults={
+            "callbacks": [
+                ExportCallback(),
+                PredictionWriter(),
+                VerifierFigures(),
+                InspectionCallback(),
+                AlarmCallback(),
+                RunRecord(),
+            ]
+        },
         parser_kwargs={
             "parser_mode": "omegaconf+",
             "prog": f"main.py {command}",
@@ -142,12 +221,18 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
 
 def run_stage(command: str, arguments: list[str]) -> None:
     """Run a Trainer command."""
+    from callbacks.checkpointing.files import resolve
+    from lightning_modules.trainable_policy import TrainablePolicyModule
+
     cli = build_stage(command, arguments)
     # Predictions are written batch by batch: the Trainer need not keep them.
     options = {"return_predictions": False} if command == "predict" else {}
-    # weights_only: a checkpoint may come from a download, and must not be able to run code.
+    checkpoint = resolve(cli.config.ckpt_path, Path(cli.trainer.default_root_dir))
+    if isinstance(cli.model, TrainablePolicyModule):
+        cli.model.checkpoint_mismatch = cli.config.checkpoint_mismatch
+    # A checkpoint may come from a download, and must not be able to run code.
     getattr(cli.trainer, command)(
-        cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True, **options
+        cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True, **options
     )
 
 
@@ -168,6 +253,10 @@ def main(arguments: list[str] | None = None) -> int:
         from callbacks.cross_validation import cross_validate
 
         cross_validate(options)
+    elif command == ESTIMATE:
+        from callbacks.estimate import run_estimate
+
+        run_estimate(options)
     else:
         print(f"Unknown command {command!r}.\n\n{usage()}", file=sys.stderr)
         return 2

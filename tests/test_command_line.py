@@ -29,16 +29,20 @@ HF_BACKBONES = {
     "smolvlm2": ("smolvlm", 48),
 }
 
+TRAINERS = ["cpu", "gpu", "bf16_mixed", "bf16_true", "fp16_mixed", "deterministic"]
+TRAINERS += ["ddp", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"]
+
 # What each file is stacked on. A new file must be added here.
 STACKS: dict[str, list[str]] = {
     "trainer/default": ["stage/cold_start", "data/emer", "backbone/composed"],
-    "trainer/cpu": ["trainer/default", "stage/cold_start", "data/emer", "backbone/composed"],
-    "trainer/gpu": ["trainer/default", "stage/cold_start", "data/emer", "backbone/composed"],
+    **{f"trainer/{n}": ["trainer/default", "stage/cold_start", "data/emer", "backbone/composed"] for n in TRAINERS},
     "stage/cold_start": ["trainer/default", "data/emer", "backbone/composed"],
     "stage/verifier": ["trainer/default", "data/rationale_text"],
     "stage/grpo": ["trainer/default", "data/dfew", "backbone/composed"],
     "stage/grpo_accuracy": ["trainer/default", "stage/grpo", "data/dfew", "backbone/composed"],
     "stage/evaluate": ["trainer/default", "data/dfew", "backbone/composed"],
+    "stage/ablation": ["trainer/default", "stage/evaluate", "data/dfew", "backbone/composed"],
+    "stage/best_fcr": ["trainer/default", "stage/grpo", "data/dfew", "backbone/composed"],
     "data/dfew": ["trainer/default", "stage/grpo", "backbone/composed"],
     "data/emer": ["trainer/default", "stage/cold_start", "backbone/composed"],
     "data/mafw": ["trainer/default", "stage/grpo", "backbone/composed"],
@@ -97,9 +101,11 @@ def golden_humanomni() -> list[str]:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_configuration_is_instantiated(name: str, tiny_models: Path, tmp_path: Path) -> None:
-    order = ["trainer", "stage", "data", "backbone", "demo"]
-    parts = sorted([*STACKS[name], name], key=lambda part: order.index(part.split("/")[0]))
+    order = ["trainer", "stage", "data", "backbone", "demo", "trainer/bf16_true"]  # which sets the backbone's dtype
+    parts = sorted([*STACKS[name], name], key=lambda part: order.index(part if part in order else part.split("/")[0]))
     arguments = [*stack(*parts), "--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}"]
+    if "deepspeed" in name:
+        pytest.importorskip("deepspeed", reason="DeepSpeed is an optional extra")
     if any("verifier.yaml" in argument for argument in arguments):
         arguments += [f"--model.path={tiny_models}/verifier"]
     elif "humanomni" in name:
@@ -220,3 +226,22 @@ def test_missing_data_is_a_clear_error(tiny_models: Path, tmp_path: Path) -> Non
     arguments += [f"--model.verifier={tiny_models}/verifier", "--trainer.accelerator=cpu"]
     with pytest.raises(FileNotFoundError, match="nowhere"):
         main.main(["fit", *arguments, f"--data.root={tmp_path}/nowhere", f"--trainer.default_root_dir={tmp_path}"])
+
+
+def test_a_list_takes_one_value_or_several() -> None:
+    def tool(files: list[str], names: list[str] | None = None, name: str = "") -> None: ...
+
+    arguments = ["--files", "a", "b", "--name", "x", "--names", "[c, d]", "-c", "f.yaml"]
+    spread = main.spell_out(tool, arguments)
+    assert spread == ["--files+=a", "--files+=b", "--name", "x", "--names", "[c, d]", "-c", "f.yaml"]
+    as_they_are = ["--files=[a]", "--names", "--name", "x"]
+    assert main.spell_out(tool, as_they_are) == as_they_are
+
+
+def test_a_flag_needs_no_value() -> None:
+    def tool(strict: bool = False, name: str = "") -> None: ...
+
+    assert main.spell_out(tool, ["--strict", "--name", "x"]) == ["--strict=true", "--name", "x"]
+    assert main.spell_out(tool, ["--name", "x", "--strict"]) == ["--name", "x", "--strict=true"]
+    as_they_are = ["--strict", "false", "--strict=true"]
+    assert main.spell_out(tool, as_they_are) == as_they_are

@@ -92,6 +92,9 @@ def test_tensorboard_has_a_curve_per_reward_and_marked_completions(runs: Path) -
         tags[name] = set(events.Tags()["scalars"])
         text = events.Tensors("rollouts/most_divided_group/text_summary")[0].tensor_proto.string_val[0].decode()
         assert "target" in text and "advantage" in text
+        groups = {f"rollouts/{which}_group" for which in ("best", "worst", "most_divided")}
+        assert groups <= set(events.Tags()["images"])
+        assert "_hparams_/session_start_info" in events.summary_metadata
     rewards = {"reward/format", "reward/accuracy", "reward/explanation", "reward/total"}
     assert rewards <= tags["grpo_erv"]
     assert {f"step/{name}" for name in ("seconds", "update_seconds", "peak_memory_gib")} <= tags["grpo_erv"]
