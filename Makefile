@@ -84,7 +84,7 @@ demo: setup ## The whole method on generated clips, on a CPU: table, summary.jso
 		'{cold_start: $(DEMO)/cold_start, grpo_accuracy: $(DEMO)/grpo_accuracy, grpo_erv: $(DEMO)/grpo_erv}'
 
 test: lint chromium ## Lint, then run the tests (without those marked gpu or slow)
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: setup ## Check style and formatting (ruff) and the types of the pure modules (mypy)
 	$(PY) -m ruff check .

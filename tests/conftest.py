@@ -1,5 +1,6 @@
 """Tiny random-weight models and batches that every test tier shares."""
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,9 @@ from datamodules.clip_dataset import ClipDataset, ClipRecord
 from datamodules.media import MediaSettings
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.tiny import write_tiny_models
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the cores are taken by the other workers
 
 NUM_FRAMES, IMAGE_SIZE = 2, 32
 RATIONALE = "The man frowns hard. He shouts in a loud voice. The room is quiet."

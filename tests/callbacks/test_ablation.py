@@ -32,7 +32,7 @@ CLASSES = ("happiness", "sadness", "anger")
 NOTHING = "neutral"
 
 
-class Clips(LightningDataModule):
+class AblatedClips(LightningDataModule):
     """Test clips in small batches, the last one smaller."""
 
     taxonomy = DFEW
@@ -119,7 +119,7 @@ def run(module: nn.Module, dataset: ClipDataset, root: Path, *callbacks: Any, **
     options = {"devices": 1, "logger": False, "enable_progress_bar": False, "enable_model_summary": False} | options
     trainer = Trainer(accelerator="cpu", default_root_dir=root, callbacks=[PredictionWriter(), *callbacks], **options)
     torch.manual_seed(5)
-    trainer.test(module, datamodule=Clips(dataset), verbose=False)
+    trainer.test(module, datamodule=AblatedClips(dataset), verbose=False)
     return root
 
 
@@ -263,6 +263,6 @@ def test_wrong_settings_are_refused(
             ModalityAblation(modes=modes)
     module = PolicyModule(backbone, "dfew", evaluation=GREEDY)
     loader = DataLoader([collate([noisy[0]])], batch_size=None)
-    monkeypatch.setattr(Clips, "test_dataloader", lambda self: loader)
+    monkeypatch.setattr(AblatedClips, "test_dataloader", lambda self: loader)
     with pytest.raises(ValueError, match=r"\(DataLoader\) has list\. Leave swapped_audio out"):
         run(module, noisy, tmp_path, ModalityAblation())

@@ -216,7 +216,7 @@ def test_a_mount_that_vanishes_ends_the_run_within_the_budget(
     num_prefetched = 2 * num_workers
     assert 5 + 3 <= module.num_steps <= 5 + 3 + num_prefetched
     # The mount may vanish while a worker is within a batch, whose first clip is then still good.
-    assert 8 <= len(rows(tmp_path)) <= 8 + num_workers
+    assert 8 <= len(rows(tmp_path)) <= 8 + num_workers + 1
 
 
 @pytest.fixture

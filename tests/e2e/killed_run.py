@@ -28,7 +28,13 @@ def moments() -> dict[str, tuple[Any, str]]:
     }
 
 
-def run(arguments: list[str], moment: str | None = None, count: int = 1, seed: int | None = None) -> int:
+def run(
+    arguments: list[str],
+    moment: str | None = None,
+    count: int = 1,
+    seed: int | None = None,
+    sent: signal.Signals = signal.SIGKILL,
+) -> int:
     """Run `main.py` to its end, or until it is killed.
 
     Args:
@@ -36,13 +42,14 @@ def run(arguments: list[str], moment: str | None = None, count: int = 1, seed: i
         moment: a key of `moments`; the process is killed at its `count`-th time.
         count: see `moment`.
         seed: kill at a random time after the first checkpoint instead.
+        sent: the signal sent at that moment.
 
     Returns:
         The exit code; `-SIGKILL` of a killed process.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(_PRELOADED))
-    process = context.Process(target=_child, args=(arguments, moment, count))
+    process = context.Process(target=_child, args=(arguments, moment, count, sent))
     process.start()
     if seed is not None:
         _kill_at_random(process, arguments, seed)
@@ -65,7 +72,7 @@ def _kill_at_random(process: Any, arguments: list[str], seed: int) -> None:
     process.kill()
 
 
-def _child(arguments: list[str], moment: str | None, count: int) -> None:
+def _child(arguments: list[str], moment: str | None, count: int, sent: signal.Signals) -> None:
     # MKL's products differ in the last bit with the place of their operands in memory, unless it is told not to.
     os.environ["MKL_CBWR"] = "AUTO,STRICT"
     import torch
@@ -75,11 +82,11 @@ def _child(arguments: list[str], moment: str | None, count: int) -> None:
     torch.set_num_threads(1)
     if moment is not None:
         owner, name = moments()[moment]
-        setattr(owner, name, _killing(getattr(owner, name), count))
+        setattr(owner, name, _killing(getattr(owner, name), count, sent))
     sys.exit(main.main(arguments))
 
 
-def _killing(method: Callable, count: int) -> Callable:
+def _killing(method: Callable, count: int, sent: signal.Signals) -> Callable:
     left = [count]
 
     def call(self: Any, *args: Any, **options: Any) -> Any:
@@ -90,7 +97,7 @@ def _killing(method: Callable, count: int) -> Callable:
                 method(self, *args, **options)
                 with path.open("r+b") as file:
                     file.truncate(path.stat().st_size // 2)
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), sent)
         return method(self, *args, **options)
 
     return call

@@ -119,3 +119,17 @@ def test_a_killed_run_goes_on_exactly(
     steps = [json.loads((path / "run.json").read_text())["optimizer_steps"] for path in (expected, tmp_path)]
     assert steps[0] == steps[1]
     assert not list((tmp_path / "checkpoints").glob(".partial*"))
+
+
+def test_a_run_that_is_asked_to_end_saves_first(
+    corpora: Path, uninterrupted: Callable[[str], Path], tmp_path: Path
+) -> None:
+    arguments = [*STAGES["grpo"](corpora), f"--trainer.default_root_dir={tmp_path}", "--ckpt_path=last"]
+    rarely = "--checkpoint.every_n_steps=1000"
+    assert run([*arguments, rarely], "between rollout and update", count=3, sent=signal.SIGTERM) == 0, "a clean exit"
+    saved = [file.name for file in (tmp_path / "checkpoints").iterdir()]
+    assert saved == ["step=00000006.ckpt"], "the third batch was finished, with its two optimizer steps"
+    assert not (tmp_path / "model").exists()
+    assert run([*arguments, rarely]) == 0
+    expected = uninterrupted("grpo") / "model" / "language_model" / "model.safetensors"
+    assert (tmp_path / "model" / "language_model" / "model.safetensors").read_bytes() == expected.read_bytes()

@@ -386,7 +386,11 @@ def test_recordings_of_transformers_keep_their_structure() -> None:
     assert list(output.keys()) == ["last_hidden_state", "hidden_states"]
 
 
-@pytest.mark.parametrize("result", [[SHARED], {"hidden": SHARED}, 3, _OwnOutput(SHARED), (SHARED, object())], ids=repr)
+@pytest.mark.parametrize(
+    "result",
+    [[SHARED], {"hidden": SHARED}, 3, _OwnOutput(SHARED), (SHARED, object())],
+    ids=["list", "dict", "number", "own class", "tuple with an object"],
+)
 def test_other_results_of_towers_are_refused(result: Any) -> None:
     with pytest.raises(ValueError, match="The vision_tower returns a .*, which cannot be kept on disk"):
         hf_percept.Percept([{"vision_tower": [result]}]).pack()
