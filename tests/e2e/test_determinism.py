@@ -10,27 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import main
-
 from .test_exact_resume import QUIET, curves
 from .test_whole_method import BASE, POLICY, ROOT, parts, stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("corpora")
-    for layout, count in (("emer", 28), ("dfew", 70), ("sentences", 200)):
-        main.main(
-            ["synthesize", "--layout", layout, "--output", str(root / layout), "--num_clips", str(count)]
-            + ["--num_workers", "1"]
-        )
-    main.main(
-        ["tiny", "--output", str(root / "tiny"), "--texts", f'["{root}/emer/EMER_cold_start.json"]']
-        + ["--verifier_texts", f'["{root}/sentences/train.jsonl"]', "--hidden_size", "64", "--num_layers", "2"]
-    )
-    return root
 
 
 def start(root: Path, directory: Path, hash_seed: int) -> subprocess.Popen:
@@ -49,9 +32,9 @@ def start(root: Path, directory: Path, hash_seed: int) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, str(ROOT / "main.py"), *arguments], env=environment)
 
 
-def test_two_processes_train_the_same_to_the_last_bit(corpora: Path, tmp_path: Path) -> None:
+def test_two_processes_train_the_same_to_the_last_bit(world: Path, tmp_path: Path) -> None:
     runs = [tmp_path / "one", tmp_path / "other"]
-    processes = [start(corpora, run, hash_seed=i) for i, run in enumerate(runs)]
+    processes = [start(world, run, hash_seed=i) for i, run in enumerate(runs)]
     assert [process.wait() for process in processes] == [0, 0]
     one, other = ([load_file(file) for file in sorted((run / "model").rglob("*.safetensors"))] for run in runs)
     assert one and [tensors.keys() for tensors in one] == [tensors.keys() for tensors in other]

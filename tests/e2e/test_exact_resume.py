@@ -10,8 +10,6 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import main
-
 from .killed_run import run
 from .test_whole_method import BASE, POLICY, parts, stack
 
@@ -20,23 +18,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 
 
-@pytest.fixture(scope="module")
-def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("corpora")
-    for layout, count in (("emer", 28), ("dfew", 70), ("sentences", 200)):
-        main.main(
-            ["synthesize", "--layout", layout, "--output", str(root / layout), "--num_clips", str(count)]
-            + ["--num_workers", "1"]
-        )
-    main.main(
-        ["tiny", "--output", str(root / "tiny"), "--texts", f'["{root}/emer/EMER_cold_start.json"]']
-        + ["--verifier_texts", f'["{root}/sentences/train.jsonl"]', "--hidden_size", "64", "--num_layers", "2"]
-    )
-    return root
-
-
 def cold_start(root: Path) -> list[str]:
-    """Six batches an epoch, two to an optimizer step."""
+    """Five batches an epoch, two to an optimizer step, the last alone."""
     return [
         *["fit", *stack(*BASE, "stage/cold_start", "data/emer", *POLICY, "demo/cold_start"), *parts(root), *QUIET],
         *[f"--data.root={root}/emer", "--data.batch_size=4", "--trainer.max_epochs=2", "--model.warmup_ratio=0"],
@@ -45,7 +28,7 @@ def cold_start(root: Path) -> list[str]:
 
 
 def grpo(root: Path) -> list[str]:
-    """Four batches an epoch, a validation after every second."""
+    """Five batches an epoch, a validation after every second."""
     return [
         *["fit", *stack(*BASE, "stage/grpo", "data/dfew", *POLICY, "demo/grpo"), *parts(root), *QUIET],
         *["-c", str(Path(__file__).with_name("length_reward.yaml"))],
@@ -70,11 +53,13 @@ STAGES: dict[str, Callable[[Path], list[str]]] = {"cold_start": cold_start, "grp
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(corpora: Path) -> Callable[[str], Path]:
+def uninterrupted(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    root = tmp_path_factory.mktemp("uninterrupted")
+
     def get(stage: str) -> Path:
-        directory = corpora / "uninterrupted" / stage
+        directory = root / stage
         if not directory.exists():
-            assert run([*STAGES[stage](corpora), f"--trainer.default_root_dir={directory}"]) == 0
+            assert run([*STAGES[stage](world), f"--trainer.default_root_dir={directory}"]) == 0
         return directory
 
     return get
@@ -99,10 +84,10 @@ def curves(directory: Path) -> dict[str, list[tuple[int, float]]]:
     ],
 )
 def test_a_killed_run_goes_on_exactly(
-    stage: str, kills: list[dict], corpora: Path, uninterrupted: Callable[[str], Path], tmp_path: Path
+    stage: str, kills: list[dict], world: Path, uninterrupted: Callable[[str], Path], tmp_path: Path
 ) -> None:
     expected = uninterrupted(stage)
-    arguments = [*STAGES[stage](corpora), f"--trainer.default_root_dir={tmp_path}", "--ckpt_path=last"]
+    arguments = [*STAGES[stage](world), f"--trainer.default_root_dir={tmp_path}", "--ckpt_path=last"]
     for kill in kills:
         # A random moment may come after the end.
         assert run(arguments, **kill) in ((-signal.SIGKILL, 0) if "seed" in kill else (-signal.SIGKILL,))
@@ -122,9 +107,9 @@ def test_a_killed_run_goes_on_exactly(
 
 
 def test_a_run_that_is_asked_to_end_saves_first(
-    corpora: Path, uninterrupted: Callable[[str], Path], tmp_path: Path
+    world: Path, uninterrupted: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    arguments = [*STAGES["grpo"](corpora), f"--trainer.default_root_dir={tmp_path}", "--ckpt_path=last"]
+    arguments = [*STAGES["grpo"](world), f"--trainer.default_root_dir={tmp_path}", "--ckpt_path=last"]
     rarely = "--checkpoint.every_n_steps=1000"
     assert run([*arguments, rarely], "between rollout and update", count=3, sent=signal.SIGTERM) == 0, "a clean exit"
     saved = [file.name for file in (tmp_path / "checkpoints").iterdir()]

@@ -20,22 +20,6 @@ def stack(*names: str) -> list[str]:
     return [argument for name in names for argument in ("-c", str(ROOT / "configs" / f"{name}.yaml"))]
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Generated corpora and tiny models, made by the tools."""
-    root = tmp_path_factory.mktemp("world")
-    for layout, count in (("emer", 28), ("dfew", 70), ("sentences", 200)):
-        main.main(
-            ["synthesize", "--layout", layout, "--output", str(root / layout), "--num_clips", str(count)]
-            + ["--num_workers", "1"]
-        )
-    main.main(
-        ["tiny", "--output", str(root / "tiny"), "--texts", f'["{root}/emer/EMER_cold_start.json"]']
-        + ["--verifier_texts", f'["{root}/sentences/train.jsonl"]', "--hidden_size", "64", "--num_layers", "2"]
-    )
-    return root
-
-
 def parts(world: Path) -> list[str]:
     return [f"--model.backbone.{part}={world}/tiny/{part}" for part in ("vision", "audio", "language_model")]
 
