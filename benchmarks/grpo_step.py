@@ -1,7 +1,7 @@
 """Seconds and memory of one GRPO step: this project, the naive computation, TRL and the published procedure.
 
     python benchmarks/grpo_step.py [--geometry cpu] [--device cpu] [--baseline naive,trl,published] [--steps 5]
-        [--warmup 1] [--seed 0] [--prompts B] [--no_memory] [--output FILE.json]
+        [--warmup 1] [--seed 0] [--prompts B] [--compiled] [--no_memory] [--output FILE.json]
 
 Geometries: `cpu` (text only, 20 million parameters), `towers` (SigLIP + Whisper + projectors + Qwen2 at a quarter of
 HumanOmni-0.5B's width and depth, real frame and mel sizes), `humanomni_0.5b` (for a GPU), and `smoke`, `smoke_text` and
@@ -82,7 +82,8 @@ def _send_memory(connection: Connection, name: str, geometry: Geometry, device: 
         import benchmarks.grpo.trl_baseline  # noqa: F401 - libraries count as the empty process
     memory = Memory(device)
     with tempfile.TemporaryDirectory() as scratch:
-        method = make(name, geometry, Path(scratch), device, seed, _MEMORY_STEPS)
+        # Without compilation: what a compiler leaves in the process would count as the step's.
+        method = make(name, replace(geometry, compiled=False), Path(scratch), device, seed, _MEMORY_STEPS)
         meter = Meter(device, memory)
         run({name: method}, {name: meter}, _MEMORY_STEPS, seed)
         peaks = meter.peaks[-1]
@@ -194,6 +195,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=1, help="steps before those (default 1)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prompts", type=int, help="prompts per step (default: the geometry's)")
+    parser.add_argument("--compiled", action="store_true", help="shared samples with `compiled: true`")
     parser.add_argument("--no_memory", action="store_true", help="leave the measurement of memory out")
     parser.add_argument("--output", type=Path, help="JSON file for the figures, with machine, versions and settings")
     arguments = parser.parse_args()
@@ -214,6 +216,7 @@ def main() -> None:
     geometry = GEOMETRIES[arguments.geometry]
     if arguments.prompts is not None:
         geometry = replace(geometry, num_prompts=arguments.prompts)
+    geometry = replace(geometry, compiled=arguments.compiled)
     names = [OURS, *dict.fromkeys(arguments.baseline)]
     missing = [name for name in names if name == TRL and not trl_is_installed()]
     figures = measure([name for name in names if name not in missing], geometry, arguments)

@@ -108,7 +108,7 @@ class GRPOModule(TrainablePolicyModule):
         rollout_batch_size: int | None = None,
         num_updates: int = 1,
         micro_batch_size: int | None = None,
-        completion_batch_size: int | None = None,
+        completion_batch_size: int | None = 4,
         gradient_clip_norm: float | None = 1.0,
         learning_rate: float | None = None,
         weight_decay: float = 0.0,

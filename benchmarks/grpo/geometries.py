@@ -97,6 +97,7 @@ class Geometry:
         beta: weight of the KL penalty.
         micro_batch: prompts per forward pass of scoring and update; None: all.
         completion_batch: completions of each prompt per backward pass of `shared`; None: all.
+        compiled: `shared` samples with torch.compile.
         baseline_micro_batch: the same for the baselines, where the whole batch would not fit.
     """
 
@@ -113,7 +114,8 @@ class Geometry:
     dtype: Literal["float32", "bfloat16"] = "float32"
     beta: float = 0.04
     micro_batch: int | None = None
-    completion_batch: int | None = 2
+    completion_batch: int | None = 4
+    compiled: bool = False
     baseline_micro_batch: int | None = None
 
 

@@ -89,7 +89,7 @@ class Shared(Method):
 
     def __init__(self, backbone: DecoderBackbone, batch: ClipBatch, geometry: Geometry, seed: int) -> None:
         self.policy, self.batch, self.geometry = backbone, batch, geometry
-        self.sampling = Sampling(max_new_tokens=geometry.new_tokens)
+        self.sampling = Sampling(max_new_tokens=geometry.new_tokens, compiled=geometry.compiled)
         self.reference = self._make_reference()
         drift(self.policy, seed)
         self.parameters = [p for p in self.policy.parameters() if p.requires_grad]

@@ -28,6 +28,9 @@ from lightning_modules.backbones.prefix import Prefix
 _IMPLEMENTATION = "erv_grouped_prefix"
 """Name of the grouped attention in transformers' registry of attention functions."""
 
+_COMPACT_BELOW = 0.75
+"""Share of running rows below which the ended ones are taken out."""
+
 
 class Fork(ABC):
     """Completions that grow from shared prompts; row `b·G + g` is completion g of prompt b.
@@ -45,8 +48,16 @@ class Fork(ABC):
         """
 
     @abstractmethod
-    def select(self, rows: Tensor) -> None:
-        """Go on with some rows only, int64, in ascending order."""
+    def shrink(self, running: Tensor) -> Tensor | None:
+        """Take rows that have ended out of the batch, where that is worth it.
+
+        Args:
+            running: rows that go on, bool `[N]`; one at least.
+
+        Returns:
+            The rows that are left, int64, in ascending order: those that go on, and perhaps some that have ended. None
+            where all are left.
+        """
 
 
 def fork(decoder: Decoder, prefix: Prefix, group_size: int, grouped: bool) -> Fork:
@@ -92,9 +103,12 @@ class _RepeatedFork(Fork):
             extras=positions.extras,
         )
 
-    def select(self, rows: Tensor) -> None:
-        self._cache.batch_select_indices(rows)
-        self._mask = self._mask[rows]
+    def shrink(self, running: Tensor) -> Tensor | None:
+        rows = _worth_keeping(running)
+        if rows is not None:
+            self._cache.batch_select_indices(rows)
+            self._mask = self._mask[rows]
+        return rows
 
 
 class _GroupedFork(Fork):
@@ -132,7 +146,7 @@ class _GroupedFork(Fork):
         return rows if self._full else rows[self._slots]
 
     def extend(self, decoder: Decoder, positions: Prompt) -> Tensor:
-        with _attention(decoder.body.config, _IMPLEMENTATION):
+        with attending(decoder.body.config, _IMPLEMENTATION):
             return decoder.hidden(
                 inputs_embeds=positions.embeddings,
                 position_ids=positions.position_ids,
@@ -141,17 +155,27 @@ class _GroupedFork(Fork):
                 body_arguments={"fork": self},
             )
 
-    def select(self, rows: Tensor) -> None:
+    def shrink(self, running: Tensor) -> Tensor | None:
+        rows = _worth_keeping(running)
+        if rows is None:
+            return None
         self._cache.batch_select_indices(rows)
         prompts, self._prompt_of_row = self._prompt_of_row[rows].unique(return_inverse=True)
         if len(prompts) < self.num_prompts:
             self.layers = [(keys[prompts], values[prompts]) for keys, values in self.layers]
             self._attends = self._attends[prompts]
         self._arrange()
+        return rows
+
+
+def _worth_keeping(running: Tensor) -> Tensor | None:
+    """Rows that go on, or None while they are most of all: dropping rows copies the cache of those that stay."""
+    rows = running.nonzero()[:, 0]
+    return rows if len(rows) < _COMPACT_BELOW * len(running) else None
 
 
 @contextmanager
-def _attention(config: Any, implementation: str) -> Iterator[None]:
+def attending(config: Any, implementation: str) -> Iterator[None]:
     """Let a decoder attend in another way for a while."""
     before = config._attn_implementation
     config._attn_implementation = implementation

@@ -11,24 +11,20 @@ import torch
 from torch import Tensor
 from transformers import (
     LogitsProcessorList,
-    TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
 from lightning_modules.backbones.decoder import Decoder
-from lightning_modules.backbones.fork import fork
+from lightning_modules.backbones.fork import Fork, fork
 from lightning_modules.backbones.interface import Completions, Prompt, Sampling
 from lightning_modules.backbones.prefix import Prefix
-
-_COMPACT_BELOW = 0.75
-"""Share of running rows below which the ended ones are taken out: dropping rows copies the cache of those that stay."""
+from lightning_modules.backbones.static_fork import StaticFork
+from lightning_modules.backbones.tall_products import TallProducts
 
 
 def _warpers(sampling: Sampling) -> LogitsProcessorList:
     warpers = LogitsProcessorList()
-    if sampling.temperature not in (0, 1):
-        warpers.append(TemperatureLogitsWarper(float(sampling.temperature)))
     if sampling.top_k:
         warpers.append(TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:
@@ -57,7 +53,10 @@ def sample(
     """
     warpers = _warpers(sampling)
     prefix = Prefix(decoder, prompt)
-    forked = fork(decoder, prefix, num_return_sequences, grouped=True)
+    if sampling.compiled:
+        forked: Fork = StaticFork(decoder, prefix, num_return_sequences)
+    else:
+        forked = fork(decoder, prefix, num_return_sequences, grouped=True)
     last = prefix.last.repeat(num_return_sequences)
     hidden, position_ids = forked.extend(decoder, last)[:, -1], last.position_ids
     rows = torch.arange(len(hidden), device=hidden.device)  # of the completions, those that are still in the batch
@@ -69,18 +68,18 @@ def sample(
     running = torch.ones_like(rows, dtype=torch.bool)  # of `rows`
     num_steps = 0
     for step in range(sampling.max_new_tokens):
-        token, logprob = _draw(decoder.logits(hidden), sampling, warpers)
+        with TallProducts():
+            logits = decoder.logits(hidden)
+        token, logprob = _draw(logits, sampling, warpers)
         token_ids[rows, step] = torch.where(running, token, pad_token_id)
         logprobs[rows, step] = torch.where(running, logprob, 0.0)
         mask[rows, step] = running
         num_steps = step + 1
         running = running & ~torch.isin(token, stop)
-        num_running = int(running.sum())
-        if not num_running or num_steps == sampling.max_new_tokens:
+        if num_steps == sampling.max_new_tokens or not bool(running.any()):
             break
-        if num_running < _COMPACT_BELOW * len(rows):
-            kept = running.nonzero()[:, 0]
-            forked.select(kept)
+        kept = forked.shrink(running)
+        if kept is not None:
             rows, token, running, position_ids = (t[kept] for t in (rows, token, running, position_ids))
         position_ids = position_ids + 1
         hidden = forked.extend(decoder, decoder.tokens(token[:, None], position_ids, last))[:, -1]
@@ -91,13 +90,27 @@ def sample(
 
 def _draw(logits: Tensor, sampling: Sampling, warpers: LogitsProcessorList) -> tuple[Tensor, Tensor]:
     """Next token and its log-probability before top-p and top-k, each `[N]`, from float32 logits `[N, V]`."""
+    logprobs = tempered(logits, sampling.temperature).log_softmax(dim=-1)
     if sampling.temperature == 0:
         token = logits.argmax(dim=-1)
-    else:
+    elif warpers:
         # Warpers read only the scores; the ids are part of transformers' call signature.
-        scores = warpers(torch.empty(len(logits), 0, dtype=torch.long, device=logits.device), logits)
-        # Of logits that are NaN any token is drawn, with a log-probability of NaN: the step is then refused with the
-        # clip's name, where `multinomial` would end the process (on a GPU without a word of which clip).
-        token = torch.multinomial(scores.softmax(dim=-1).nan_to_num(1.0), 1)[:, 0]
-    logprob = tempered(logits, sampling.temperature).log_softmax(dim=-1).gather(1, token[:, None])[:, 0]
-    return token, logprob
+        no_ids = torch.empty(len(logits), 0, dtype=torch.long, device=logits.device)
+        token = _choose(warpers(no_ids, logprobs).softmax(dim=-1))
+    else:
+        token = _choose(logprobs.exp())
+    return token, logprobs.gather(1, token[:, None])[:, 0]
+
+
+def _choose(probabilities: Tensor) -> Tensor:
+    """A token per row `[N, V]`: where the cumulative distribution passes a uniform number.
+
+    One random number per row, where `torch.multinomial` draws one per entry of the vocabulary, which takes longer than
+    the rest of a step on a CPU. In float64, as float32 sums lose the least likely tokens.
+    """
+    # Of probabilities that are NaN any token is chosen, with a log-probability of NaN: the step is then refused with
+    # the clip's name.
+    cumulative = probabilities.nan_to_num(1.0).cumsum(dim=-1, dtype=torch.float64)
+    uniform = torch.rand(len(cumulative), 1, dtype=torch.float64, device=cumulative.device)
+    token = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)[:, 0]
+    return token.clamp(max=probabilities.shape[1] - 1)

@@ -1,0 +1,146 @@
+"""Decoding in memory of a fixed size: equal to scoring and to eager decoding, one program for all steps and rollouts.
+
+On a CPU torch.compile traces the step here and runs it as it is ("eager"): that the whole of it is one graph is what a
+CUDA graph needs too. Kernels that are compiled are `slow`, and CUDA graphs `gpu`.
+"""
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from datamodules.batch import ClipBatch
+from lightning_modules.backbones import generation, static_fork
+from lightning_modules.backbones.adapters import LoRA
+from lightning_modules.backbones.decoder_backbone import DecoderBackbone
+from lightning_modules.backbones.interface import Completions, Prompt, Sampling
+from lightning_modules.backbones.static_fork import StaticFork
+from lightning_modules.backbones.tall_products import TallProducts
+
+pytestmark = pytest.mark.numerics
+
+COMPILED = Sampling(max_new_tokens=12, compiled=True)
+ONE_BACKBONE = pytest.mark.parametrize("case", ["composed"], indirect=True)
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """No programs of other tests, of which torch.compile keeps a few per function."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.fixture
+def traced(fresh_compiler: None, monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
+    """The graphs that torch.compile traces, each of which runs as it is; room for five tokens, so that it grows."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    step = torch.compile(static_fork._step, dynamic=True, fullgraph=True, backend=backend)
+    monkeypatch.setattr(static_fork, "_compiled_step", step)
+    monkeypatch.setattr(static_fork, "_ROOM", 5)
+    return graphs
+
+
+def sample(model: DecoderBackbone, prompt: Prompt, sampling: Sampling, stops: range, seed: int = 0) -> Completions:
+    torch.manual_seed(seed)
+    return generation.sample(model.decoder, prompt, 4, sampling, stops, 0)
+
+
+def assert_sound(model: DecoderBackbone, prompt: Prompt, completions: Completions) -> None:
+    """Log-probabilities as scoring computes them."""
+    torch.testing.assert_close(model.logprobs(prompt, completions), completions.logprobs, atol=1e-4, rtol=0)
+
+
+def test_compiled_sampling_is_one_graph_and_reports_what_scoring_computes(
+    model: DecoderBackbone, clips: ClipBatch, traced: list[torch.fx.GraphModule]
+) -> None:
+    prompt, eager = model.encode(clips), Sampling(max_new_tokens=12)
+    completions = sample(model, prompt, COMPILED, range(-1, 0))
+    assert_sound(model, prompt, completions)
+    assert torch.equal(completions.token_ids, sample(model, prompt, eager, range(-1, 0)).token_ids)
+    assert len(traced) == 1
+
+
+@ONE_BACKBONE
+def test_rows_that_leave_need_few_programs(
+    model: DecoderBackbone, clips: ClipBatch, traced: list[torch.fx.GraphModule]
+) -> None:
+    prompt, stops = model.encode(clips), range(0, model.decoder.config.vocab_size, 3)
+    for seed in range(3):
+        assert_sound(model, prompt, sample(model, prompt, COMPILED, stops, seed))
+    num_graphs = len(traced)
+    for seed in range(3):
+        sample(model, prompt, COMPILED, stops, seed)
+    # One prompt and one completion per prompt are special to the compiler, other numbers are not.
+    assert 1 < num_graphs <= 5 and len(traced) == num_graphs
+
+
+@ONE_BACKBONE
+def test_compiled_sampling_follows_the_weights_and_adapters(
+    load: Callable[..., DecoderBackbone], clips: ClipBatch, traced: list[torch.fx.GraphModule]
+) -> None:
+    model = load(lora=LoRA(rank=2))
+    model.set_trainable(["language_model"])
+    sums = []
+    for _ in range(2):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
+        prompt = model.encode(clips)
+        completions = sample(model, prompt, COMPILED, range(-1, 0))
+        assert_sound(model, prompt, completions)
+        sums.append(float(completions.logprobs.sum()))
+    assert len(traced) == 1 and sums[0] != sums[1]
+
+
+def test_prompts_keep_the_same_number_of_rows() -> None:
+    forked = object.__new__(StaticFork)
+    number = torch.arange(12.0).view(3, 4, 1, 1, 1)  # of each row
+    forked._num_slots, forked._own = 4, static_fork._SlotCache([(number, number)])
+    forked._prompts, forked._prompt_bias = [(torch.arange(3.0), torch.arange(3.0))], torch.arange(3.0)
+    assert forked.shrink(torch.tensor([1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1]).bool()) is None
+    # Prompt 1 has ended, and prompt 2 keeps an ended row beside its running one, as prompt 0 has two.
+    kept = forked.shrink(torch.tensor([0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0]).bool())
+    assert kept is not None and kept.tolist() == [1, 3, 8, 10]
+    assert forked._own.layers_of_slots[0][0].flatten().tolist() == [1, 3, 8, 10]
+    assert forked._prompt_bias.tolist() == [0, 2] and forked._num_slots == 2
+
+
+def test_a_decoder_with_windows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(static_fork, "can_group", lambda decoder: False)
+    decoder = SimpleNamespace(body=nn.Linear(1, 1))
+    with pytest.raises(ValueError, match="Linear has sliding windows.*compiled: false"):
+        StaticFork(decoder, prefix=None, group_size=2)
+
+
+def test_linear_layers_of_few_rows() -> None:
+    rows = torch.randn(3, 1, 8, generator=torch.Generator().manual_seed(0))
+    for bias in (False, True):
+        layer = nn.Linear(8, 5, bias=bias)
+        expected = layer(rows)
+        with TallProducts():
+            torch.testing.assert_close(layer(rows), expected)
+
+
+@pytest.mark.slow
+@ONE_BACKBONE
+def test_compiled_kernels(model: DecoderBackbone, clips: ClipBatch, fresh_compiler: None) -> None:
+    """About a minute: a C++ compiler builds the kernels."""
+    prompt = model.encode(clips)
+    assert_sound(model, prompt, sample(model, prompt, COMPILED, range(-1, 0)))
+
+
+@pytest.mark.gpu
+def test_cuda_graphs(model: DecoderBackbone, clips: ClipBatch, traced: list[torch.fx.GraphModule]) -> None:
+    model, clips = model.to("cuda"), clips.to("cuda")
+    prompt = model.encode(clips)
+    for stops in (range(-1, 0), range(0, model.decoder.config.vocab_size, 3)):
+        assert_sound(model, prompt, sample(model, prompt, COMPILED, stops))
