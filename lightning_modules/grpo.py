@@ -333,10 +333,11 @@ class GRPOModule(TrainablePolicyModule):
             # The prompts are built per micro-batch, as each backward pass frees its own graph.
             clips, more = rollout.batch.rows(start, stop), stop < len(rollout.batch)
             prompt = self.backbone.encode(clips, rollout.percept.rows(start, stop))
-            in_parts = nullcontext() if self.completion_batch_size is None else self.backbone.score_in_parts(prompt)
+            part_size = self.completion_batch_size or self.group_size
+            in_parts = self.backbone.score_in_parts(prompt) if part_size < self.group_size else nullcontext()
             with in_parts as shared:
                 score = partial(self.backbone.score, prompt) if shared is None else shared.score
-                for members in spans(self.group_size, None if shared is None else self.completion_batch_size):
+                for members in spans(self.group_size, None if shared is None else part_size):
                     rows = group_rows(range(start, stop), self.group_size, members)
                     part = take(completions, rows).trimmed()
                     cut = (rows, slice(part.token_ids.shape[1]))
