@@ -105,8 +105,8 @@ def _draw(logits: Tensor, sampling: Sampling, warpers: LogitsProcessorList) -> t
 def _choose(probabilities: Tensor) -> Tensor:
     """A token per row `[N, V]`: where the cumulative distribution passes a uniform number.
 
-    One random number per row, where `torch.multinomial` draws one per entry of the vocabulary, which takes longer than
-    the rest of a step on a CPU. In float64, as float32 sums lose the least likely tokens.
+    One random number per row, where `torch.multinomial` draws one per entry of the vocabulary, which takes several
+    times as long on a CPU. In float64, as float32 sums lose the least likely tokens.
     """
     # Of probabilities that are NaN any token is chosen, with a log-probability of NaN: the step is then refused with
     # the clip's name.

@@ -1,7 +1,7 @@
 """Completions that grow token by token in memory of a fixed size, so that each step is the same program.
 
-A step of eager decoding is hundreds of small operations, and the time goes into starting them. Here nothing but the
-contents of tensors differs between steps, so that torch.compile can fuse the operations, and a CUDA graph can start all
+A step of eager decoding is hundreds of small operations, each of which has to be started. Here nothing but the contents
+of tensors differs between steps, so that torch.compile can fuse the operations, and a CUDA graph can start all
 of them at once. What a decoder remembers of the prompts stands there once per group, as in `fork.py`.
 
 Shape legend: B prompts, W completions per prompt that are in the batch, N = B·W rows, P prompt positions, T tokens that
@@ -204,7 +204,9 @@ def _step(
         )
 
 
-_compiled_step = torch.compile(_step, dynamic=True, fullgraph=True)
+# Training and evaluation (inference mode), one prompt or many, one completion or many: maybe more programs than
+# the 8 that are allowed by default, after which a whole graph is refused and the run would end.
+_compiled_step = torch.compile(_step, dynamic=True, fullgraph=True, recompile_limit=64)
 
 
 def _static_attention(
