@@ -22,7 +22,8 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.grpo.geometries import GEOMETRIES, build, make_batch
+from benchmarks.grpo.geometries import GEOMETRIES
+from benchmarks.grpo.models import build, make_batch
 from datamodules.batch import SAMPLE_RATE, ClipBatch
 from lightning_modules.backbones.feature_cache import FeatureCache
 from lightning_modules.backbones.interface import Backbone

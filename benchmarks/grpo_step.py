@@ -1,7 +1,8 @@
 """Seconds and memory of one GRPO step: this project, the naive computation, TRL and the published procedure.
 
     python benchmarks/grpo_step.py [--geometry cpu] [--device cpu] [--baseline naive,trl,published] [--steps 5]
-        [--warmup 1] [--seed 0] [--prompts B] [--compiled] [--no_memory] [--output FILE.json]
+        [--warmup 1] [--seed 0] [--prompts B] [--compiled] [--liger] [--no_memory]
+        [--output FILE.json]
 
 Geometries: `cpu` (text only, 20 million parameters), `towers` (SigLIP + Whisper + projectors + Qwen2 at a quarter of
 HumanOmni-0.5B's width and depth, real frame and mel sizes), `humanomni_0.5b` (for a GPU), and `smoke`, `smoke_text` and
@@ -32,9 +33,10 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.grpo import limits, report
-from benchmarks.grpo.geometries import GEOMETRIES, Geometry, build, make_batch
+from benchmarks.grpo.geometries import GEOMETRIES, Geometry
 from benchmarks.grpo.meter import PHASES, Memory, Meter
 from benchmarks.grpo.methods import Evaluation, Method, Naive, Published, Shared, rewards_of_step
+from benchmarks.grpo.models import build, make_batch
 from lightning_modules.resources.limits import limits_of
 
 OURS = Shared.name
@@ -196,6 +198,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prompts", type=int, help="prompts per step (default: the geometry's)")
     parser.add_argument("--compiled", action="store_true", help="shared samples with `compiled: true`")
+    parser.add_argument("--liger", action="store_true", help="shared scores with `use_liger_kernel: true`; on a GPU")
     parser.add_argument("--no_memory", action="store_true", help="leave the measurement of memory out")
     parser.add_argument("--output", type=Path, help="JSON file for the figures, with machine, versions and settings")
     arguments = parser.parse_args()
@@ -216,7 +219,7 @@ def main() -> None:
     geometry = GEOMETRIES[arguments.geometry]
     if arguments.prompts is not None:
         geometry = replace(geometry, num_prompts=arguments.prompts)
-    geometry = replace(geometry, compiled=arguments.compiled)
+    geometry = replace(geometry, compiled=arguments.compiled, liger=arguments.liger)
     names = [OURS, *dict.fromkeys(arguments.baseline)]
     missing = [name for name in names if name == TRL and not trl_is_installed()]
     figures = measure([name for name in names if name not in missing], geometry, arguments)

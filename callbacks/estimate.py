@@ -21,6 +21,7 @@ from lightning_modules.backbones.adapters import adapter_parameters
 from lightning_modules.backbones.decoder_backbone import LANGUAGE_MODEL, DecoderBackbone
 from lightning_modules.backbones.fork import can_group
 from lightning_modules.backbones.scoring import CHUNK_ELEMENTS
+from lightning_modules.backbones.static_fork import ROOM
 from lightning_modules.resources.geometries import GEOMETRIES, write_settings
 from lightning_modules.resources.limits import CHIPS, Limits
 from lightning_modules.resources.memory import Layout, checkpoint_bytes
@@ -185,6 +186,7 @@ def _plan(
         trained=_trained(decoder.body),
         has_reference=options["beta"] > 0,
         num_updates=options["num_updates"],
+        room=ROOM if options["rollout_sampling"]["compiled"] else 1,
     )
 
 

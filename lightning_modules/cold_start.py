@@ -44,6 +44,7 @@ class ColdStartModule(TrainablePolicyModule):
         on_non_finite: what becomes of a step whose loss or gradient is not finite: the run stops, or skips the step. It
             is saved for `python main.py replay` in either case.
         max_non_finite: how many such steps of the whole run may be skipped; one more stops it.
+        use_liger_kernel: compute log-probabilities with Liger's fused cross-entropy, on a GPU; needs the extra `liger`.
 
     Raises:
         ValueError: see `TrainablePolicyModule`.
@@ -66,6 +67,7 @@ class ColdStartModule(TrainablePolicyModule):
         feature_cache: FeatureCache | None = None,
         on_non_finite: OnNonFinite = "stop",
         max_non_finite: int = 10,
+        use_liger_kernel: bool = False,
     ) -> None:
         super().__init__(
             backbone,
@@ -81,6 +83,7 @@ class ColdStartModule(TrainablePolicyModule):
             feature_cache,
             on_non_finite,
             max_non_finite,
+            use_liger_kernel,
         )
         self._step_tokens: list[float] = []  # of each batch since the last optimizer step, on all processes
 

@@ -78,6 +78,7 @@ class GRPOModule(TrainablePolicyModule):
         on_non_finite: what becomes of a step whose loss or gradient is not finite: the run stops, or skips the step. It
             is saved for `python main.py replay` in either case.
         max_non_finite: how many such steps of the whole run may be skipped; one more stops it.
+        use_liger_kernel: compute log-probabilities with Liger's fused cross-entropy, on a GPU; needs the extra `liger`.
 
     Raises:
         ValueError: a group of fewer than two completions, counts below one or an unknown value; see also
@@ -117,6 +118,7 @@ class GRPOModule(TrainablePolicyModule):
         feature_cache: FeatureCache | None = None,
         on_non_finite: OnNonFinite = "stop",
         max_non_finite: int = 10,
+        use_liger_kernel: bool = False,
     ) -> None:
         super().__init__(
             backbone,
@@ -132,6 +134,7 @@ class GRPOModule(TrainablePolicyModule):
             feature_cache,
             on_non_finite,
             max_non_finite,
+            use_liger_kernel,
         )
         counts = (num_updates, max_resamples, rollout_batch_size, micro_batch_size, completion_batch_size)
         if group_size < 2 or any(count is not None and count < 1 for count in counts):

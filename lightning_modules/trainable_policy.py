@@ -39,6 +39,7 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
         feature_cache: keeps what the towers return of each clip on disk; only where all towers are frozen.
         on_non_finite: what becomes of a step whose loss or gradient is not finite; see `StepHealth`.
         max_non_finite: how many such steps of the whole run may be skipped.
+        use_liger_kernel: compute log-probabilities with Liger's fused cross-entropy, on a GPU.
 
     Raises:
         ValueError: a part that the backbone does not have, or neither a value nor a recipe for `trainable` or
@@ -64,6 +65,7 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
         feature_cache: FeatureCache | None = None,
         on_non_finite: OnNonFinite = "stop",
         max_non_finite: int = 10,
+        use_liger_kernel: bool = False,
     ) -> None:
         super().__init__(
             backbone,
@@ -84,6 +86,9 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
         self.shards: Shards | None = None
         self._gradients_are_checked = False
         self.health = StepHealth(on_non_finite, max_non_finite)
+        self.uses_liger_kernel = use_liger_kernel
+        if use_liger_kernel:
+            backbone.use_liger_kernel()
 
     def _from_recipe(self, name: str, value: Any) -> Any:
         """The value given for a field of `Recipe`, else that of the backbone's recipe for this stage."""
@@ -101,6 +106,8 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self.health.check_strategy(self.trainer.strategy)
+        if self.uses_liger_kernel and self.trainer.strategy.root_device.type == "cpu":
+            raise ValueError("Liger's kernel runs on a GPU, this run on the CPU. Set model.use_liger_kernel to false.")
         if isinstance(self.trainer.strategy, FSDPStrategy):
             raise ValueError(
                 "FSDPStrategy gathers each layer when it is called, which hangs where processes write completions of "

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, as some of the following do
+
 from datamodules.batch import Clip, ClipBatch, collate
 from datamodules.clip_datamodule import INSTRUCTION
 from datamodules.clip_dataset import ClipDataset, ClipRecord

@@ -90,6 +90,8 @@ class Shared(Method):
     def __init__(self, backbone: DecoderBackbone, batch: ClipBatch, geometry: Geometry, seed: int) -> None:
         self.policy, self.batch, self.geometry = backbone, batch, geometry
         self.sampling = Sampling(max_new_tokens=geometry.new_tokens, compiled=geometry.compiled)
+        if geometry.liger:
+            self.policy.use_liger_kernel()
         self.reference = self._make_reference()
         drift(self.policy, seed)
         self.parameters = [p for p in self.policy.parameters() if p.requires_grad]

@@ -10,9 +10,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from benchmarks.grpo.geometries import Geometry, load_word_tokenizer
+from benchmarks.grpo.geometries import Geometry
 from benchmarks.grpo.meter import Meter
 from benchmarks.grpo.methods import GRADIENT_NORM, LEARNING_RATE, Evaluation, Method, drift, rewards_of_step
+from benchmarks.grpo.models import load_word_tokenizer
 from datamodules.batch import ClipBatch
 from lightning_modules.backbones.interface import Completions
 

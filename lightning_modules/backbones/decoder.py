@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from lightning_modules.backbones.interface import Prompt
+from lightning_modules.backbones.token_cross_entropy import TokenCrossEntropy, token_cross_entropy
 
 
 def _as_they_are(extras: dict[str, Tensor]) -> dict[str, Any]:
@@ -34,6 +35,7 @@ class Decoder:
         softcap: logits are squashed to `softcap · tanh(logits / softcap)` (Gemma); None: they are not.
         prompt_arguments: from `Prompt.extras` to the body's arguments of those names.
         token_extras: what stands in `Prompt.extras` for written tokens `[N, S]`, where that is not 0.
+        cross_entropy: gives the log-probabilities of tokens in training.
     """
 
     body: PreTrainedModel
@@ -41,6 +43,7 @@ class Decoder:
     softcap: float | None = None
     prompt_arguments: Callable[[dict[str, Tensor]], dict[str, Any]] = _as_they_are
     token_extras: Callable[[Tensor], dict[str, Tensor]] = _none
+    cross_entropy: TokenCrossEntropy = token_cross_entropy
 
     @classmethod
     def of(

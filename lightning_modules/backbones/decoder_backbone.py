@@ -4,6 +4,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Self
 
 from torch import nn
@@ -12,6 +13,11 @@ from lightning_modules.backbones import generation, scoring
 from lightning_modules.backbones.adapters import LoRA, adapter_parameters, add_adapters, drop_fresh_adapters
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.interface import Backbone, Completions, Prompt, Sampling, Scores, SharedPrompt
+from lightning_modules.backbones.token_cross_entropy import (
+    TokenCrossEntropy,
+    liger_cross_entropy,
+    token_cross_entropy,
+)
 
 LANGUAGE_MODEL = "language_model"
 """Name of the part that the decoder stands in."""
@@ -24,6 +30,7 @@ class DecoderBackbone(Backbone):
     """
 
     lora: LoRA | None = None
+    _cross_entropy: TokenCrossEntropy = staticmethod(token_cross_entropy)
 
     @property
     @abstractmethod
@@ -64,10 +71,17 @@ class DecoderBackbone(Backbone):
     def score(
         self, prompt: Prompt, completions: Completions, temperature: float = 1.0, with_entropy: bool = False
     ) -> Scores:
-        return scoring.score(self.decoder, prompt, completions, temperature, with_entropy)
+        return scoring.score(self._scoring_decoder, prompt, completions, temperature, with_entropy)
 
     def score_in_parts(self, prompt: Prompt) -> AbstractContextManager[SharedPrompt | None]:
-        return scoring.score_in_parts(self.decoder, prompt)
+        return scoring.score_in_parts(self._scoring_decoder, prompt)
+
+    def use_liger_kernel(self) -> None:
+        self._cross_entropy = liger_cross_entropy()
+
+    @property
+    def _scoring_decoder(self) -> Decoder:
+        return replace(self.decoder, cross_entropy=self._cross_entropy)
 
     def reference(self) -> Self:
         # Whatever is frozen stands in the memo, so that deepcopy shares it: of an adapted model, all but the adapters.

@@ -275,6 +275,18 @@ class Backbone(nn.Module, ABC):
     def score_in_parts(self, prompt: Prompt) -> AbstractContextManager[SharedPrompt | None]:
         """Run prompts once for completions that are scored and sent backward in parts; None where that cannot be."""
 
+    def use_liger_kernel(self) -> None:
+        """From now on, compute log-probabilities with Liger's fused cross-entropy, which runs on a GPU.
+
+        Raises:
+            ModuleNotFoundError: Liger is not installed; it says how to.
+            ValueError: this backbone does not know it.
+        """
+        raise ValueError(
+            f"{type(self).__name__} does not know Liger's kernel. Set model.use_liger_kernel to false, or write its "
+            "method `use_liger_kernel`."
+        )
+
     def logprobs(self, prompt: Prompt, completions: Completions, temperature: float = 1.0) -> Tensor:
         """Log-probabilities of the completions' tokens, float32 `[B·G, C]`, 0 where masked out. See `score`."""
         return self.score(prompt, completions, temperature).logprobs

@@ -180,13 +180,14 @@ def _chunk_scores(
     decoder: Decoder, hidden: Tensor, token_ids: Tensor, *, temperature: float, with_entropy: bool
 ) -> tuple[Tensor, Tensor]:
     logits = tempered(decoder.logits(hidden), temperature)
-    # Cross-entropy is the fused log-softmax + gather.
-    logprobs = -nn.functional.cross_entropy(logits, token_ids, reduction="none")
-    if not with_entropy:
-        return logprobs, torch.zeros_like(logprobs)
-    with torch.no_grad():
-        log_p = logits.log_softmax(dim=-1)
-        return logprobs, -(log_p.exp() * log_p).sum(dim=-1)
+    entropy = _entropy(logits.detach()) if with_entropy else logits.new_zeros(len(logits))
+    # Last, as it may overwrite the logits.
+    return -decoder.cross_entropy(logits, token_ids), entropy
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    log_p = logits.log_softmax(dim=-1)
+    return -(log_p.exp() * log_p).sum(dim=-1)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from lightning_modules.backbones.tall_products import TallProducts
 _IMPLEMENTATION = "erv_static_prefix"
 """Name of the attention in transformers' registry of attention functions."""
 
-_ROOM = 120
+ROOM = 120
 """Tokens by which the memory grows: each growth is another program to capture, and free room costs a little time.
 
 No usual head size, since torch.compile takes two sizes that are equal at first for one.
@@ -65,7 +65,7 @@ class StaticFork(Fork):
     def extend(self, decoder: Decoder, positions: Prompt) -> Tensor:
         assert positions.embeddings.shape[1] == 1, "compiled sampling goes token by token"
         if self._own.is_full:
-            self._own.layers_of_slots = [tuple(map(_grown, pair)) for pair in self._own.layers_of_slots]
+            self._own.grow()
             self._program = None
         # Copies, since torch.compile makes another program for tensors that are views.
         extras = {name: tensor.clone() for name, tensor in positions.extras.items()}
@@ -122,6 +122,11 @@ class _SlotCache(Cache):
         """Whether there is no room for another token."""
         return self._num_written == self.layers_of_slots[0][0].shape[3]
 
+    def grow(self) -> None:
+        """Make room for more, layer by layer, so that not all of it stands there twice."""
+        for layer, pair in enumerate(self.layers_of_slots):
+            self.layers_of_slots[layer] = tuple(map(_grown, pair))
+
     def advance(self) -> None:
         """Another token has been written. Its position is a tensor, since a CUDA graph has no other numbers."""
         self._num_written += 1
@@ -145,11 +150,11 @@ class _SlotCache(Cache):
 def _room(of_prompt: Tensor, num_slots: int) -> Tensor:
     """Memory for the first tokens of the completions of prompts `[B, A, P, D]`."""
     batch, heads, _, size = of_prompt.shape
-    return of_prompt.new_zeros(batch, num_slots, heads, _ROOM, size)
+    return of_prompt.new_zeros(batch, num_slots, heads, ROOM, size)
 
 
 def _grown(memory: Tensor) -> Tensor:
-    return torch.cat([memory, torch.zeros_like(memory[:, :, :, :_ROOM])], dim=3)
+    return torch.cat([memory, torch.zeros_like(memory[:, :, :, :ROOM])], dim=3)
 
 
 class _Captured:

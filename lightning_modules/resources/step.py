@@ -1,5 +1,6 @@
 """What a GRPO step needs beside its states: caches, activations, logits, towers; and how long it takes at least."""
 
+import math
 from dataclasses import dataclass, replace
 
 from lightning_modules.resources.limits import Limits, least_seconds, step_work
@@ -29,6 +30,7 @@ class Plan:
         trained: what of the language model is trained.
         has_reference: whether there is one.
         num_updates: optimizer steps per rollout.
+        room: completion tokens by which the memory of sampling grows; more than 1 where it is compiled.
     """
 
     load: Workload
@@ -40,14 +42,16 @@ class Plan:
     trained: Trained
     has_reference: bool
     num_updates: int
+    room: int = 1
 
     def _prompts(self, batch_size: int | None) -> Workload:
         return replace(self.load, prompts=min(batch_size or self.load.prompts, self.load.prompts))
 
     @property
     def rollout(self) -> Workload:
-        """What is sampled at once."""
-        return self._prompts(self.rollout_batch_size)
+        """What is sampled at once, with the room that is left unused."""
+        new_tokens = math.ceil(self.load.new_tokens / self.room) * self.room
+        return replace(self._prompts(self.rollout_batch_size), new_tokens=new_tokens)
 
     @property
     def micro_batch(self) -> Workload:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.grpo import limits
-from benchmarks.grpo.geometries import GEOMETRIES, build
+from benchmarks.grpo.geometries import GEOMETRIES
 from benchmarks.grpo.meter import PHASES, Memory
+from benchmarks.grpo.models import build
 from benchmarks.grpo_step import agreement, make, parse_arguments
 
 pytestmark = pytest.mark.numerics

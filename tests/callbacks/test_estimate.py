@@ -29,7 +29,7 @@ def make_config(tiny_models: Path) -> Callable[..., dict[str, Any]]:
         "trainable": None,
         "verifier": str(tiny_models / "verifier"),
         "judge": None,
-        "rollout_sampling": {"max_new_tokens": 8},
+        "rollout_sampling": {"max_new_tokens": 8, "compiled": False},
         "group_size": 3,
         "beta": 0.04,
         "num_updates": 1,
@@ -118,6 +118,10 @@ def test_prompts_can_be_given_and_rollouts_be_cut(make_config: Callable[..., dic
     # 2 layers, 2 tensors, prompts × 100 positions in float32.
     per_position = result.memory["prompt cache"]["sampling"] / (2 * 100)
     assert halves.memory["prompt cache"]["sampling"] == 100 * per_position
+    compiled = make_config()
+    compiled["model"]["init_args"]["rollout_sampling"]["compiled"] = True
+    cache = estimate(compiled, H100).memory["completion cache"]["sampling"]
+    assert cache == result.memory["completion cache"]["sampling"] * 120 / 8, "room for 120 tokens, of which 8 are used"
     assert halves.seconds["sample"] > result.seconds["sample"], "the weights are read twice"
 
 

@@ -74,3 +74,11 @@ def test_stage_3_refuses_deepspeed(make_grpo: Callable[..., GRPOModule], stage: 
     attach(module, deepspeed(stage), limit_val_batches=0)
     with pytest.raises(ValueError, match="does not run under DeepSpeed"):
         module.setup("fit")
+
+
+def test_ligers_kernel_is_refused_on_a_cpu(backbone: ComposedBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbone, "use_liger_kernel", lambda: None)  # the extra need not be installed
+    module = ColdStartModule(backbone, "dfew", TRAINED, learning_rate=1e-3, use_liger_kernel=True)
+    attach(module, SingleDeviceStrategy())
+    with pytest.raises(ValueError, match="runs on a GPU, this run on the CPU"):
+        module.setup("fit")

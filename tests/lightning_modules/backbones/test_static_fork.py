@@ -44,7 +44,7 @@ def traced(fresh_compiler: None, monkeypatch: pytest.MonkeyPatch) -> list[torch.
 
     step = torch.compile(static_fork._step, dynamic=True, fullgraph=True, backend=backend)
     monkeypatch.setattr(static_fork, "_compiled_step", step)
-    monkeypatch.setattr(static_fork, "_ROOM", 5)
+    monkeypatch.setattr(static_fork, "ROOM", 5)
     return graphs
 
 

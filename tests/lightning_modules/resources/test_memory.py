@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from callbacks.checkpointing.run_checkpoint import RunCheckpoint
 from callbacks.rl import RLCallback
 from datamodules.batch import ClipBatch
-from lightning_modules.backbones import generation, scoring
+from lightning_modules.backbones import generation, scoring, static_fork
 from lightning_modules.backbones.adapters import LoRA, adapter_parameters, add_adapters
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.fork import fork
 from lightning_modules.backbones.interface import Completions, Prompt, Sampling
 from lightning_modules.backbones.prefix import Prefix
+from lightning_modules.backbones.static_fork import StaticFork
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.resources.memory import (
     Activations,
@@ -139,6 +141,26 @@ def test_cache_is_as_large_as_the_real_one(name: str, shared: bool, monkeypatch:
     tensors = [tensor for pair in (own + forks[0].layers if shared else own) for tensor in pair]
     real = sum(tensor.nbytes for tensor in tensors)
     estimated = cache_bytes(DecoderShape.of(decoder.config), numerics, LOAD, shared)
+    assert estimated.prompts + estimated.completions == real
+
+
+@pytest.mark.parametrize("name", NUMERICS)
+def test_cache_of_compiled_sampling_is_as_large_as_the_real_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dtype, numerics = NUMERICS[name]
+    decoder, forks = make(dtype), []
+
+    def remember(*arguments: Any) -> StaticFork:
+        forks.append(StaticFork(*arguments))
+        return forks[0]
+
+    monkeypatch.setattr(generation, "StaticFork", remember)
+    monkeypatch.setattr(static_fork, "_compiled_step", static_fork._step)  # the memory is the same
+    monkeypatch.setattr(static_fork, "ROOM", 10)
+    with precision(name):
+        sampling = Sampling(max_new_tokens=LOAD.new_tokens, compiled=True)
+        generation.sample(decoder, prompts_of(decoder, LOAD), LOAD.group, sampling, stop_token_ids=[-1], pad_token_id=0)
+    real = sum(tensor.nbytes for pair in forks[0]._own.layers_of_slots + forks[0]._prompts for tensor in pair)
+    estimated = cache_bytes(DecoderShape.of(decoder.config), numerics, replace(LOAD, new_tokens=30))
     assert estimated.prompts + estimated.completions == real
 
 

@@ -27,6 +27,7 @@ def test_batch_sizes_cut_what_stands_in_memory() -> None:
     assert PLAN.rollout.rows == 3 * 6
     assert PLAN.micro_batch.rows == 2 * 6
     assert PLAN.backward.rows == 2 * 4
+    assert replace(PLAN, room=120).rollout.new_tokens == 120
     whole = replace(PLAN, rollout_batch_size=None, micro_batch_size=9, completion_batch_size=None)
     assert whole.rollout == whole.micro_batch == whole.backward == PLAN.load
 
