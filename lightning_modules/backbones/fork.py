@@ -2,10 +2,9 @@
 
 Two ways, equal up to float error:
 
-- *grouped*: keys and values of a prompt exist once. The queries of all of its completions meet them in one matrix
-  product, then meet those of their own completion, under one softmax (cascade attention, arXiv 2402.05099).
+- *grouped*: keys and values of a prompt exist once, and all of its completions attend to them (`cascade.py`).
 - *repeated*: keys and values of a prompt are repeated for each completion, which any decoder and any attention kernel
-  can take, for instance one that never writes the attention weights down.
+  can take.
 
 Shape legend: B prompts, G completions per prompt, N rows (completions that are still running), P prompt positions,
 S new positions, T positions of a completion so far, H hidden size, D head size, A key-value heads, R query heads per
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, DynamicCache
 
+from lightning_modules.backbones.cascade import cascade_attention
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.interface import Prompt
 from lightning_modules.backbones.prefix import Prefix
@@ -131,7 +131,7 @@ class _GroupedFork(Fork):
         self._slots = self._prompt_of_row * self.width + index - starts[self._prompt_of_row]
         self._full = len(self._slots) == self.num_prompts * self.width
         padded = not bool(self._attends.all())
-        self.unseen = ~self._attends[:, None, None, None, None] if padded else None
+        self.unseen = ~self._attends if padded else None
 
     def spread(self, rows: Tensor) -> Tensor:
         """`[N, ...]` to `[B, W, ...]`, W slots per prompt; what no row fills is 0."""
@@ -219,69 +219,8 @@ def _grouped_attention(
     # Per prompt and key-value head, the queries of all its rows stand side by side: [B, A, W, R, S, D].
     queries = fork.spread((query * scaling).unflatten(1, (prompt_keys.shape[1], -1))).transpose(1, 2)
     own_keys, own_values = (fork.spread(tensor).transpose(1, 2) for tensor in (key, value))  # [B, A, W, T, D]
-    output = _TwoPartAttention.apply(queries, prompt_keys, prompt_values, own_keys, own_values, fork.unseen)
+    output = cascade_attention(queries, prompt_keys, prompt_values, own_keys, own_values, fork.unseen)
     return fork.gather(output.transpose(1, 2)).flatten(1, 2).transpose(1, 2).contiguous(), None
-
-
-class _TwoPartAttention(torch.autograd.Function):
-    """softmax([Q Kpᵀ, Q Koᵀ]) [Vp; Vo], by hand: so that both products land in one tensor, whose softmax is one pass.
-
-    W rows and R heads of Q [B, A, W, R, S, D] share a prompt's keys [B, A, P, D]; R heads share a row's own keys
-    [B, A, W, T, D]. Queries are the last S of the T own positions, and are scaled already.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, queries: Tensor, prompt_keys: Tensor, prompt_values: Tensor, own_keys: Tensor, own_values: Tensor,
-        unseen: Tensor | None,
-    ) -> Tensor:  # fmt: skip
-        with torch.autocast(queries.device.type, enabled=False):
-            length, num_positions, num_own = prompt_keys.shape[2], queries.shape[4], own_keys.shape[3]
-            scores = _products(queries, prompt_keys, own_keys)
-            if unseen is not None:
-                scores[..., :length].masked_fill_(unseen, -torch.inf)
-            if num_positions > 1:
-                later = torch.ones(num_positions, num_own, dtype=torch.bool, device=scores.device)
-                scores[..., length:].masked_fill_(later.triu(num_own - num_positions + 1), -torch.inf)
-            weights = scores.softmax(dim=-1, dtype=torch.float32).to(queries.dtype)
-            output = _weighted(weights, prompt_values, own_values)
-        ctx.save_for_backward(queries, prompt_keys, prompt_values, own_keys, own_values, weights, output)
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        queries, prompt_keys, prompt_values, own_keys, own_values, weights, output = ctx.saved_tensors
-        with torch.autocast(queries.device.type, enabled=False):
-            length = prompt_keys.shape[2]
-            # dS = P ∘ (dP − rowsum(dO ∘ O))
-            of_scores = _products(gradient, prompt_values, own_values)
-            of_scores.sub_((gradient * output).sum(dim=-1, keepdim=True)).mul_(weights)
-            of_queries = _weighted(of_scores, prompt_keys, own_keys)
-            of_prompt_keys, of_prompt_values = (
-                matrix[..., :length].flatten(2, 4).mT @ rows.flatten(2, 4)
-                for matrix, rows in ((of_scores, queries), (weights, gradient))
-            )
-            of_own_keys, of_own_values = (
-                matrix[..., length:].flatten(3, 4).mT @ rows.flatten(3, 4)
-                for matrix, rows in ((of_scores, queries), (weights, gradient))
-            )
-        return of_queries, of_prompt_keys, of_prompt_values, of_own_keys, of_own_values, None
-
-
-def _products(rows: Tensor, of_prompt: Tensor, own: Tensor) -> Tensor:
-    """Rows `[B, A, W, R, S, D]` times both sets of vectors, side by side: `[B, A, W, R, S, P + T]`."""
-    slots, length = rows.shape[2:5], of_prompt.shape[2]
-    result = rows.new_empty(*rows.shape[:5], length + own.shape[3])
-    result[..., :length] = (rows.flatten(2, 4) @ of_prompt.mT).unflatten(2, slots)
-    result[..., length:] = (rows.flatten(3, 4) @ own.mT).unflatten(3, slots[1:])
-    return result
-
-
-def _weighted(weights: Tensor, of_prompt: Tensor, own: Tensor) -> Tensor:
-    """Sums of both sets of vectors under weights `[B, A, W, R, S, P + T]`: `[B, A, W, R, S, D]`."""
-    slots, length = weights.shape[2:5], of_prompt.shape[2]
-    of_prompts = (weights[..., :length].flatten(2, 4) @ of_prompt).unflatten(2, slots)
-    return of_prompts + (weights[..., length:].flatten(3, 4) @ own).unflatten(3, slots[1:])
 
 
 AttentionInterface.register(_IMPLEMENTATION, _grouped_attention)

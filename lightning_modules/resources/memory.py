@@ -137,9 +137,9 @@ def activation_bytes(
     prompts = load.prompts * before * ((layers - 1) * layer_bytes(decoder, numerics, trained) + last)
     if layout == "grouped":
         per_layer = layer_bytes(decoder, numerics, trained)
-        # Attention is computed in the cache's type, its weights are saved, its output is put in order and cast.
+        # Attention is computed in the cache's type, and its output is put in order and cast.
         per_layer += (weight - compute) * (2 * decoder.queries + 2 * decoder.keys)
-        per_layer += compute * decoder.queries + weight * decoder.heads * (before + own)
+        per_layer += compute * decoder.queries
         rows = own * layers * per_layer
     else:
         # Attention under a mask takes keys and values of as many heads as queries.
