@@ -8,7 +8,8 @@ Shape legend: B prompts, W completions per prompt that are in the batch, N = B·
 there is room for, H hidden size, D head size, A key-value heads, R query heads per key-value head.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -25,10 +26,10 @@ _IMPLEMENTATION = "erv_static_prefix"
 """Name of the attention in transformers' registry of attention functions."""
 
 ROOM = 120
-"""Tokens by which the memory grows: each growth is another program to capture, and free room costs a little time.
+"""Tokens by which the memory grows: each growth is another program to capture, and free room costs a little time."""
 
-No usual head size, since torch.compile takes two sizes that are equal at first for one.
-"""
+_FEW = 2
+"""Prompts, and completions of each, that stay in any case: one alone is special to torch.compile."""
 
 _HALF = 0.5
 """Share of the batch below which ended completions are taken out: each size is another program to capture."""
@@ -78,8 +79,9 @@ class StaticFork(Fork):
 
     def shrink(self, running: Tensor) -> Tensor | None:
         counts = running.view(-1, self._num_slots).sum(dim=1)
-        prompts = counts.nonzero()[:, 0]
-        num_slots = int(counts.max())
+        num_prompts = max(int(counts.count_nonzero()), min(_FEW, len(counts)))
+        num_slots = max(int(counts.max()), min(_FEW, self._num_slots))
+        prompts = counts.topk(num_prompts).indices.sort().values
         if len(prompts) * num_slots > _HALF * len(running):
             return None
         # Of each prompt that goes on, the slots that run, then as many ended ones as make it `num_slots`.
@@ -101,7 +103,12 @@ class StaticFork(Fork):
                     decoder, embeddings, position_ids, extras, self._own, self._prompts, self._prompt_bias
                 )
 
-        return _Captured(program, *inputs) if inputs[0].is_cuda else program
+        embeddings, position_ids, extras = inputs
+        _vary([embeddings, position_ids, *extras.values()], (0,))
+        _vary([self._prompt_bias], (0, 3))
+        _vary(chain(*self._prompts), (0, 2))
+        _vary(chain(*self._own.layers_of_slots), (0, 1, 3))
+        return _Captured(program, *inputs) if embeddings.is_cuda else program
 
 
 class _SlotCache(Cache):
@@ -145,6 +152,15 @@ class _SlotCache(Cache):
 
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
         return query_length, 0  # what may be seen follows from `position`
+
+
+def _vary(tensors: Iterable[Tensor], dims: tuple[int, ...]) -> None:
+    """Let one program serve other sizes of these dimensions; nothing else of a program varies.
+
+    A size of 1 still is a program of its own, and two sizes that are equal at first are held for one.
+    """
+    for tensor in tensors:
+        torch._dynamo.maybe_mark_dynamic(tensor, dims)
 
 
 def _room(of_prompt: Tensor, num_slots: int) -> Tensor:
@@ -211,7 +227,7 @@ def _step(
 
 # Training and evaluation (inference mode), one prompt or many, one completion or many: maybe more programs than
 # the 8 that are allowed by default, after which a whole graph is refused and the run would end.
-_compiled_step = torch.compile(_step, dynamic=True, fullgraph=True, recompile_limit=64)
+_compiled_step = torch.compile(_step, dynamic=False, fullgraph=True, recompile_limit=64)
 
 
 def _static_attention(
@@ -246,10 +262,23 @@ def _static_attention(
         `[N, 1, A·R, D]`, and None in place of the weights.
     """
     assert not dropout, "sampling runs without dropout"
-    prompt_keys, prompt_values = prompts[module.layer_idx]
+    # The memory's numbers are what attention is computed with, also under autocast, as in `cascade.py`.
+    with torch.autocast(query.device.type, enabled=False):
+        return _attend(query * scaling, *prompts[module.layer_idx], prompt_bias, key, value, position), None
+
+
+def _attend(
+    query: Tensor,
+    prompt_keys: Tensor,
+    prompt_values: Tensor,
+    prompt_bias: Tensor,
+    key: Tensor,
+    value: Tensor,
+    position: Tensor,
+) -> Tensor:
     (batch, width, heads, room, size), dtype = key.shape, value.dtype
     repeats = query.shape[1] // heads
-    queries = (query * scaling).to(dtype).view(batch, width, heads, repeats, size)
+    queries = query.to(dtype).view(batch, width, heads, repeats, size)
     # All rows of a prompt meet it side by side: [B, A, W·R, P]; each row meets its own tokens: [B, W, A, R, T].
     of_prompt = (queries.transpose(1, 2).flatten(2, 3) @ prompt_keys.to(dtype).mT).float() + prompt_bias
     of_own = (queries @ key.to(dtype).mT).float()
@@ -261,7 +290,7 @@ def _static_attention(
     of_prompt, of_own = (of_prompt / total).to(dtype), (of_own / total).to(dtype)
     from_prompt = of_prompt.transpose(1, 2).flatten(2, 3) @ prompt_values
     output = from_prompt.view(batch, heads, width, repeats, size).transpose(1, 2) + of_own @ value
-    return output.reshape(batch * width, 1, heads * repeats, size), None
+    return output.reshape(batch * width, 1, heads * repeats, size)
 
 
 AttentionInterface.register(_IMPLEMENTATION, _static_attention)

@@ -1,6 +1,6 @@
 """A Trainer, batches and a GRPO module on tiny weights, which the tests of the stages share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from callbacks.rewards.base import Reward
 from datamodules.batch import Clip, ClipBatch, collate
 from datamodules.emotions import DFEW
+from lightning_modules.backbones import static_fork
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.interface import Sampling
 from lightning_modules.grpo import GRPOModule
@@ -97,3 +98,26 @@ def snapshot(module: nn.Module) -> dict[str, Tensor]:
 def moved(module: nn.Module, before: dict[str, Tensor]) -> set[str]:
     now = dict(module.named_parameters(remove_duplicate=False))
     return {name for name, old in before.items() if not torch.equal(old, now[name])}
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """No programs of other tests, of which torch.compile keeps a few per function."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.fixture
+def traced(fresh_compiler: None, monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
+    """The graphs that torch.compile traces, each of which runs as it is; room for five tokens, so that it grows."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    step = torch.compile(static_fork._step, dynamic=False, fullgraph=True, backend=backend)
+    monkeypatch.setattr(static_fork, "_compiled_step", step)
+    monkeypatch.setattr(static_fork, "ROOM", 5)
+    return graphs

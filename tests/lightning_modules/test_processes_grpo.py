@@ -5,6 +5,7 @@ rate of 1e-3, advantages and logged values 1e-5.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from callbacks.rewards.base import Reward
 from callbacks.rl import RLCallback
 from datamodules.batch import Clip, ClipBatch
 from lightning_modules.backbones.adapters import LoRA
+from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.interface import Sampling
 from lightning_modules.grpo import GRPOModule
 
@@ -40,13 +42,13 @@ def answer(clip_id: str, count: int) -> list[str]:
     return [f"<think>{'He ' * ((number + 3 * g) % 7)}frowns.</think>\n<answer>sad</answer>" for g in range(count)]
 
 
-class WordReward(Reward):
-    """Counts a word; all of one clip's completions get the same."""
+class WrittenReward(Reward):
+    """Counts characters; all of one clip's completions get the same."""
 
-    name = "word"
+    name = "written"
 
     def __call__(self, responses, targets, readings=None) -> Tensor:
-        counts = [float(response.completion.count("He ")) for response in responses]
+        counts = [float(len(response.completion)) for response in responses]
         return torch.tensor([0.0 if target == "neutral" else n for n, target in zip(counts, targets, strict=True)])
 
 
@@ -75,13 +77,16 @@ def steps(make_clip: Callable[..., Clip]) -> list[Step]:
 
 @pytest.fixture
 def learn(tiny_models: Path, make_clip: Callable[..., Clip], steps: list[Step], tmp_path: Path) -> Learn:
-    def run(rank: int | None, strategy: str | None, lora: bool = False, **options: Any) -> dict[str, Any]:
+    def run(
+        rank: int | None, strategy: str | None, lora: bool = False, replay: bool = True, **options: Any
+    ) -> dict[str, Any]:
         torch.manual_seed(0)
         parts = {name: str(tiny_models / name) for name in ("vision", "audio", "language_model")}
-        backbone = ReplayingBackbone(
+        backbone = (ReplayingBackbone if replay else ComposedBackbone)(
             **parts, num_frames=2, video_grid=2, audio_pool=10, lora=LoRA(rank=2) if lora else None
         )
-        backbone.texts_of = answer
+        if replay:
+            backbone.texts_of = answer
         # As towers have that are not used up to their last layer.
         backbone.vision_projector.register_parameter("unreached", torch.nn.Parameter(torch.ones(3)))
         module = GRPOModule(
@@ -89,16 +94,15 @@ def learn(tiny_models: Path, make_clip: Callable[..., Clip], steps: list[Step], 
             "dfew",
             TRAINED,
             evaluation=Sampling(max_new_tokens=6, temperature=0),
-            rollout_sampling=SAMPLING,
             group_size=3,
             num_updates=2,
             learning_rate=1e-3,
             schedule="constant",
-            **options,
+            **{"rollout_sampling": SAMPLING, **options},
         )
         val = ([make_clip(i, target="sadness") for i in range(3)], [make_clip(i) for i in range(3, 5)])
         record = Scores()
-        fit = trainer(strategy and STRATEGIES[strategy](), tmp_path, RLCallback([WordReward()]), record)
+        fit = trainer(strategy and STRATEGIES[strategy](), tmp_path, RLCallback([WrittenReward()]), record)
         fit.fit(module, datamodule=DealtClips(steps, val, rank))
         report = module.validation_report.compute()
         return {
@@ -155,3 +159,21 @@ def test_two_processes_learn_what_one_does(
             assert own.keys() == expected.keys()
             compared = [name for name in expected if not name.startswith(NOT_COMPARED)]
             assert {n: own[n] for n in compared} == pytest.approx({n: expected[n] for n in compared}, abs=1e-5)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_compiled_sampling_of_two_processes(
+    learn: Learn, tmp_path: Path, traced: list[torch.fx.GraphModule], strategy: str
+) -> None:
+    """A program for several prompts and one for a single prompt, also where weights are sharded; they follow them."""
+
+    def run(rank: int) -> dict[str, Any]:
+        options = {"replay": False, "rollout_sampling": replace(SAMPLING, compiled=True)}
+        return learn(rank, strategy, **options) | {"programs": len(traced)}
+
+    results = on_two_processes(run, tmp_path / "results")
+    torch.testing.assert_close(results[0]["weights"], results[1]["weights"], rtol=0, atol=0)
+    for result in results:
+        assert 1 <= result["programs"] <= 2
+        assert all(any(gradient.any() for gradient in update.values()) for update in result["gradients"])
+        assert max(logged["train/sampler_drift"] for logged in result["logged"]) < 1e-4

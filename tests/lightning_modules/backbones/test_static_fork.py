@@ -4,12 +4,12 @@ On a CPU torch.compile traces the step here and runs it as it is ("eager"): that
 CUDA graph needs too. Kernels that are compiled are `slow`, and CUDA graphs `gpu`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from datamodules.batch import ClipBatch
 from lightning_modules.backbones import generation, static_fork
@@ -23,29 +23,6 @@ pytestmark = pytest.mark.numerics
 
 COMPILED = Sampling(max_new_tokens=12, compiled=True)
 ONE_BACKBONE = pytest.mark.parametrize("case", ["composed"], indirect=True)
-
-
-@pytest.fixture
-def fresh_compiler() -> Iterator[None]:
-    """No programs of other tests, of which torch.compile keeps a few per function."""
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
-
-
-@pytest.fixture
-def traced(fresh_compiler: None, monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
-    """The graphs that torch.compile traces, each of which runs as it is; room for five tokens, so that it grows."""
-    graphs: list[torch.fx.GraphModule] = []
-
-    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> torch.fx.GraphModule:
-        graphs.append(graph)
-        return graph
-
-    step = torch.compile(static_fork._step, dynamic=True, fullgraph=True, backend=backend)
-    monkeypatch.setattr(static_fork, "_compiled_step", step)
-    monkeypatch.setattr(static_fork, "ROOM", 5)
-    return graphs
 
 
 def sample(model: DecoderBackbone, prompt: Prompt, sampling: Sampling, stops: range, seed: int = 0) -> Completions:
@@ -69,6 +46,22 @@ def test_compiled_sampling_is_one_graph_and_reports_what_scoring_computes(
 
 
 @ONE_BACKBONE
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_is_as_close_to_scoring_as_eager_decoding_is(
+    model: DecoderBackbone, clips: ClipBatch, traced: list[torch.fx.GraphModule], autocast: bool
+) -> None:
+    """Weights in bfloat16 round attention; under autocast it is computed in the cache's float32."""
+    model = model if autocast else model.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        prompt, drifts = model.encode(clips), []
+        for sampling in (Sampling(max_new_tokens=12), COMPILED):
+            completions = sample(model, prompt, sampling, range(-1, 0))
+            drifts.append(float((model.logprobs(prompt, completions) - completions.logprobs).abs().mean()))
+    eager, compiled = drifts
+    assert len(traced) == 1 and eager < 0.02 and compiled == pytest.approx(eager, rel=0.2, abs=1e-4)
+
+
+@ONE_BACKBONE
 def test_rows_that_leave_need_few_programs(
     model: DecoderBackbone, clips: ClipBatch, traced: list[torch.fx.GraphModule]
 ) -> None:
@@ -78,8 +71,19 @@ def test_rows_that_leave_need_few_programs(
     num_graphs = len(traced)
     for seed in range(3):
         sample(model, prompt, COMPILED, stops, seed)
-    # One prompt and one completion per prompt are special to the compiler, other numbers are not.
-    assert 1 < num_graphs <= 5 and len(traced) == num_graphs
+    assert len(traced) == num_graphs == 1
+
+
+@ONE_BACKBONE
+def test_numbers_that_happen_to_be_equal_need_no_program_of_their_own(
+    model: DecoderBackbone, clips: ClipBatch, traced: list[torch.fx.GraphModule], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, prompt = model.decoder.config, model.encode(clips.rows(0, 2))
+    head_size = config.hidden_size // config.num_attention_heads
+    monkeypatch.setattr(static_fork, "ROOM", head_size)
+    for group_size in (config.hidden_size // 2, head_size, 3):
+        generation.sample(model.decoder, prompt, group_size, COMPILED, range(-1, 0), 0)
+    assert len(traced) == 1
 
 
 @ONE_BACKBONE
