@@ -82,20 +82,17 @@ class _MergedAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, queries: Tensor, prompt_keys: Tensor, prompt_values: Tensor, own_keys: Tensor, own_values: Tensor,
-        unseen: Tensor | None,
-    ) -> Tensor:  # fmt: skip
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        queries: Tensor = inputs[0]
         outputs, sums = [], []
-        parts = _parts(queries, prompt_keys, prompt_values, own_keys, own_values, unseen)
-        for fold, keys, values, options in parts:
+        for fold, keys, values, options in _parts(*inputs):
             output, log_sum_exp = _flash(fold(queries), keys, values, **options)
             outputs.append(output.reshape(queries.shape))
             sums.append(log_sum_exp.reshape(queries.shape[:-1]))
         merged_sums = torch.logaddexp(*sums)  # float32 also where queries are narrower
         shares = [(part - merged_sums).exp()[..., None] for part in sums]
         merged = (outputs[0] * shares[0] + outputs[1] * shares[1]).to(queries.dtype)
-        ctx.save_for_backward(queries, prompt_keys, prompt_values, own_keys, own_values, unseen, merged, merged_sums)
+        ctx.save_for_backward(*inputs, merged, merged_sums)
         return merged
 
     @staticmethod

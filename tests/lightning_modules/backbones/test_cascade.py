@@ -20,10 +20,10 @@ def make_inputs(
     return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
 
 
-def make_padding(length: int = 1300) -> Tensor:
-    """Whole blocks of padding in the first prompt, none in the second."""
+def make_padding(length: int = 1300, seen: int = SEEN) -> Tensor:
+    """Padding in the first prompt, by default whole blocks of it, and none in the second."""
     unseen = torch.zeros(2, length, dtype=torch.bool)
-    unseen[0, : length - SEEN] = True
+    unseen[0, : length - seen] = True
     return unseen
 
 
@@ -56,8 +56,7 @@ def test_equals_one_softmax_in_value_and_gradient(num_new: int, num_own: int, pa
 
 
 def test_merged_gradient_equals_finite_differences() -> None:
-    inputs, unseen = make_inputs(3, 3, torch.float64, length=5, head=2), make_padding(5)
-    unseen[0, :2] = True
+    inputs, unseen = make_inputs(3, 3, torch.float64, length=5, head=2), make_padding(5, seen=3)
     assert torch.autograd.gradcheck(lambda *tensors: cascade_attention(*tensors, unseen), inputs)
 
 
