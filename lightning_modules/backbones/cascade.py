@@ -89,10 +89,10 @@ class _MergedAttention(torch.autograd.Function):
             output, log_sum_exp = _flash(fold(queries), keys, values, **options)
             outputs.append(output.reshape(queries.shape))
             sums.append(log_sum_exp.reshape(queries.shape[:-1]))
-        merged_sums = torch.logaddexp(*sums)  # float32 also where queries are narrower
-        shares = [(part - merged_sums).exp()[..., None] for part in sums]
-        merged = (outputs[0] * shares[0] + outputs[1] * shares[1]).to(queries.dtype)
-        ctx.save_for_backward(*inputs, merged, merged_sums)
+        of_prompt, of_own = (output.to(sums[0].dtype) for output in outputs)  # float32 where queries are narrower
+        share = torch.sigmoid(sums[0] - sums[1])[..., None]  # of the prompt: exp(l₀ − l)
+        merged = torch.lerp(of_own, of_prompt, share).to(queries.dtype)
+        ctx.save_for_backward(*inputs, merged, torch.logaddexp(*sums))
         return merged
 
     @staticmethod
@@ -124,23 +124,26 @@ def _parts(
         For each part a function that brings `[B, A, W, R, S, ...]` into the order of the kernel, `[batch, heads,
         queries, ...]`; keys and values of the part for each head, without a copy; and options.
     """
-    num_heads, width, num_query_heads, num_positions = queries.shape[1:5]
+    batch, num_heads, width, num_query_heads, num_positions = queries.shape[:5]
+    # The kernel's backward pass gives a thread whole heads, and makes gradients of keys and values for each head: of a
+    # prompt it gets one, with all of the rows' queries, or one for each row where threads would be idle.
+    num_parts = 1 if batch * num_heads >= torch.get_num_threads() else width
     mask = None
     if unseen is not None:
         # The lowest finite number, not -inf: a block of keys that are all padding must not become NaN.
         lowest = torch.finfo(queries.dtype).min
         mask = torch.zeros(unseen.shape, dtype=queries.dtype, device=unseen.device).masked_fill_(unseen, lowest)
         mask = mask.repeat_interleave(num_heads, dim=0)[:, None, None]
-        mask = mask.expand(-1, width, num_query_heads * num_positions, -1)
+        mask = mask.expand(-1, num_parts, width // num_parts * num_query_heads * num_positions, -1)
 
     def heads(vectors: Tensor, number: int) -> Tensor:
         return vectors.flatten(0, -3)[:, None].expand(-1, number, -1, -1)
 
     return [
         (
-            lambda rows: rows.flatten(0, 1).flatten(2, 3),  # heads of the kernel: rows, with all of their query heads
-            heads(prompt_keys, width),
-            heads(prompt_values, width),
+            lambda rows: rows.flatten(0, 1).unflatten(1, (num_parts, -1)).flatten(2, 4),
+            heads(prompt_keys, num_parts),
+            heads(prompt_values, num_parts),
             {"is_causal": False, "attn_mask": mask, "scale": 1.0},
         ),
         (
