@@ -132,7 +132,8 @@ def estimate(
     dtype = settings["init_args"].get("dtype", "float32")
     numerics = Numerics.of(precision, dtype)
     batch_size = config["data"]["init_args"].get("batch_size", 1)
-    plan = _plan(options, batch_size, prompt_tokens or media.prompt_positions, backbone, trainer["accelerator"])
+    positions = prompt_tokens or media.prompt_positions
+    plan = _plan(options, batch_size, positions, backbone, trainer["accelerator"], strategy)
     numbers = _numbers(backbone, plan, count_verifier(options["verifier"]))
     decoder = DecoderShape.of(backbone.decoder.config)
     memory = state_bytes(numbers, numerics, strategy)
@@ -171,7 +172,12 @@ def _trainable(given: list[str] | None, backbone: DecoderBackbone) -> list[str]:
 
 
 def _plan(
-    options: Mapping[str, Any], batch_size: int, prompt_positions: int, backbone: DecoderBackbone, accelerator: str
+    options: Mapping[str, Any],
+    batch_size: int,
+    prompt_positions: int,
+    backbone: DecoderBackbone,
+    accelerator: str,
+    strategy: Strategy,
 ) -> Plan:
     decoder = backbone.decoder
     groups = can_group(decoder)
@@ -187,6 +193,9 @@ def _plan(
         has_reference=options["beta"] > 0,
         num_updates=options["num_updates"],
         room=ROOM if options["rollout_sampling"]["compiled"] else 1,
+        prompts_may_stay=options["uniform_groups"] == "keep"
+        and strategy.kind in ("one device", "ddp")
+        and not strategy.broadcasts,
     )
 
 
@@ -257,6 +266,8 @@ def _notes(
         notes.append("attn_implementation is eager: it writes attention weights down, which are left out.")
     if strategy.kind.startswith("deepspeed"):
         notes.append("Stage 3 refuses DeepSpeed; it is configs/trainer/fsdp2.yaml that shards it.")
+    if plan.prompts_stay:
+        notes.append("The graph of the prompts stands from sampling to the update: micro_batch_size makes it smaller.")
     if not plan.shares_prompts:
         notes.append("This decoder has attention windows or the like: prompts are repeated, windows not counted.")
     return notes

@@ -8,7 +8,7 @@ waits for another in vain.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from datamodules.batch import ClipBatch
 from lightning_modules.backbones.feature_cache import FeatureCache
-from lightning_modules.backbones.interface import Backbone, Completions, Percept, Sampling
+from lightning_modules.backbones.interface import Backbone, Completions, Percept, Prompt, Sampling
 from lightning_modules.health import OnNonFinite
 from lightning_modules.judges import Judge
 from lightning_modules.policy import EVALUATION_SAMPLING
@@ -29,8 +29,9 @@ from lightning_modules.processes import Tally, sum_over_processes
 from lightning_modules.rationale import Response
 from lightning_modules.rl.experience import Experience, PolicyUpdate, Rollout, UniformGroups, group_rows
 from lightning_modules.rl.losses import Denominator, Importance, grpo_loss
-from lightning_modules.rl.rows import join, spans, take
-from lightning_modules.rl.statistics import JOINED, completion_statistics, policy_statistics
+from lightning_modules.rl.rows import spans, take
+from lightning_modules.rl.sampling import remember_prompts, sample_groups
+from lightning_modules.rl.statistics import completion_statistics, note, policy_statistics
 from lightning_modules.rl.timing import StepMeter
 from lightning_modules.sharding import Shards, gathered, whole
 from lightning_modules.trainable_policy import TrainablePolicyModule
@@ -170,6 +171,7 @@ class GRPOModule(TrainablePolicyModule):
         self.reference_shards: Shards | None = None
         self.experience: Experience | None = None
         self.meter = StepMeter()
+        self._prompts_can_stay = False
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -189,6 +191,11 @@ class GRPOModule(TrainablePolicyModule):
             own = [parameter for parameter in self.reference.parameters() if parameter not in shared]
             self.reference_shards = Shards(self.reference, own, self.device_mesh["data_parallel"])
 
+    def on_train_start(self) -> None:
+        # DDP writes buffers anew before each step, and shards are given back after sampling.
+        broadcasts = getattr(self.trainer.strategy.model, "broadcast_buffers", False)
+        self._prompts_can_stay = not broadcasts and self.shards is None and self.uniform_groups == "keep"
+
     def num_optimizer_steps(self) -> int:
         return super().num_optimizer_steps() * self.num_updates
 
@@ -206,7 +213,11 @@ class GRPOModule(TrainablePolicyModule):
         with self.meter.phase("encode"):
             percept = self.perceive(batch)
         targets = [target for target in batch.targets if target is not None for _ in range(self.group_size)]
-        return Rollout(batch, percept, *self._sample(batch, percept), targets)
+        prompt, sizes = None, (self.rollout_batch_size, self.micro_batch_size)
+        # In several batches, the graph of all prompts would take more memory than an update does anyway.
+        if self._prompts_can_stay and all(len(spans(len(batch), size)) == 1 for size in sizes):
+            prompt = remember_prompts(self.backbone, batch, percept, self.meter)
+        return Rollout(batch, percept, *self._sample(batch, percept, prompt), targets, prompt)
 
     @torch.no_grad()
     def resample(self, rollout: Rollout, prompts: Sequence[int]) -> Rollout:
@@ -215,15 +226,11 @@ class GRPOModule(TrainablePolicyModule):
         completions, responses = self._sample(part.batch, part.percept)
         return replace(part, completions=completions, responses=responses)
 
-    def _sample(self, batch: ClipBatch, percept: Percept) -> tuple[Completions, list[Response]]:
-        parts = []
-        for start, stop in spans(len(batch), self.rollout_batch_size):
-            with self.meter.phase("encode"):
-                prompt = self.backbone.encode(batch.rows(start, stop), percept.rows(start, stop))
-            with self.meter.phase("sample"):
-                parts.append(self.backbone.generate(prompt, self.group_size, self.rollout_sampling))
-        completions = join(parts, self.backbone.tokenizer.pad_token_id)
-        self.meter.add_tokens(int(completions.lengths.sum()))
+    def _sample(
+        self, batch: ClipBatch, percept: Percept, remembered: Prompt | None = None
+    ) -> tuple[Completions, list[Response]]:
+        settings = (self.group_size, self.rollout_sampling, self.rollout_batch_size)
+        completions = sample_groups(self.backbone, batch, percept, remembered, *settings, self.meter)
         return completions, self.read(self.backbone.texts(completions))
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> None:
@@ -238,15 +245,14 @@ class GRPOModule(TrainablePolicyModule):
         tally, experience = Tally(), self.experience
         if experience is not None:
             completions = experience.rollout.completions
-            _note(tally, "train", completion_statistics(completions), weight=len(completions))
+            note(tally, "train", completion_statistics(completions), weight=len(completions))
             experience = experience if self.uniform_groups == "keep" else experience.with_spread()
         self._learn(experience, tally)
         # In an epoch's first batch Lightning forgets what was logged before the optimizer's hooks.
         self.count_clips(batch)
         tally.add("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         if self.experience is not None:
-            for name, value in self.meter.summary().items():
-                tally.add(f"step/{name}", value, JOINED.get(name, "most"))
+            note(tally, "step", self.meter.summary(), usual="most")
         shown = ("train/kl", "train/completion_tokens", "step/seconds", "step/tokens_per_second")
         for name, value in tally.over_processes().items():
             self.log(name, value, prog_bar=name in shown, batch_size=max(len(batch), 1))
@@ -268,8 +274,8 @@ class GRPOModule(TrainablePolicyModule):
         if experience is not None and first is not None and last is not None and last.sums is not None:
             completions = experience.rollout.completions
             statistics = policy_statistics(completions, first.logprobs, first.entropy)
-            _note(tally, "train", last.means(), weight=last.sums.tokens)
-            _note(tally, "train", statistics, weight=completions.mask.sum())
+            note(tally, "train", last.means(), weight=last.sums.tokens)
+            note(tally, "train", statistics, weight=completions.mask.sum())
 
     def _loss_mask(self, completions: Completions) -> Tensor:
         """Tokens that count in the loss, bool `[B·G, C]`."""
@@ -333,12 +339,14 @@ class GRPOModule(TrainablePolicyModule):
         learned = experience.learned(mask, reference_logprobs, old_logprobs)
         self.health.see_batch(rollout.batch, self.trainer.fit_loop.batch_idx, totals, learned)
         for start, stop in spans(len(rollout.batch), self.micro_batch_size):
-            # The prompts are built per micro-batch, as each backward pass frees its own graph.
             clips, more = rollout.batch.rows(start, stop), stop < len(rollout.batch)
-            prompt = self.backbone.encode(clips, rollout.percept.rows(start, stop))
+            prompt, rollout.prompt = rollout.prompt, None
+            if prompt is None:
+                # Per micro-batch, as each backward pass frees its own graph.
+                prompt = self.backbone.encode(clips, rollout.percept.rows(start, stop))
             part_size = self.completion_batch_size or self.group_size
-            in_parts = self.backbone.score_in_parts(prompt) if part_size < self.group_size else nullcontext()
-            with in_parts as shared:
+            is_cut = prompt.memory is not None or part_size < self.group_size
+            with self.backbone.score_in_parts(prompt) if is_cut else nullcontext() as shared:
                 score = partial(self.backbone.score, prompt) if shared is None else shared.score
                 for members in spans(self.group_size, None if shared is None else part_size):
                     rows = group_rows(range(start, stop), self.group_size, members)
@@ -384,8 +392,3 @@ class GRPOModule(TrainablePolicyModule):
         norm = whole(torch.nn.utils.clip_grad_norm_(parameters, largest))
         self.log("train/gradient_norm", norm, batch_size=1)
         self.check_finite(optimizer, norm)
-
-
-def _note(tally: Tally, prefix: str, values: Mapping[str, Tensor], weight: Tensor | int) -> None:
-    for name, value in values.items():
-        tally.add(f"{prefix}/{name}", value, JOINED.get(name, "mean"), weight)

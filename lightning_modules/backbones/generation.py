@@ -52,7 +52,7 @@ def sample(
         Completions with rows `b·G .. b·G+G-1` for prompt b.
     """
     warpers = _warpers(sampling)
-    prefix = Prefix(decoder, prompt)
+    prefix = Prefix.of(decoder, prompt)
     if sampling.compiled:
         forked: Fork = StaticFork(decoder, prefix, num_return_sequences)
     else:

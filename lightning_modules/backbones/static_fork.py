@@ -55,8 +55,8 @@ class StaticFork(Fork):
                 f"{type(decoder.body).__name__} has sliding windows or an attention of its own, which compiled "
                 "sampling does not know. Set `compiled: false` in the sampling settings."
             )
-        # Contiguous, since torch.compile makes another program for other strides.
-        self._prompts = [(keys.contiguous(), values.contiguous()) for keys, values in prefix.layers]
+        # Contiguous and without a graph, since torch.compile makes another program for other strides, or a gradient.
+        self._prompts = [(keys.detach().contiguous(), values.detach().contiguous()) for keys, values in prefix.layers]
         unseen = ~prefix.attends.bool()[:, None, None]
         self._prompt_bias = torch.zeros(unseen.shape, device=unseen.device).masked_fill_(unseen, -torch.inf)
         self._num_slots = group_size

@@ -46,11 +46,13 @@ class Strategy:
         kind: which strategy.
         devices: N, over all nodes.
         has_buckets: under ddp, whether gradients are copied into buckets to be exchanged.
+        broadcasts: under ddp, whether buffers are written anew before each step.
     """
 
     kind: Kind
     devices: int
     has_buckets: bool = True
+    broadcasts: bool = False
 
     @classmethod
     def of(cls, trainer: Mapping[str, Any]) -> Self:
@@ -72,7 +74,8 @@ class Strategy:
         if not isinstance(strategy, str):
             named, options = strategy["class_path"].rsplit(".", 1)[-1], strategy.get("init_args") or {}
         kind = _kind(named, options.get("stage", 2), devices)
-        return cls(kind, devices, not options.get("gradient_as_bucket_view", False))
+        broadcasts = kind == "ddp" and options.get("broadcast_buffers", True)
+        return cls(kind, devices, not options.get("gradient_as_bucket_view", False), broadcasts)
 
 
 def _kind(name: str, stage: int, devices: int) -> Kind:

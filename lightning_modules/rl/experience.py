@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from datamodules.batch import ClipBatch
-from lightning_modules.backbones.interface import Completions, Percept, Scores
+from lightning_modules.backbones.interface import Completions, Percept, Prompt, Scores
 from lightning_modules.emotion_verifier import SentenceReading
 from lightning_modules.rationale import Response
 from lightning_modules.rl.losses import LossSums
@@ -35,6 +35,8 @@ class Rollout:
         completions: token ids, masks and log-probabilities, B·G rows.
         responses: the completions, read.
         targets: canonical emotion of each completion's clip, B·G.
+        prompt: the prompts with the memory that completions were sampled from, and its graph, for the first update to
+            go on from; None where it is to run them itself.
     """
 
     batch: ClipBatch
@@ -42,6 +44,7 @@ class Rollout:
     completions: Completions
     responses: list[Response]
     targets: list[str]
+    prompt: Prompt | None = None
 
     @property
     def group_size(self) -> int:

@@ -1,11 +1,13 @@
 """What TensorBoard shows of completions and of the policy that scores them."""
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from lightning_modules.backbones.interface import Completions
-from lightning_modules.processes import How
+from lightning_modules.processes import How, Tally
 
-JOINED: dict[str, How] = {
+_JOINED: dict[str, How] = {
     "loss": "sum",  # each process' share, whose denominators are those of all
     "policy_loss": "sum",
     "completion_tokens_min": "least",
@@ -13,7 +15,15 @@ JOINED: dict[str, How] = {
     "sampler_drift": "most",
     "tokens_per_second": "sum",
 }
-"""How the values of several processes make one, of those that are no means."""
+"""How the values of several processes make one, where that is not as usual."""
+
+
+def note(
+    tally: Tally, prefix: str, values: Mapping[str, Tensor | float], weight: Tensor | float = 1.0, usual: How = "mean"
+) -> None:
+    """Note values as `prefix/name`; those of several processes are joined as is usual, or as their name says."""
+    for name, value in values.items():
+        tally.add(f"{prefix}/{name}", value, _JOINED.get(name, usual), weight)
 
 
 def completion_statistics(completions: Completions) -> dict[str, Tensor]:

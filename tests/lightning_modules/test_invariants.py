@@ -37,6 +37,9 @@ TOLERANCE = 5e-5
 class NaiveBackbone(ComposedBackbone):
     """Scores prompt + completion row by row in one pass, nothing shared."""
 
+    def remember(self, prompt: Prompt) -> Prompt:
+        return prompt
+
     def score(
         self, prompt: Prompt, completions: Completions, temperature: float = 1.0, with_entropy: bool = False
     ) -> Scores:

@@ -118,6 +118,7 @@ def learn(tiny_models: Path, make_clip: Callable[..., Clip], steps: list[Step], 
 
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddp, by token, prompts go on from sampling": ("ddp", {"denominator": "token", "completion_batch_size": 2}),
     "ddp, by token, uniform groups skipped": ("ddp", {"denominator": "token", "uniform_groups": "skip"}),
     "ddp, constant, sampled again": (
         "ddp",

@@ -71,14 +71,17 @@ def test_a_checkpoint_holds_what_is_trained_whole() -> None:
     ("trainer", "expected"),
     [
         ({"devices": 1, "strategy": "auto"}, Strategy("one device", 1)),
-        ({"devices": "8", "strategy": "auto"}, Strategy("ddp", 8)),
-        ({"devices": [0, 1], "num_nodes": 2, "strategy": "ddp_find_unused_parameters_true"}, Strategy("ddp", 4)),
+        ({"devices": "8", "strategy": "auto"}, Strategy("ddp", 8, broadcasts=True)),
+        (
+            {"devices": [0, 1], "num_nodes": 2, "strategy": "ddp_find_unused_parameters_true"},
+            Strategy("ddp", 4, broadcasts=True),
+        ),
         (
             {
                 "devices": 2,
                 "strategy": {
                     "class_path": "lightning.pytorch.strategies.DDPStrategy",
-                    "init_args": {"gradient_as_bucket_view": True},
+                    "init_args": {"gradient_as_bucket_view": True, "broadcast_buffers": False},
                 },
             },
             Strategy("ddp", 2, has_buckets=False),
