@@ -12,6 +12,7 @@ from lightning_modules.backbones.feature_cache import FeatureCache
 from lightning_modules.backbones.interface import Backbone, Completions, Sampling
 from lightning_modules.health import OnNonFinite, StepHealth
 from lightning_modules.judges import Judge
+from lightning_modules.optimizer import adamw
 from lightning_modules.policy import PolicyModule, num_silent
 from lightning_modules.processes import sum_over_processes
 from lightning_modules.provenance import Mismatch, check_provenance, code_version
@@ -145,7 +146,7 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
 
     def configure_optimizers(self) -> dict[str, Any]:
         parameters = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
+        optimizer = adamw(parameters, self.trainer, lr=self.learning_rate, weight_decay=self.weight_decay)
         num_steps = self.num_optimizer_steps()
         scheduler = get_scheduler(
             "constant_with_warmup" if self.schedule == "constant" else self.schedule,

@@ -10,7 +10,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.nn import functional
@@ -26,6 +25,7 @@ from datamodules.emotions import GO_EMOTIONS
 from datamodules.rationale_text import SentenceBatch
 from lightning_modules.emotion_verifier import load_classifier, usable_tokens
 from lightning_modules.metrics.sentences import SentenceLabelReport
+from lightning_modules.optimizer import adamw
 from lightning_modules.step_seed import SeededSteps
 
 logger = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ class VerifierModule(SeededSteps):
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
+        optimizer = adamw(groups, self.trainer, lr=self.learning_rate)
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise ValueError("The learning rate falls to 0 at the end: set trainer.max_epochs or trainer.max_steps.")

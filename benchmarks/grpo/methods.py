@@ -95,7 +95,7 @@ class Shared(Method):
         self.reference = self._make_reference()
         drift(self.policy, seed)
         self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=LEARNING_RATE, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=LEARNING_RATE, weight_decay=0.0, fused=True)
 
     def step(self, meter: Meter, seed: int) -> None:
         """Sample, score with the reference, update."""

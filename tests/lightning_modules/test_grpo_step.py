@@ -316,6 +316,7 @@ def test_gradients_are_clipped_after_they_are_unscaled(
         restore(module, start)
         trainer = fit(module, batches[:1], RLCallback([LengthReward()]), norms, **options)
         results.append((values(trainer, "train/")["gradient_norm"], norms.after[0]))
+        assert trainer.optimizers[0].defaults["fused"] is not bool(options), "a fused step unscales by itself"
     (full, full_after), (half, half_after) = results
     assert half == pytest.approx(full, rel=0.1), "of the gradient as it is, not as it was scaled"
     if clip is None:

@@ -1,7 +1,6 @@
 """Stages 1 and 3 through a real Trainer on tiny weights: what moves, what must not, and what bad input does."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,8 @@ from callbacks.rl import RLCallback
 from datamodules.batch import Clip, ClipBatch, collate
 from datamodules.emotions import MAFW
 from lightning_modules.backbones.composed import ComposedBackbone
-from lightning_modules.backbones.interface import Sampling, Scores
+from lightning_modules.backbones.interface import Sampling
+from lightning_modules.backbones.token_cross_entropy import token_cross_entropy
 from lightning_modules.cold_start import ColdStartModule
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.policy import PolicyModule
@@ -153,9 +153,7 @@ def test_masked_truncated_completions_teach_nothing(
 class SpoiledBackbone(ComposedBackbone):
     """Scores as NaN, as an overflow would."""
 
-    def score(self, prompt, completions, temperature=1.0, with_entropy=False) -> Scores:
-        scores = super().score(prompt, completions, temperature, with_entropy)
-        return replace(scores, logprobs=scores.logprobs * float("nan"))
+    _cross_entropy = staticmethod(lambda *logits_and_ids: token_cross_entropy(*logits_and_ids) * float("nan"))
 
 
 def test_nan_loss_names_the_clips_and_leaves_the_weights(
