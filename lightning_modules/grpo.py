@@ -67,7 +67,8 @@ class GRPOModule(TrainablePolicyModule):
         rollout_batch_size: prompts that are sampled at once; None: the whole batch. Changes memory and speed.
         num_updates: optimizer steps per rollout.
         micro_batch_size: prompts per pass of the reference and per backward pass; None: the whole batch. Changes
-            memory, not the result.
+            memory, not the result. Where sampling and update both take the whole batch, the first update goes on from
+            the prompts that sampling ran, whose graph stands until then.
         completion_batch_size: completions of each prompt per backward pass, None: all. The prompts are run once for
             all parts, so that this saves memory and costs nothing. Without effect under gradient checkpointing.
         gradient_clip_norm: largest norm of the gradient; None: no clipping.

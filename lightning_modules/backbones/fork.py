@@ -32,6 +32,10 @@ _COMPACT_BELOW = 0.75
 """Share of running rows below which the ended ones are taken out."""
 
 
+_DENSE = 0.9
+"""Share of wanted positions above which to compute the others, too, takes less time than to take them out."""
+
+
 class Fork(ABC):
     """Completions that grow from shared prompts; row `b·G + g` is completion g of prompt b.
 
@@ -46,6 +50,16 @@ class Fork(ABC):
             decoder: the decoder that ran the prompts.
             positions: N rows of S positions; padding on the right is harmless, as nothing before it sees it.
         """
+
+    def finish(self, decoder: Decoder, positions: Prompt, wanted: Tensor) -> Tensor:
+        """Hidden states `[M, H]` of the last positions of each row, those that are wanted, row by row.
+
+        Args:
+            decoder: the decoder that ran the prompts.
+            positions: N rows of S positions.
+            wanted: bool `[N, S]`, True M times; of each row the first ones.
+        """
+        return self.extend(decoder, positions)[wanted]
 
     @abstractmethod
     def shrink(self, running: Tensor) -> Tensor | None:
@@ -120,6 +134,7 @@ class _GroupedFork(Fork):
         self._cache = DynamicCache()
         prompts = torch.arange(len(self._attends), device=self._attends.device)
         self._prompt_of_row = prompts.repeat_interleave(group_size)
+        self.padding: _Padding | None = None
         self._arrange()
 
     def _arrange(self) -> None:
@@ -155,6 +170,13 @@ class _GroupedFork(Fork):
                 body_arguments={"fork": self},
             )
 
+    def finish(self, decoder: Decoder, positions: Prompt, wanted: Tensor) -> Tensor:
+        """All but attention goes through the wanted positions only, side by side in one row."""
+        if int(wanted.sum()) > _DENSE * wanted.numel():
+            return super().finish(decoder, positions, wanted)
+        self.padding = _Padding(wanted)
+        return self.extend(decoder, positions.picked(wanted))[0]
+
     def shrink(self, running: Tensor) -> Tensor | None:
         rows = _worth_keeping(running)
         if rows is None:
@@ -166,6 +188,28 @@ class _GroupedFork(Fork):
             self._attends = self._attends[prompts]
         self._arrange()
         return rows
+
+
+class _Padding:
+    """Rows of different lengths, with padding and without it.
+
+    Args:
+        wanted: what is no padding, bool `[N, S]`, True M times.
+    """
+
+    def __init__(self, wanted: Tensor) -> None:
+        self._shape = wanted.shape
+        self._index = wanted.flatten().nonzero()[:, 0]
+
+    def add(self, vectors: Tensor) -> Tensor:
+        """`[1, A, M, D]` to `[N, A, S, D]`, with zeros."""
+        vectors = vectors[0].transpose(0, 1)
+        padded = vectors.new_zeros(self._shape.numel(), *vectors.shape[1:])
+        return padded.index_copy(0, self._index, vectors).unflatten(0, self._shape).transpose(1, 2)
+
+    def drop(self, padded: Tensor) -> Tensor:
+        """`[N, A, S, D]` to `[1, A, M, D]`."""
+        return padded.transpose(1, 2).flatten(0, 1).index_select(0, self._index).transpose(0, 1)[None]
 
 
 def _worth_keeping(running: Tensor) -> Tensor | None:
@@ -200,7 +244,7 @@ def _grouped_attention(
 
     Args:
         module: the attention layer.
-        query: `[N, A·R, S, D]`.
+        query: `[N, A·R, S, D]`; while a fork is finished, this and what follows without padding, `[1, ..., M, D]`.
         key: of the row's own tokens, the new ones last: `[N, A, T, D]`.
         value: likewise.
         attention_mask: None: what may be seen follows from the fork.
@@ -210,17 +254,22 @@ def _grouped_attention(
         kwargs: what else the layer says, none of which changes the result.
 
     Returns:
-        `[N, S, A·R, D]`, and None in place of the weights.
+        `[N, S, A·R, D]`, or `[1, M, A·R, D]`, and None in place of the weights.
     """
     assert not dropout, "sampling and scoring run without dropout"
     prompt_keys, prompt_values = fork.layers[module.layer_idx]
+    if fork.padding is not None:
+        query, key, value = map(fork.padding.add, (query, key, value))
     # Under autocast, rotary positions may have left queries and keys in another type than values.
     query, key, prompt_keys = (tensor.to(value.dtype) for tensor in (query, key, prompt_keys))
     # Per prompt and key-value head, the queries of all its rows stand side by side: [B, A, W, R, S, D].
     queries = fork.spread((query * scaling).unflatten(1, (prompt_keys.shape[1], -1))).transpose(1, 2)
     own_keys, own_values = (fork.spread(tensor).transpose(1, 2) for tensor in (key, value))  # [B, A, W, T, D]
     output = cascade_attention(queries, prompt_keys, prompt_values, own_keys, own_values, fork.unseen)
-    return fork.gather(output.transpose(1, 2)).flatten(1, 2).transpose(1, 2).contiguous(), None
+    output = fork.gather(output.transpose(1, 2)).flatten(1, 2)
+    if fork.padding is not None:
+        output = fork.padding.drop(output)
+    return output.transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(_IMPLEMENTATION, _grouped_attention)

@@ -81,6 +81,15 @@ class Prompt:
             {name: value[:, start:stop] for name, value in self.extras.items()},
         )
 
+    def picked(self, positions: Tensor) -> "Prompt":
+        """M positions side by side in one row, those where `positions`, bool `[B, P]`, is True."""
+        return Prompt(
+            self.embeddings[positions][None],
+            self.attention_mask[positions][None],
+            self.position_ids[positions][None],
+            {name: value[positions][None] for name, value in self.extras.items()},
+        )
+
     def repeat(self, times: int) -> "Prompt":
         """Each prompt so many times in a row."""
         return Prompt(

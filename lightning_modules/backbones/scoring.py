@@ -94,9 +94,9 @@ def _can_score_in_parts(decoder: Decoder) -> bool:
 def _scores(
     decoder: Decoder, hidden: Tensor, completions: Completions, temperature: float, with_entropy: bool
 ) -> Scores:
-    """Scores from the hidden states that predict each token, `[B·G, C, H]`."""
+    """Scores from the hidden states that predict each token, `[N, H]`."""
     mask = completions.mask
-    logprobs, entropy = _token_scores(decoder, hidden[mask], completions.token_ids[mask], temperature, with_entropy)
+    logprobs, entropy = _token_scores(decoder, hidden, completions.token_ids[mask], temperature, with_entropy)
     filled = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
     return Scores(
         filled.masked_scatter(mask, logprobs),
@@ -105,33 +105,41 @@ def _scores(
 
 
 def _forked(decoder: Decoder, prefix: Prefix, completions: Completions) -> Tensor:
-    """Hidden states that predict each token, `[B·G, C, H]`."""
+    """Hidden states that predict each token, `[N, H]`."""
     group_size = len(completions) // len(prefix.last)
     # On a GPU, kernels that never write the attention weights down save more memory than sharing keys and values does.
     forked = fork(decoder, prefix, group_size, grouped=prefix.attends.device.type == "cpu")
     first = prefix.last.repeat(group_size)
     positions = _following_positions(first, completions.token_ids.shape[1] - 1)
     rest = decoder.tokens(completions.token_ids[:, :-1], positions, first)
-    return forked.extend(decoder, _side_by_side([first, rest]))
+    return forked.finish(decoder, _side_by_side([first, rest]), completions.mask)
 
 
 def _packed(decoder: Decoder, prompt: Prompt, completions: Completions) -> Tensor:
-    """Hidden states that predict each token, `[B·G, C, H]`."""
+    """Hidden states that predict each token, `[N, H]`."""
     num_prompts, length = prompt.attention_mask.shape
-    group_size, width = len(completions) // num_prompts, completions.token_ids.shape[1]
-    token_ids = completions.token_ids[:, :-1].reshape(num_prompts, group_size * (width - 1))
-    positions = _following_positions(prompt, width - 1)
-    positions = positions.repeat(1, group_size, *[1] * (positions.dim() - 2))
+    group_size, width = len(completions) // num_prompts, completions.token_ids.shape[1] - 1
+    # Tokens that predict another one, `[B, G · width]`, and where they are: those of a row first, without gaps.
+    wanted = completions.mask[:, 1:].reshape(num_prompts, group_size * width)
+    longest = int(wanted.sum(dim=1).max())
+    order = wanted.int().argsort(dim=1, descending=True, stable=True)[:, :longest]
+    of_row = torch.arange(num_prompts, device=order.device)[:, None]
+    wanted = wanted[of_row, order]
+    token_ids = completions.token_ids[:, :-1].reshape(num_prompts, group_size * width)[of_row, order]
+    positions = _following_positions(prompt, width)[of_row, order % max(width, 1)]
     row = _side_by_side([prompt, decoder.tokens(token_ids, positions, prompt)])
-    tokens_mask = completions.mask[:, :-1].reshape(token_ids.shape)
-    mask = torch.cat([prompt.attention_mask, tokens_mask.to(prompt.attention_mask.dtype)], dim=1)
-    if group_size > 1 and width > 1:
-        mask = _block_mask(mask, length, group_size, width - 1, row.embeddings.dtype)
+    mask = torch.cat([prompt.attention_mask, wanted.to(prompt.attention_mask.dtype)], dim=1)
+    if group_size > 1 and longest:
+        members = order.div(max(width, 1), rounding_mode="floor")
+        mask = _block_mask(mask, members, row.embeddings.dtype)
     hidden = decoder.hidden(
         inputs_embeds=row.embeddings, attention_mask=mask, position_ids=row.position_ids, extras=row.extras
     )
-    first = hidden[:, length - 1 : length].repeat_interleave(group_size, dim=0)
-    return torch.cat([first, hidden[:, length:].unflatten(1, (group_size, width - 1)).flatten(0, 1)], dim=1)
+    first = hidden[:, length - 1].repeat_interleave(group_size, dim=0)
+    is_first = completions.mask.nonzero()[:, 1] == 0
+    ordered = hidden.new_empty(len(is_first), hidden.shape[-1])
+    ordered[is_first], ordered[~is_first] = first[completions.mask[:, 0]], hidden[:, length:][wanted]
+    return ordered
 
 
 def _following_positions(prompt: Prompt, width: int) -> Tensor:
@@ -151,19 +159,17 @@ def _side_by_side(parts: list[Prompt]) -> Prompt:
     )
 
 
-def _block_mask(keys: Tensor, length: int, group_size: int, width: int, dtype: torch.dtype) -> Tensor:
-    """What to add to the attention scores of packed rows: `[B, 1, L, L]` with L = P + G · width.
+def _block_mask(keys: Tensor, members: Tensor, dtype: torch.dtype) -> Tensor:
+    """What to add to the attention scores of packed rows: `[B, 1, L, L]` with L = P + T.
 
     Args:
         keys: positions that may be seen at all, `[B, L]`, 1 = may.
-        length: P.
-        group_size: G.
-        width: tokens of each completion in the row.
+        members: which completion of its prompt each of the T tokens after the prompt belongs to, `[B, T]`.
         dtype: of the scores.
     """
-    total = keys.shape[1]
-    block = (torch.arange(total, device=keys.device) - length).div(width, rounding_mode="floor").clamp(min=-1)
-    same_or_prompt = (block[:, None] == block[None]) | (block[None] == -1)
+    length = keys.shape[1] - members.shape[1]
+    block = nn.functional.pad(members, (length, 0), value=-1)  # -1: the prompt
+    same_or_prompt = (block[:, :, None] == block[:, None]) | (block[:, None] == -1)
     seen = same_or_prompt.tril() & keys[:, None].bool()
     # The lowest finite number, not -inf: a padded query that sees nothing must not become NaN.
     return torch.zeros(seen.shape, dtype=dtype, device=keys.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
