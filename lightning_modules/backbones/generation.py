@@ -20,7 +20,7 @@ from lightning_modules.backbones.fork import Fork, fork
 from lightning_modules.backbones.interface import Completions, Prompt, Sampling
 from lightning_modules.backbones.prefix import Prefix
 from lightning_modules.backbones.static_fork import StaticFork
-from lightning_modules.backbones.tall_products import TallProducts
+from lightning_modules.backbones.tall_products import few_rows
 
 
 def _warpers(sampling: Sampling) -> LogitsProcessorList:
@@ -68,7 +68,7 @@ def sample(
     running = torch.ones_like(rows, dtype=torch.bool)  # of `rows`
     num_steps = 0
     for step in range(sampling.max_new_tokens):
-        with TallProducts():
+        with few_rows():
             logits = decoder.logits(hidden)
         token, logprob = _draw(logits, sampling, warpers)
         token_ids[rows, step] = torch.where(running, token, pad_token_id)

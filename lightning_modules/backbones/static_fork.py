@@ -20,7 +20,7 @@ from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.fork import Fork, attending, can_group
 from lightning_modules.backbones.interface import Prompt
 from lightning_modules.backbones.prefix import Prefix
-from lightning_modules.backbones.tall_products import TallProducts
+from lightning_modules.backbones.tall_products import few_rows
 
 _IMPLEMENTATION = "erv_static_prefix"
 """Name of the attention in transformers' registry of attention functions."""
@@ -215,7 +215,7 @@ def _step(
     prompt_bias: Tensor,
 ) -> Tensor:
     """Hidden states `[N, 1, H]` of one more token of each row."""
-    with TallProducts():
+    with few_rows():
         return decoder.hidden(
             inputs_embeds=embeddings,
             position_ids=position_ids,

@@ -1,10 +1,27 @@
 """Linear layers of a few rows, fast on a CPU."""
 
+import platform
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+
+def _is_amd() -> bool:
+    information = Path("/proc/cpuinfo")
+    return "AuthenticAMD" in (information.read_text() if information.exists() else platform.processor())
+
+
+TALL_IS_FASTER = _is_amd()
+"""MKL has kernels for few rows that it runs on Intel's processors only; benchmarks/few_rows.py measures both ways."""
+
+
+def few_rows() -> AbstractContextManager[Any]:
+    """For the linear layers of a decoding step: `TallProducts` on processors where they are faster."""
+    return TallProducts() if TALL_IS_FASTER else nullcontext()
 
 
 class TallProducts(TorchFunctionMode):
