@@ -225,6 +225,16 @@ def _scored(shared: SharedPrompt, completions: Completions) -> Tensor:
     return shared.score(completions, 1.0, True).logprobs
 
 
+class Again(Shared):
+    """As with micro-batches: the update runs the prompts that sampling has run."""
+
+    name = "again"
+    description = "this project, but for the prompts, which the update runs again"
+
+    def _prompt(self, percept: Percept) -> Prompt:
+        return self.policy.encode(self.batch, percept)
+
+
 class Naive(Shared):
     """Prompt + completion row by row; every row computes its prompt, and logits stand at every position."""
 

@@ -3,18 +3,22 @@
 Shape legend: B prompts, G completions per prompt, P prompt positions, D head size, A key-value heads, H hidden size.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.interface import Prompt, PromptMemory
 from lightning_modules.backbones.patching import replaced
+
+_NOTHING = "erv_nothing"
+"""Name of an attention without any result in transformers' registry of attention functions."""
 
 
 class Prefix(PromptMemory):
@@ -92,7 +96,7 @@ def _first_only(forward: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
 
 @contextmanager
 def _keys_and_values_only(body: PreTrainedModel) -> Iterator[None]:
-    """Spare the last layer its queries, its output and its MLP, which only its own output comes from."""
+    """Spare the last layer its queries, its attention, its output and its MLP: only its own output comes from them."""
     layer: nn.Module | None = body.layers[-1] if hasattr(body, "layers") else None
     names = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.down_proj")
     known = {name for name, _ in layer.named_modules()} if layer is not None else set()
@@ -100,4 +104,18 @@ def _keys_and_values_only(body: PreTrainedModel) -> Iterator[None]:
         if layer is not None and known.issuperset(names):
             for module in (layer.self_attn.q_proj, layer.self_attn.o_proj, layer.mlp):
                 stack.enter_context(replaced(module, "forward", partial(_first_only, module.forward)))
+            if body._supports_attention_backend:
+                config = copy.copy(layer.self_attn.config)
+                config._attn_implementation = _NOTHING
+                stack.enter_context(replaced(layer.self_attn, "config", config))
         yield
+
+
+def _no_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Zeros `[N, S, heads, D]`, next to free, for queries `[N, heads, S, D]`."""
+    return query.new_zeros(1).expand(query.transpose(1, 2).shape), None
+
+
+AttentionInterface.register(_NOTHING, _no_attention)

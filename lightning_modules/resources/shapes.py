@@ -98,12 +98,14 @@ class Numerics:
         compute: of what linear layers and attention read and write.
         adapter: of LoRA's weights.
         autocast: whether operations cast what they take, and weights stay as they are.
+        scales: whether gradients are scaled, so that AdamW's step is not fused.
     """
 
     weight: int
     compute: int
     adapter: int
     autocast: bool = False
+    scales: bool = False
 
     @classmethod
     def of(cls, precision: str | int | None, dtype: str) -> Self:
@@ -122,7 +124,7 @@ class Numerics:
         if name == "32-true":
             return cls(loaded, loaded, _FLOAT32)
         if name in ("bf16-mixed", "16-mixed"):
-            return cls(loaded, _HALF, _FLOAT32, autocast=True)
+            return cls(loaded, _HALF, _FLOAT32, autocast=True, scales=name == "16-mixed")
         if name in ("bf16-true", "16-true"):
             return cls(_HALF, _HALF, _HALF)
         raise ValueError(

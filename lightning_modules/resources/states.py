@@ -12,7 +12,8 @@ of the reference's own copy:
     deepspeed 3   (T + F)/N + p                 R/N                  T/N                   *         3·b
 
 * float32 weights and moments, whatever the precision: 12 bytes per trained number, over N. b: numbers of a bucket,
-times bytes; p: what is gathered at once. AdamW's step needs T more for a moment, or its shard of it; under fsdp2 T/N.
+times bytes; p: what is gathered at once. With scaled gradients (16-mixed), AdamW's step is not fused and needs T more
+for a moment; under fsdp2 T/N.
 Sources: lightning_modules/sharding.py; ZeRO (arXiv 1910.02054), section 5; the defaults of Lightning's and DeepSpeed's
 strategies.
 """
@@ -126,7 +127,7 @@ def state_bytes(numbers: Numbers, numerics: Numerics, strategy: Strategy) -> dic
     trained = numbers.trained_bytes(numerics)
     frozen, copied = float(numbers.frozen * numerics.weight), numbers.copied * numerics.weight
     gradients = trained
-    optimizer, buckets, temporary = 2.0 * trained, 0, float(trained)
+    optimizer, buckets, temporary = 2.0 * trained, 0, float(trained * numerics.scales)
     weights_by_phase, reference = always(trained), always(copied)
     gradients_by_phase = always(gradients)
     if kind == "ddp":
@@ -140,7 +141,7 @@ def state_bytes(numbers: Numbers, numerics: Numerics, strategy: Strategy) -> dic
     elif kind.startswith("deepspeed"):
         num_trained = numbers.trained + numbers.adapters
         gradients_by_phase = always(gradients / devices)
-        optimizer, temporary = 3 * _FLOAT32 * num_trained / devices, _FLOAT32 * num_trained / devices
+        optimizer, temporary = 3 * _FLOAT32 * num_trained / devices, 0.0
         buckets = 3 * min(_BUCKET, num_trained) * numerics.weight
         if kind == "deepspeed stage 3":
             live = min(_LIVE, num_trained + numbers.frozen) * numerics.weight

@@ -1,0 +1,43 @@
+"""What is computed of prompts, for every backbone: keys and values of all layers, and no more of the last one."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import nn
+
+from datamodules.batch import ClipBatch
+from lightning_modules.backbones import prefix
+from lightning_modules.backbones.decoder_backbone import DecoderBackbone
+from lightning_modules.backbones.prefix import Prefix
+
+pytestmark = pytest.mark.numerics
+
+
+@torch.no_grad()
+def test_of_the_last_layer_nothing_but_keys_and_values(
+    model: DecoderBackbone, clips: ClipBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = model.encode(clips)
+    first, *_, last = model.decoder.body.layers
+    config, widths = last.self_attn.config, {}
+
+    def watch(name: str, module: nn.Module) -> None:
+        forward = module.forward
+        monkeypatch.setattr(module, "forward", lambda rows: widths.setdefault(name, rows.shape[1]) and forward(rows))
+
+    watch("first", first.mlp.down_proj)
+    for name in ("mlp.down_proj", "self_attn.q_proj", "self_attn.o_proj", "self_attn.k_proj"):
+        watch(name, last.get_submodule(name))
+    shared = Prefix(model.decoder, prompt).layers
+    length = prompt.embeddings.shape[1] - 1
+    assert widths == {
+        "first": length,
+        "self_attn.q_proj": 1,
+        "self_attn.k_proj": length,
+        "self_attn.o_proj": 1,
+        "mlp.down_proj": 1,
+    }
+    assert last.self_attn.config is config, "what was replaced is back"
+    monkeypatch.setattr(prefix, "_keys_and_values_only", lambda body: nullcontext())
+    torch.testing.assert_close(shared, Prefix(model.decoder, prompt).layers, atol=0, rtol=0)
