@@ -24,7 +24,7 @@ SETTINGS = {
     "loss_type": "grpo",
     "learning_rate": LEARNING_RATE,
     "lr_scheduler_type": "constant",
-    "optim": "adamw_torch",
+    "optim": "adamw_torch_fused",
     "weight_decay": 0.0,
     "max_grad_norm": GRADIENT_NORM,
     "gradient_checkpointing": False,
