@@ -266,7 +266,7 @@ def _notes(
         notes.append("attn_implementation is eager: it writes attention weights down, which are left out.")
     if strategy.kind.startswith("deepspeed"):
         notes.append("Stage 3 refuses DeepSpeed; it is configs/trainer/fsdp2.yaml that shards it.")
-    if plan.prompts_stay:
+    if plan.prompts_stay and plan.load.prompts > 1:
         notes.append("The graph of the prompts stands from sampling to the update: micro_batch_size makes it smaller.")
     if not plan.shares_prompts:
         notes.append("This decoder has attention windows or the like: prompts are repeated, windows not counted.")
