@@ -8,7 +8,6 @@ the ratio is the median of the ratios within a round, with the smallest and the 
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -73,13 +72,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     figures = measure(GEOMETRIES[arguments.geometry].language, arguments.rows, arguments.repeats)
-    settings = {name: value for name, value in vars(arguments).items() if name != "output"}
-    settings |= {"tall_is_taken_to_be_faster": TALL_IS_FASTER}
-    facts = {"machine": report.machine("cpu"), "versions": report.versions()}
-    text = json.dumps({**settings, **facts, **figures}, indent=2, ensure_ascii=False)
-    print(text)
-    if arguments.output is not None:
-        arguments.output.write_text(text + "\n")
+    report.write(arguments, figures | {"tall_is_taken_to_be_faster": TALL_IS_FASTER})
 
 
 if __name__ == "__main__":

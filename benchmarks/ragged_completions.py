@@ -11,11 +11,11 @@ within a round, in brackets the smallest and the largest. Log-probabilities have
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,7 @@ def draw_completions(geometry: Geometry, shortest: float, seed: int) -> Completi
 
 def padded(completions: Completions) -> Completions:
     """The same, with padding that counts as tokens."""
-    everything = torch.ones_like(completions.mask)
-    return Completions(completions.token_ids, everything, completions.logprobs, completions.finished)
+    return replace(completions, mask=torch.ones_like(completions.mask))
 
 
 def run_pass(
@@ -108,13 +107,7 @@ def main() -> None:
     arguments = parser.parse_args()
     geometry = GEOMETRIES[arguments.geometry]
     figures = measure(geometry, arguments.shortest, arguments.repeats, arguments.seed)
-    settings = {name: value for name, value in vars(arguments).items() if name != "output"}
-    text = json.dumps(
-        {**settings, "machine": report.machine("cpu"), "versions": report.versions(), **figures}, indent=2
-    )
-    print(text)
-    if arguments.output is not None:
-        arguments.output.write_text(text + "\n")
+    report.write(arguments, figures)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Figures of all methods as one dictionary, and as tables."""
 
+import argparse
 import importlib.util
+import json
 import os
 import platform
 import statistics
@@ -39,6 +41,16 @@ def versions() -> dict[str, str]:
     """Of Python and of the packages that the figures depend on, those that are installed."""
     found = {name: version(name) for name in _PACKAGES if importlib.util.find_spec(name)}
     return {"python": platform.python_version(), **found}
+
+
+def write(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
+    """Print figures of this machine's CPU with its settings as JSON, and keep them in `arguments.output` if given."""
+    settings = {name: value for name, value in vars(arguments).items() if name != "output"}
+    facts = {"machine": machine("cpu"), "versions": versions()}
+    text = json.dumps({**settings, **facts, **figures}, indent=2, ensure_ascii=False)
+    print(text)
+    if arguments.output is not None:
+        arguments.output.write_text(text + "\n")
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
