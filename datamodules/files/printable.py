@@ -1,0 +1,37 @@
+"""Text from outside, as screens and files may show it.
+
+A name or a reply may hold bytes that steer a terminal (escape sequences), turn the reading order round, or are no
+characters at all (half a surrogate pair, which Python makes of a file name in another encoding).
+"""
+
+import os
+import re
+
+_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_STEERING_WITHIN_LINES = re.compile(_STEERING.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
+
+
+def printable(text: str, multiline: bool = False) -> str:
+    r"""The text with what steers a terminal, or is no character, as a visible escape: `\x1b`, `\u202e`, `\udcc4`.
+
+    Args:
+        text: anything.
+        multiline: keep line feeds and tabs.
+    """
+    pattern = _STEERING_WITHIN_LINES if multiline else _STEERING
+    return pattern.sub(lambda match: match[0].encode("unicode_escape", "backslashreplace").decode("ascii"), text)
+
+
+def readable_name(name: str) -> str:
+    """A file's name or path as it is written and shown; itself where it is in UTF-8.
+
+    A name in other bytes is read as GB18030, which unpacking a Chinese archive leaves, and escaped where it is not that.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        try:
+            name = os.fsencode(name).decode("gb18030")
+        except UnicodeError:
+            name = printable(name)
+    return printable(name)
