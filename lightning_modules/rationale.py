@@ -5,9 +5,7 @@ from dataclasses import dataclass
 
 from datamodules.emotions import Taxonomy
 
-_THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_SENTENCE_GAP = re.compile(r"(?<=[.!?])\s+(?=(?:[^\"]*\"[^\"]*\")*[^\"]*$)")
+_QUOTE_OR_GAP = re.compile(r"\"|(?<=[.!?])\s+")
 
 
 @dataclass
@@ -42,7 +40,22 @@ def split_sentences(rationale: str) -> tuple[str, ...]:
 
     Empty pieces are dropped. Abbreviations, list numbers and full-width punctuation get no special care (spec).
     """
-    return tuple(piece for piece in _SENTENCE_GAP.split(rationale.strip()) if piece)
+    text = rationale.strip()
+    pieces, start, quotes_to_the_right = [], 0, text.count('"')
+    for found in _QUOTE_OR_GAP.finditer(text):
+        if found[0] == '"':
+            quotes_to_the_right -= 1
+        elif quotes_to_the_right % 2 == 0:
+            pieces.append(text[start : found.start()])
+            start = found.end()
+    return tuple(piece for piece in (*pieces, text[start:]) if piece)
+
+
+def _first_tagged(completion: str, tag: str) -> str | None:
+    """Text between the first opening tag and the next closing one, stripped; None without the two."""
+    _, opened, rest = completion.partition(f"<{tag}>")
+    text, closed, _ = rest.partition(f"</{tag}>")
+    return text.strip() if opened and closed else None
 
 
 def read_response(completion: str, taxonomy: Taxonomy, bare: bool = False) -> Response:
@@ -53,11 +66,6 @@ def read_response(completion: str, taxonomy: Taxonomy, bare: bool = False) -> Re
         taxonomy: the classes that an answer may name.
         bare: take the whole completion as the answer, for baselines trained without tags.
     """
-    think = _THINK.search(completion)
-    rationale = think.group(1).strip() if think else ""
-    if bare:
-        answer: str | None = completion.strip()
-    else:
-        found = _ANSWER.search(completion)
-        answer = found.group(1).strip() if found else None
+    rationale = _first_tagged(completion, "think") or ""
+    answer = completion.strip() if bare else _first_tagged(completion, "answer")
     return Response(completion, rationale, answer, taxonomy.canonical(answer), split_sentences(rationale))

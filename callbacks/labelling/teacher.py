@@ -20,7 +20,8 @@ _CHUNK_SIZE = 64
 """Sentences that a verifier reads together: the step of the progress bar."""
 
 _DECORATION = " \t\r\n\"'`*_“”‘’.![]"
-_SEPARATOR = re.compile(r"[,;]|\s*\n\s*")
+# Begun at the first of some spaces only: tried at each, it would take quadratic time.
+_SEPARATOR = re.compile(r"[,;]|(?<![^\S\n])[^\S\n]*\n\s*")
 
 
 @dataclass(frozen=True)

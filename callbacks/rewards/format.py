@@ -10,12 +10,15 @@ from callbacks.rewards.base import Reward
 from lightning_modules.emotion_verifier import SentenceReading
 from lightning_modules.rationale import Response
 
-_FORMAT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
+_BEGIN, _END = "<think>", "</answer>"
+_MIDDLE = re.compile(r"</think>\s*<answer>")
 
 
 def format_score(completion: str) -> float:
     """1 if the whole completion is `<think>…</think>`, white space, `<answer>…</answer>`; else 0."""
-    return float(_FORMAT.fullmatch(completion) is not None)
+    # Not one pattern for all of it, which would be tried anew at each of many tags.
+    tagged = completion.startswith(_BEGIN) and completion.endswith(_END)
+    return float(tagged and _MIDDLE.search(completion, len(_BEGIN), len(completion) - len(_END)) is not None)
 
 
 class FormatReward(Reward):

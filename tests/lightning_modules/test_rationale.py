@@ -1,10 +1,16 @@
 """Reading a completion: rationale, answer, canonical emotion, sentences."""
 
 import json
+import random
+import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from callbacks.labelling.teacher import read_labels
+from callbacks.rewards.format import format_score
 from datamodules.emotions import DFEW, MAFW, get_taxonomy
 from lightning_modules.rationale import read_response, split_sentences
 
@@ -72,3 +78,64 @@ def test_an_emotion_of_another_taxonomy_is_unknown():
 )
 def test_sentence_boundaries(rationale, sentences):
     assert split_sentences(rationale) == sentences
+
+
+def test_sentences_are_those_of_the_definition():
+    """Split at every run of white space behind `.!?` with an even number of quotation marks to its right."""
+    draw = random.Random(0)
+    for _ in range(3000):
+        text = "".join(
+            draw.choices(["a", ".", "!", "?", " ", "\n", "\u3000", '"', '."', "b c", "“"], k=draw.randint(0, 16))
+        )
+        rationale, pieces = text.strip(), [""]
+        for part in re.split(r"((?<=[.!?])\s+)", rationale):
+            place = sum(map(len, pieces))
+            if part.strip() or rationale.count('"', place) % 2:
+                pieces[-1] += part
+            else:
+                pieces += [part, ""]  # a gap, and the sentence behind it
+        assert split_sentences(text) == tuple(filter(None, pieces[::2])), text
+
+
+def test_tags_and_format_are_those_of_their_patterns():
+    draw = random.Random(0)
+    patterns = [f"<{tag}>(.*?)</{tag}>" for tag in ("think", "answer")]
+    for _ in range(3000):
+        text = "".join(
+            draw.choices(["<think>", "</think>", "<answer>", "</answer>", " ", "x", "\n", "<"], k=draw.randint(0, 8))
+        )
+        text = draw.choice([text, f"<think>{text}</answer>"])
+        response = read_response(text, DFEW)
+        think, answer = (re.search(pattern, text, re.DOTALL) for pattern in patterns)
+        assert response.rationale == (think[1].strip() if think else "")
+        assert response.answer == (answer[1].strip() if answer else None)
+        assert format_score(text) == bool(re.fullmatch(r"\s*".join(patterns), text, re.DOTALL))
+
+
+def _seconds(read: Callable[[str], object], text: str) -> float:
+    times = []
+    for _ in range(5):
+        start = time.process_time()
+        read(text)
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+@pytest.mark.parametrize("read", [lambda text: read_response(text, DFEW), split_sentences, format_score, read_labels])
+@pytest.mark.parametrize(
+    ("begin", "repeated"),
+    [
+        ("<think>", "He smiles. "),
+        ("<think>", 'He says "no". '),
+        ("", '" '),
+        ("", "<think>"),
+        ("", "<think></think><answer>"),
+        ("", "<answer>"),
+        ("joy", " "),
+        ("joy", "\t\n"),
+    ],
+)
+def test_time_is_linear_in_the_length(read, begin, repeated):
+    short, long = (begin + repeated * count + "</think>x" for count in (2_000, 20_000))
+    # Quadratic, it would be a hundred times as long; below a tenth of a millisecond the clock counts.
+    assert _seconds(read, long) < 30 * max(_seconds(read, short), 1e-4)
