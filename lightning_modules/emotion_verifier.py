@@ -221,7 +221,8 @@ class EmotionVerifier(nn.Module):
         result = torch.empty(len(unique), len(self.labels), dtype=torch.float32, device=self.device)
         if not unique:
             return result
-        tokens = self.tokenizer(unique, truncation=True, max_length=self.max_tokens)
+        # A special token that a sentence spells is text in it.
+        tokens = self.tokenizer(unique, truncation=True, max_length=self.max_tokens, split_special_tokens=True)
         by_length = sorted(range(len(unique)), key=lambda i: len(tokens["input_ids"][i]))
         with _full_float32(self.device):
             for start in range(0, len(by_length), self.batch_size):

@@ -110,7 +110,8 @@ class VerifierModule(SeededSteps):
 
     def forward(self, texts: list[str]) -> Tensor:
         """Logits of sentences, float32 `[B, 28]`."""
-        inputs = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
+        options = {"truncation": True, "max_length": self.max_tokens, "split_special_tokens": True}
+        inputs = self.tokenizer(texts, padding=True, return_tensors="pt", **options)
         return self.model(**inputs.to(self.device)).logits.float()
 
     def on_train_batch_start(self, batch: SentenceBatch, batch_idx: int) -> None:

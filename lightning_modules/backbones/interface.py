@@ -359,9 +359,15 @@ class Backbone(nn.Module, ABC):
         return not any(parameter.requires_grad for parameter in self.parts[name].parameters())
 
     def completion_ids(self, responses: Iterable[str]) -> Completions:
-        """Tokens of given responses, each closed by the end-of-sequence token (stage 1's targets)."""
-        eos = self.tokenizer.eos_token_id
-        rows = [torch.tensor([*self.tokenizer(text, add_special_tokens=False)["input_ids"], eos]) for text in responses]
+        """Tokens of given responses, each closed by the end-of-sequence token (stage 1's targets).
+
+        A special token that a response spells, such as `<|im_end|>`, is text in it: nothing ends or pads before the end.
+        """
+        options = {"add_special_tokens": False, "split_special_tokens": True}
+        rows = [
+            torch.tensor([*self.tokenizer(text, **options)["input_ids"], self.tokenizer.eos_token_id])
+            for text in responses
+        ]
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
         lengths = torch.tensor([len(row) for row in rows])
         mask = torch.arange(ids.shape[1]) < lengths[:, None]

@@ -11,6 +11,7 @@ from torch import nn
 
 from datamodules.emotions import DFEW, GO_EMOTIONS, MAFW
 from lightning_modules.emotion_verifier import EmotionVerifier, label_mask, label_sets
+from lightning_modules.verifier import VerifierModule
 
 pytestmark = pytest.mark.numerics
 
@@ -74,6 +75,20 @@ def test_repeated_sentences_are_run_once_in_length_order(verifier, monkeypatch):
     assert shapes[0][1] < shapes[1][1]
     assert torch.equal(probabilities[0], probabilities[4])
     torch.testing.assert_close(probabilities[1], verifier.probabilities([short])[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "read"), [(EmotionVerifier, EmotionVerifier.probabilities), (VerifierModule, VerifierModule.forward)]
+)
+def test_special_tokens_in_a_sentence_are_text(kind, read):
+    owner = kind(str(TINY))
+    special = set(owner.tokenizer.all_special_ids)
+    seen = []
+    owner.model.register_forward_pre_hook(lambda module, _, given: seen.append(given["input_ids"]), with_kwargs=True)
+    for sentence in ("He smiles.", f"He {' and '.join(owner.tokenizer.all_special_tokens)} smiles."):
+        read(owner, [sentence])
+    plain, spelt = ([token for token in ids[0].tolist() if token in special] for ids in seen)
+    assert plain == spelt == owner.tokenizer("")["input_ids"], "those around a sentence, no other"
 
 
 def test_nothing_to_read(verifier):

@@ -166,6 +166,7 @@ class HumanOmniBackbone(SplicedBackbone):
             instructions,
             padding=True,
             truncation=True,
+            split_special_tokens=True,
             max_length=self.bert.config.max_position_embeddings,
             return_tensors="pt",
         ).to(self.bert.device)

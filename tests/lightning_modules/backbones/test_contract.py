@@ -335,3 +335,16 @@ def test_a_question_with_placeholders_stays_text(model: DecoderBackbone, clips: 
         lengths.append(model.encode(clips.rows(0, 1)).embeddings.shape[1])
     text = model.tokenizer(f" <video> <audio> <image>{specials}", add_special_tokens=False, split_special_tokens=True)
     assert abs(lengths[1] - lengths[0] - len(text["input_ids"])) <= 2, "text tokens only: no clip, no control token"
+
+
+def test_a_response_with_special_tokens_stays_text_up_to_its_one_end(model: DecoderBackbone) -> None:
+    tokenizer = model.tokenizer
+    special = {token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    assert {*tokenizer.all_special_tokens} <= special.keys()
+    responses = [f"<think>He says {token} and{token}{token} goes.</think>\n<answer>sad</answer>" for token in special]
+    responses += ["".join(special), "<think>He smiles.</think>"]
+    completions = model.completion_ids(responses)
+    for row, keep in zip(completions.token_ids.tolist(), completions.mask, strict=True):
+        *text, end = row[: int(keep.sum())]
+        assert end == tokenizer.eos_token_id and not special.keys() & set(tokenizer.convert_ids_to_tokens(text))
+    assert model.texts(completions) == responses
