@@ -9,6 +9,15 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
+ENDLESS = {
+    "drip": (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b" "),
+    "continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"X-More: 1\r\n"),
+    "status line": (b"HTTP/1.1 200 ", b"O"),
+    "refusal": (b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+}
+"""By fault: what is sent first, and what again and again, a hundred times a second."""
+
 
 @dataclass
 class Answer:
@@ -19,7 +28,8 @@ class Answer:
         status: of HTTP.
         content: the whole body instead.
         headers: further ones.
-        fault: None; `reset`: the connection is reset; `silence`: nothing is sent for as long as the server runs.
+        fault: None; `reset`: the connection is reset; `silence`: nothing is sent for as long as the server runs; what
+            `ENDLESS` has: it is sent for as long.
     """
 
     text: str | None = "happiness"
@@ -116,6 +126,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             elif answer.fault == "silence":
                 self.server.ended.wait(10)
+            elif answer.fault in ENDLESS:
+                first, again = ENDLESS[answer.fault]
+                self.wfile.write(first)
+                while not self.server.ended.wait(0.01):
+                    self.wfile.write(again)
             else:
                 self._send(answer)
         finally:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datamodules.emotions import GO_EMOTIONS
 from lightning_modules.judges import Judge, VerifierJudge
 from lightning_modules.judges.base import find_device
-from lightning_modules.judges.prompt import PromptedJudge
+from lightning_modules.judges.prompt import PromptedJudge, shown_reply
 
 MAX_TEACHER_LABELS = 3
 """Most labels that a teacher may give one sentence."""
@@ -89,7 +89,7 @@ def label_each(judge: Judge, sentences: Sequence[str]) -> Iterator[tuple[int, La
     """
     if isinstance(judge, PromptedJudge):
         for i, reply in judge.ask([label_prompt(sentence) for sentence in sentences]):
-            yield i, Labelled(read_labels(reply), reply)
+            yield i, Labelled(read_labels(reply), shown_reply(reply))
         return
     assert isinstance(judge, VerifierJudge), "see require_teacher"
     judge.verifier.to(find_device(judge.device))

@@ -361,7 +361,7 @@ class Backbone(nn.Module, ABC):
     def completion_ids(self, responses: Iterable[str]) -> Completions:
         """Tokens of given responses, each closed by the end-of-sequence token (stage 1's targets).
 
-        A special token that a response spells, such as `<|im_end|>`, is text in it: nothing ends or pads before the end.
+        A special token that a response spells, such as `<|im_end|>`, is text in it: nothing ends or pads too early.
         """
         options = {"add_special_tokens": False, "split_special_tokens": True}
         rows = [

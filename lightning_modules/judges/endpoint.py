@@ -1,13 +1,17 @@
 """A language model behind an OpenAI-compatible endpoint as judge: an own server, such as vLLM's, or a hosted one."""
 
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.judges.chat import DEFAULT_KEY_VARIABLE, ChatEndpoint, EndpointError, RequestFailed, Stopped
+import anyio
+from anyio.from_thread import start_blocking_portal
+
+from lightning_modules.judges.chat import ChatEndpoint
+from lightning_modules.judges.errors import EndpointError, RequestFailed
+from lightning_modules.judges.key import DEFAULT_KEY_VARIABLE
 from lightning_modules.judges.prompt import PromptedJudge
 from lightning_modules.judges.reply_cache import ReplyCache, reply_key
 
@@ -45,7 +49,7 @@ class EndpointJudge(PromptedJudge):
         key_variable: name of the environment variable with the key; a variable that is not set sends none, as null
             does. OPENAI_API_KEY goes over https or to this machine only.
         concurrency: requests at a time.
-        timeout: seconds without a byte after which an attempt is given up.
+        timeout: seconds after which an attempt without a whole answer is given up.
         retries: further attempts after a timeout, a broken connection, a malformed reply, or a status 429 or 5xx.
         backoff: seconds before the first further attempt, then twice as long each time; shortened at random by up to a
             half. A longer Retry-After is honoured.
@@ -130,37 +134,34 @@ class EndpointJudge(PromptedJudge):
     def _fetch(
         self, requests: dict[int, dict[str, Any]], keys: list[str], cache: ReplyCache
     ) -> Iterator[tuple[int, str | None]]:
-        stopped, lock = threading.Event(), threading.Lock()
+        slots = anyio.Semaphore(self.concurrency)
 
-        def count(**amounts: int) -> None:
-            with lock:
-                for name, amount in amounts.items():
-                    setattr(self.usage, name, getattr(self.usage, name) + amount)
+        def count_retry() -> None:
+            self.usage.retries += 1
 
-        def fetch(i: int) -> str | None:
+        async def fetch(i: int) -> str | None:
+            # An error keeps its slot: nothing more is asked there until it has ended the run.
+            await slots.acquire()
             try:
-                reply = self.endpoint.complete(requests[i], stopped, on_retry=lambda: count(retries=1))
-            except EndpointError as error:
-                if isinstance(error, RequestFailed):
-                    count(failures=1)
-                    if self.usage.failures <= self.max_failures:
-                        return None
-                stopped.set()
-                raise
+                reply = await self.endpoint.complete(requests[i], count_retry)
+            except RequestFailed:
+                self.usage.failures += 1
+                if self.usage.failures > self.max_failures:
+                    raise
+                slots.release()
+                return None
             cache.add(keys[i], reply)
-            count(asked=1, prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens)
+            self.usage.asked += 1
+            self.usage.prompt_tokens += reply.prompt_tokens
+            self.usage.completion_tokens += reply.completion_tokens
+            slots.release()
             return reply.text
 
-        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="judge")
-        try:
-            futures = {pool.submit(fetch, i): i for i in requests}
+        # An error or Ctrl-C cancels what is under way, so that the program ends at once.
+        with start_blocking_portal(name="judge") as portal:
+            futures = {portal.start_task_soon(fetch, i): i for i in requests}
             for future in as_completed(futures):
-                if not isinstance(future.exception(), Stopped):  # what stopped it comes, too
-                    yield futures[future], future.result()
-        finally:
-            # Requests under way have been paid for: they end and are kept. Pauses end at once.
-            stopped.set()
-            pool.shutdown(cancel_futures=True)
+                yield futures[future], future.result()
 
     def cost(self) -> float | None:
         """Price of the tokens of this run; None without prices."""

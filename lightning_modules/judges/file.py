@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.emotions import Taxonomy
+from datamodules.files.printable import printable
 from lightning_modules.metrics.records import Record, read_records
 
 
@@ -24,9 +25,10 @@ class FileJudge:
         records = read_records(self.path, ["emotion"], ["judge", "taxonomy", "rationale"])
         for record in records:
             _check(record, records[0])
-        self.name: str = records[0].fields["judge"] or f"file:{path}"
+        self.name = printable(records[0].fields["judge"] or f"file:{path}")
         """The judge that the file names; else the file."""
-        self.taxonomy: str | None = records[0].fields["taxonomy"]
+        taxonomy = records[0].fields["taxonomy"]
+        self.taxonomy: str | None = None if taxonomy is None else printable(taxonomy)
         """Name of the taxonomy; None where the file does not say."""
         self.rationales: dict[str, str | None] = {record.id: record.fields["rationale"] for record in records}
         """What was judged, by id in the order of the file; None where the file does not say."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from datamodules.emotions import Taxonomy
+from datamodules.files.printable import printable
 from lightning_modules.judges.base import Judge
 
 _CHUNK_SIZE = 64
@@ -36,6 +37,11 @@ def read_reply(reply: str | None, taxonomy: Taxonomy) -> str | None:
     return None if reply is None else taxonomy.canonical(reply.strip(DECORATION))
 
 
+def shown_reply(reply: str | None) -> str | None:
+    """A reply as files and screens have it: a model, or whoever is behind an endpoint, may write escape sequences."""
+    return None if reply is None else printable(reply, multiline=True)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What a judge says of a rationale.
@@ -53,7 +59,7 @@ class PromptedJudge(Judge):
     """A judge that asks a language model; a subclass says how."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name = printable(name)
         self.num_judged = 0
         self.num_invalid = 0
         self.unread_reply: str | None = None
@@ -82,7 +88,7 @@ class PromptedJudge(Judge):
         for asked, reply in self.ask(prompts):
             emotion = read_reply(reply, taxonomy)
             for i in positions[prompts[asked]]:
-                yield i, self._counted(Verdict(emotion, reply))
+                yield i, self._counted(Verdict(emotion, shown_reply(reply)))
 
     def _counted(self, verdict: Verdict) -> Verdict:
         self.num_judged += 1

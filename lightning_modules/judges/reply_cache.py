@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.judges.chat import Reply
+from lightning_modules.judges.chat import Reply, token_count
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,8 @@ class ReplyCache:
         try:
             entry = json.loads(line)
             key, text = entry["key"], entry["reply"]
-            tokens = [int(entry[name]) for name in ("prompt_tokens", "completion_tokens")]
-        except (ValueError, TypeError, LookupError):
+            tokens = [token_count(entry[name]) for name in ("prompt_tokens", "completion_tokens")]
+        except (ValueError, TypeError, LookupError, RecursionError):
             return False
         if not isinstance(key, str) or not isinstance(text, str):
             return False

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from datamodules.emotions import Taxonomy
+from datamodules.files.printable import printable
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
 from lightning_modules.judges.base import Judge, find_device
 from lightning_modules.rationale import split_sentences
@@ -29,7 +30,7 @@ def verifier_verdict(readings: Sequence[SentenceReading], taxonomy: Taxonomy) ->
 
 def verifier_judge_name(path: str) -> str:
     """Name of the verifier at a path as judge, whoever has read the sentences with it."""
-    return f"verifier:{path}"
+    return printable(f"verifier:{path}")
 
 
 class VerifierJudge(Judge):

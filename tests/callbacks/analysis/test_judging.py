@@ -10,7 +10,7 @@ from callbacks.analysis.judging import judge_predictions, rationale_of
 from datamodules.emotions import DFEW
 from datamodules.synthetic.grammar import OracleJudge
 from lightning_modules.judges import EndpointJudge, VerifierJudge
-from lightning_modules.judges.chat import EndpointError
+from lightning_modules.judges.errors import EndpointError
 from lightning_modules.judges.prompt import judge_prompt
 from lightning_modules.metrics.predictions import read_predictions
 from tests.chat_server import Answer, ChatServer, Request

@@ -1,19 +1,27 @@
 """The endpoint judge against a real server on this machine, with every fault that a server has."""
 
+import base64
+import gzip
+import html
 import json
+import os
+import signal
 import threading
 import time
 import traceback
 from email.utils import formatdate
 from pathlib import Path
+from urllib.parse import quote
 
+import anyio
 import pytest
 
 from datamodules.emotions import DFEW
 from lightning_modules.judges import EndpointJudge, Judge
-from lightning_modules.judges.chat import ChatEndpoint, EndpointError, RequestFailed
+from lightning_modules.judges.chat import ChatEndpoint
+from lightning_modules.judges.errors import EndpointError, RequestFailed
 from lightning_modules.judges.prompt import judge_prompt
-from tests.chat_server import Answer, ChatServer, Request
+from tests.chat_server import ENDLESS, Answer, ChatServer, Request
 
 pytestmark = pytest.mark.unit
 
@@ -106,10 +114,31 @@ def test_requests_run_at_the_same_time_and_not_more_than_allowed(make_judge):
         Answer(content=b'{"choices": []}'),
         Answer(content=b'{"choices": [{"message": {"content": [1]}}]}'),
         Answer(content=b"[" * 100_000),
+        Answer(content=b'{"choices": ' + b"9" * 5000 + b"}"),
+        Answer(content=b'{"choices": {"message": {"content": "sad"}}}'),
+        Answer(content=b'"choices"'),
+        Answer(content="{'choices': 'ä'}".encode("latin-1")),
+        Answer(content=gzip.compress(Answer().body()), headers={"Content-Encoding": "gzip"}),
         Answer(content=b"x" * (2 << 20)),
         Answer(fault="reset"),
     ],
-    ids=["500", "503", "429", "cut", "html", "error", "empty", "no_text", "deep", "large", "reset"],
+    ids=[
+        "500",
+        "503",
+        "429",
+        "cut",
+        "html",
+        "error",
+        "empty",
+        "no_text",
+        "deep",
+        "digits",
+        "object",
+        "text",
+        "latin",
+        "gzip",
+    ]
+    + ["large", "reset"],
 )
 def test_passing_faults_are_retried(make_judge, fault):
     with ChatServer(then_fine(fault)) as server:
@@ -119,11 +148,74 @@ def test_passing_faults_are_retried(make_judge, fault):
     assert (judge.usage.asked, judge.usage.retries, judge.usage.failures) == (1, 1, 0)
 
 
-def test_timeouts_are_retried(make_judge):
-    with ChatServer(then_fine(Answer(fault="silence"))) as server:
-        judge = make_judge(server.url, timeout=0.1)
+@pytest.mark.parametrize("fault", ["silence", *ENDLESS])
+def test_an_attempt_has_a_deadline_and_is_retried(make_judge, fault):
+    with ChatServer(then_fine(Answer(fault=fault))) as server:
+        judge = make_judge(server.url, timeout=0.15)
         assert judge.judge(["a"], DFEW) == ["sadness"]
     assert (len(server.requests), judge.usage.retries) == (2, 1)
+
+
+def test_an_endpoint_that_never_ends_its_answers_is_an_error_that_names_the_limit(make_judge):
+    with (
+        ChatServer(lambda number, request: Answer(fault="drip")) as server,
+        pytest.raises(EndpointError, match=r"no whole answer within 0\.1 s \(attempt 3 of 3\)"),
+    ):
+        make_judge(server.url, timeout=0.1).judge(["a"], DFEW)
+
+
+@pytest.mark.parametrize("end", ["interrupt", "error", "close"])
+def test_what_ends_the_run_does_not_wait_for_requests_under_way(make_judge, end):
+    waiting = threading.Barrier(2)
+
+    def answer(number: int, request: Request) -> Answer:
+        if "hang" in request.prompt:
+            waiting.wait(5)
+            return Answer(fault="drip")
+        if end == "error":
+            waiting.wait(5)
+            return Answer(status=404)
+        return Answer()
+
+    threads = set(threading.enumerate())
+    with ChatServer(answer) as server:
+        stream = make_judge(server.url, timeout=60, concurrency=2).stream(["hang", "b"], DFEW)
+        if end == "error":
+            with pytest.raises(EndpointError, match="404"):
+                next(stream)
+            start = time.monotonic()
+        else:
+            assert next(stream)[0] == 1
+            waiting.wait(5)
+            start = time.monotonic()
+            if end == "interrupt":
+                threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+                with pytest.raises(KeyboardInterrupt):
+                    next(stream)
+            else:
+                stream.close()
+        assert time.monotonic() - start < 5
+        left = {thread for thread in set(threading.enumerate()) - threads if not thread.daemon}
+        assert not left, "the program would wait for them at its exit"
+
+
+@pytest.mark.parametrize("number", ["1e999", "-5", "true", '"7"', "[1]", "{}", "1.5", "NaN", "9" * 400, "null"])
+def test_a_number_of_tokens_that_is_none_is_unknown(make_judge, number):
+    content = Answer("sad").body().replace(b"100", number.encode())
+    with ChatServer(lambda n, request: Answer(content=content)) as server:
+        for _ in range(2):  # asked, and from the file
+            judge = make_judge(server.url)
+            assert judge.judge(["a"], DFEW) == ["sadness"]
+    assert len(server.requests) == 1
+    assert "cost" not in judge.report() and judge.usage.prompt_tokens == 0
+
+
+def test_usage_of_another_form_is_unknown(make_judge):
+    content = Answer("sad").body().replace(b'{"prompt_tokens": 100, "completion_tokens": 2}', b'"many"')
+    with ChatServer(lambda number, request: Answer(content=content)) as server:
+        judge = make_judge(server.url)
+        assert judge.judge(["a"], DFEW) == ["sadness"]
+    assert judge.usage.completion_tokens == 0
 
 
 @pytest.mark.parametrize(
@@ -134,16 +226,15 @@ def test_waits(monkeypatch, header, expected):
     monkeypatch.setattr("random.uniform", lambda low, high: low)
     waits = []
 
-    class Stopped(threading.Event):
-        def wait(self, timeout=None):
-            waits.append(timeout)
-            return False
+    async def sleep(seconds):
+        waits.append(seconds)
 
+    monkeypatch.setattr("anyio.sleep", sleep)
     date = formatdate(time.time() + 3600, usegmt=True)
     headers = {} if header is None else {"Retry-After": date if header == "in an hour" else header}
     with ChatServer(then_fine(Answer(status=429, headers=headers))) as server:
         endpoint = ChatEndpoint(server.url, None, timeout=5, retries=1, backoff=1.0, max_wait=4000)
-        endpoint.complete({"messages": [{"content": ""}]}, Stopped(), on_retry=lambda: None)
+        anyio.run(endpoint.complete, {"messages": [{"content": ""}]}, lambda: None)
     assert waits == [pytest.approx(expected, abs=60 if expected == 3600 else 1e-9)]
 
 
@@ -152,15 +243,14 @@ def test_back_off_doubles_up_to_the_longest_wait(monkeypatch):
     monkeypatch.setattr("random.uniform", lambda low, high: drawn.append((low, high)) or high)
     waits = []
 
-    class Stopped(threading.Event):
-        def wait(self, timeout=None):
-            waits.append(timeout)
-            return False
+    async def sleep(seconds):
+        waits.append(seconds)
 
+    monkeypatch.setattr("anyio.sleep", sleep)
     with ChatServer(lambda number, request: Answer(status=500)) as server:
         endpoint = ChatEndpoint(server.url, None, timeout=5, retries=5, backoff=1.0, max_wait=5.0)
         with pytest.raises(RequestFailed, match=r"HTTP 500.*\(attempt 6 of 6\)"):
-            endpoint.complete({"messages": [{"content": ""}]}, Stopped(), on_retry=lambda: None)
+            anyio.run(endpoint.complete, {"messages": [{"content": ""}]}, lambda: None)
     assert waits == [1.0, 2.0, 4.0, 5.0, 5.0]
     assert set(drawn) == {(0.5, 1.0)}
 
@@ -189,7 +279,7 @@ def test_an_endpoint_that_dies_half_way_loses_nothing(make_judge, tmp_path):
         return Answer("happy") if number < 5 else Answer(fault="reset")
 
     with ChatServer(dying) as server:
-        judge = make_judge(server.url, concurrency=2)
+        judge = make_judge(server.url, concurrency=1)
         with pytest.raises(EndpointError, match=r"5 of 12 replies are kept in .*replies.jsonl: run the same command"):
             judge.judge(RATIONALES, DFEW)
     answered = server.prompts()[:5]
@@ -277,6 +367,62 @@ def test_the_key_is_in_no_file_log_or_report(make_judge, tmp_path, caplog, capsy
     assert KEY not in kept + caplog.text + printed + judge.report() + repr(vars(judge)) + repr(vars(judge.endpoint))
 
 
+def in_base64(before: str, key: str, after: str) -> tuple[str, str]:
+    encoded = base64.b64encode(f"{before}{key}{after}".encode()).decode()
+    cut = -(-len(before) * 4 // 3)
+    return encoded[:cut], encoded[cut : (len(before) + len(key)) * 4 // 3]
+
+
+ECHOES = {
+    "itself": lambda key: ("", key),
+    "inside a word": lambda key: ("x", f"{key}y"),
+    "a part": lambda key: ("", key[2:-2]),
+    "a beginning": lambda key: ("", key[:14]),
+    "upper case": lambda key: ("", key.upper()),
+    "backwards": lambda key: ("", key[::-1]),
+    "URL": lambda key: ("?key=", quote(key, safe="")),
+    "all of a URL": lambda key: ("", "".join(f"%{byte:02X}" for byte in key.encode())),
+    "JSON text": lambda key: ("", json.dumps(key)),
+    "all of JSON": lambda key: ("", "".join(f"\\u{byte:04x}" for byte in key.encode())),
+    "HTML text": lambda key: ("", html.escape(key)),
+    "all of HTML": lambda key: ("", "".join(f"&#{byte};" for byte in key.encode())),
+    "hexadecimal": lambda key: ("", key.encode().hex()),
+    "Base64": lambda key: in_base64("", key, ""),
+    "Base64 of a header": lambda key: in_base64("Authorization: Bearer ", key, ""),
+    "Base64 of an object": lambda key: in_base64('{"a": "', key, '"}'),
+}
+"""From the key to what stands before it and to a spelling of it."""
+
+
+@pytest.mark.parametrize("key", [KEY, 'sk-5ecret:value/with+s"gns&<more>'])
+@pytest.mark.parametrize("echo", ECHOES)
+@pytest.mark.parametrize("status", [200, 404, 500])
+def test_an_endpoint_that_echoes_the_key(make_judge, monkeypatch, tmp_path, caplog, capsys, key, echo, status):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    before, spelt = ECHOES[echo](key)
+    caplog.set_level("DEBUG")
+    text = f"You sent {before}{spelt}."
+    content = None if status == 200 else json.dumps({"error": {"message": text}}).encode()
+    headers = {"X-Echo": key, "Retry-After": key}
+    with ChatServer(lambda number, request: Answer(text, status, content, headers)) as server:
+        judge = make_judge(server.url)
+        try:
+            (_, verdict), *_ = judge.stream(["a"], DFEW)
+            shown = f"{verdict}{judge.report()}"
+        except EndpointError as error:
+            shown = "".join(traceback.format_exception(error))
+    assert f"You sent {before}" in shown and "***" in shown
+    everything = shown + caplog.text + "".join(capsys.readouterr()) + (tmp_path / "replies.jsonl").read_text()
+    assert not [i for i in range(len(spelt) - 11) if spelt[i : i + 12] in everything]
+
+
+def test_a_short_key_is_no_part_of_other_words(make_judge, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "app")
+    with ChatServer(then_fine(Answer("app happy"), Answer("happy"))) as server:
+        (_, first), (_, second) = make_judge(server.url, concurrency=1).stream(["a", "b"], DFEW)
+    assert (first.reply, second.emotion) == ("*** happy", "happiness")
+
+
 @pytest.mark.parametrize("secret", ["sk-a\nb", "sk-\N{SNOWMAN}", "sk a"])
 def test_a_malformed_key_is_not_repeated(make_judge, monkeypatch, secret):
     monkeypatch.setenv("OPENAI_API_KEY", secret)
@@ -309,7 +455,16 @@ def test_no_key_is_needed(make_judge, options):
 def test_the_key_of_a_hosted_service_does_not_go_out_in_clear(monkeypatch, url, variable, sent):
     monkeypatch.setenv("VLLM_API_KEY", "own")
     endpoint = ChatEndpoint(url, variable, timeout=1, retries=0, backoff=0, max_wait=0)
-    assert (endpoint.key() is not None) == sent
+    assert (endpoint.key.read() is not None) == sent
+
+
+@pytest.mark.parametrize("proxy", ["foo://user:secret1@x", "http://user:secret1@[bad", "http://x:secret1"])
+def test_a_proxy_that_is_none_is_named_without_its_password(monkeypatch, make_judge, proxy):
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, proxy)
+    with pytest.raises(EndpointError, match=r"HTTP_PROXY|nowhere.invalid") as caught:
+        make_judge("http://nowhere.invalid/v1", retries=0).judge(["a"], DFEW)
+    assert "secret1" not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize(
@@ -355,11 +510,28 @@ def test_half_a_surrogate_pair_in_text_and_reply(make_judge):
     assert verdict.emotion is None
 
 
-def test_a_reader_that_stops_early_keeps_what_was_asked(make_judge, tmp_path):
+def test_a_reader_that_stops_early_keeps_every_reply(make_judge, tmp_path):
     with ChatServer() as server:
-        stream = make_judge(server.url, concurrency=1).stream(RATIONALES, DFEW)
+        judge = make_judge(server.url, concurrency=1)
+        stream = judge.stream(RATIONALES, DFEW)
         next(stream)
         stream.close()
-        asked = len(server.requests)
-    assert asked < 12
-    assert len(Path(tmp_path / "replies.jsonl").read_text().splitlines()) == asked
+    assert 1 <= judge.usage.asked < 12
+    assert len(Path(tmp_path / "replies.jsonl").read_text().splitlines()) == judge.usage.asked
+
+
+@pytest.mark.parametrize("status", [200, 307, 404])
+def test_what_steers_a_terminal_is_shown_as_text(make_judge, tmp_path, status):
+    evil = "\x1b]0;title\x07\x9b31m\u202e\ud83d"
+    content = None if status == 200 else json.dumps({"error": {"message": evil}}).encode()
+    headers = {"Location": "http://a/\x9b31m"} if status == 307 else {}
+    with ChatServer(lambda number, request: Answer(evil, status, content, headers)) as server:
+        judge = make_judge(server.url, model="m\x1b[2J")
+        try:
+            (_, verdict), *_ = judge.stream(["a"], DFEW)
+            shown = f"{verdict.reply}{judge.report()}"
+        except EndpointError as error:
+            shown = str(error)
+    shown += judge.name + (tmp_path / "replies.jsonl").read_text()
+    assert not set("\x1b\x07\x9b\u202e\ud83d") & set(shown)
+    assert "\\x9b31m" in shown

@@ -55,12 +55,20 @@ def test_a_whole_last_line_without_its_end_is_read(path):
     assert [ReplyCache(path).get(key) for key in "ab"] == [REPLY, REPLY]
 
 
-@pytest.mark.parametrize("line", ["[]", "3", "{}", '{"key": 1, "reply": "a", "prompt_tokens": 1}', "\xff", "null"])
+@pytest.mark.parametrize(
+    "line", ["[]", "3", "{}", '{"key": 1, "reply": "a", "prompt_tokens": 1}', "\xff", "null", "[" * 100_000]
+)
 def test_foreign_lines_are_skipped_and_said(path, caplog, line):
     ReplyCache(path).add("a", REPLY)
     path.write_bytes(line.encode("latin-1") + b"\n" + path.read_bytes())
     assert ReplyCache(path).get("a") == REPLY
     assert "1 of 2 lines" in caplog.text
+
+
+def test_a_number_of_tokens_that_is_none_is_unknown(path):
+    ReplyCache(path).add("a", REPLY)
+    path.write_bytes(path.read_bytes().replace(b": 7", b": 1e999").replace(b": 2", b": -2"))
+    assert ReplyCache(path).get("a") == Reply(REPLY.text, 0, 0)
 
 
 def test_threads_and_further_caches_write_to_one_file(path):
