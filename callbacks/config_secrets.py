@@ -4,8 +4,8 @@ A configuration says `api_key: ${oc.env:WANDB_API_KEY}`. The object gets the key
 error messages say what the configuration said, so that a written configuration still runs. A key that stands in the
 configuration itself is refused, because copies of it would be written.
 
-Secrets are known by the name of the option (`api_key`, `password`) or of the variable (`..._KEY`, `..._TOKEN`); other
-values from the environment, such as a scratch directory, are written as what they are.
+What counts as a secret: `callbacks/secret_names.py`. Other values from the environment, such as a scratch directory,
+are written as what they are.
 """
 
 import os
@@ -19,10 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from omegaconf import Node, OmegaConf
 from omegaconf.resolvers import oc
 
-_OPTION = re.compile(
-    r"(^|_)(api_?key|passw(or)?d|secret|(access|auth|bearer|hf|private|secret)_(key|token))$|^token$", re.IGNORECASE
-)
-_VARIABLE = re.compile(r"(^|_)(api_?key|key|token|secret|passw(or)?d|credentials?)(_|$)", re.IGNORECASE)
+from callbacks.secret_names import is_secret_option, is_secret_variable, without_named_values, without_passwords
 
 _SHORT = 8
 """Characters of the shortest secret that is looked for inside words, too."""
@@ -34,7 +31,10 @@ _written_as: dict[str, str] = {}
 def _from_environment(name: str, *default: Any, _node_: Node) -> Any:
     """OmegaConf's `oc.env`; remembers secrets."""
     value = oc.env(name, *default)
-    if os.environ.get(name) and (_VARIABLE.search(name) or _OPTION.search(str(_node_._key()))):
+    option = _node_._get_full_key(None)
+    if os.environ.get(name) and (
+        is_secret_variable(name) or is_secret_option(option) or without_passwords(value) != value
+    ):
         _written_as[value] = f"${{oc.env:{name}}}"
     return value
 
@@ -54,7 +54,10 @@ class SecretKeepingParser(LightningArgumentParser):
         text = super().dump(*args, **kwargs)
         config = yaml.safe_load(text)
         for name, value in _leaves(config):
-            if _OPTION.search(name.rpartition(".")[2]) and value and "${" not in hide_secrets(value):
+            written = _with_references(str(value))
+            if without_passwords(written) != written or (
+                is_secret_option(name) and value not in ("", None) and "${" not in written
+            ):
                 self.error(
                     f"{name} holds a secret, which would be written to config.yaml. Put it into an environment "
                     "variable, and set the option to ${oc.env:NAME}, with the variable's name."
@@ -71,11 +74,15 @@ class SecretKeepingParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End with a message that shows no secret."""
-        super().error(hide_secrets(message), ex)
+        super().error(without_named_values(hide_secrets(message)), ex)
 
 
 def hide_secrets(text: str) -> str:
-    """The text with secrets from the environment replaced by their references."""
+    """The text with references for secrets from the environment, and without passwords of addresses."""
+    return without_passwords(_with_references(text))
+
+
+def _with_references(text: str) -> str:
     for secret in sorted(_written_as, key=len, reverse=True):
         # A short one, such as `EMPTY`, is part of words that it has nothing to do with.
         pattern = re.escape(secret) if len(secret) >= _SHORT else rf"(?<![\w.]){re.escape(secret)}(?![\w.])"
@@ -83,21 +90,24 @@ def hide_secrets(text: str) -> str:
     return text
 
 
-def _leaves(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Texts of a configuration with their names; those of a list have its name."""
+def _leaves(config: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Values of a configuration, but switches, with their names; those of a list have its name."""
     if isinstance(config, dict):
         for key, value in config.items():
             yield from _leaves(value, f"{name}.{key}".lstrip("."))
     elif isinstance(config, list):
         for value in config:
             yield from _leaves(value, name)
-    elif isinstance(config, str):
+    elif not isinstance(config, bool):
         yield name, config
 
 
-def _hidden(config: Any) -> Any:
+def _hidden(config: Any, name: str = "") -> Any:
     if isinstance(config, dict):
-        return {key: _hidden(value) for key, value in config.items()}
+        return {key: _hidden(value, f"{name}.{key}") for key, value in config.items()}
     if isinstance(config, list):
-        return [_hidden(value) for value in config]
-    return hide_secrets(config) if isinstance(config, str) else config
+        return [_hidden(value, name) for value in config]
+    if isinstance(config, str) or is_secret_option(name):  # a password of digits is a number in YAML
+        written = _with_references(str(config))
+        return config if written == str(config) else written
+    return config

@@ -14,6 +14,7 @@ from callbacks.analysis.judging import rationale_of
 from callbacks.inspection.confusion import INVALID, ConfusionMatrix, draw_confusion
 from callbacks.scoring import write_metrics
 from datamodules.emotions import Taxonomy, get_taxonomy
+from datamodules.files.printable import printable
 from lightning_modules.judges.file import FileJudge, same_words
 from lightning_modules.metrics.agreement import Agreement, judge_agreement, verdict_counts
 from lightning_modules.metrics.intervals import LEVEL, Interval
@@ -84,7 +85,7 @@ def read_judged(path: str, taxonomy: Taxonomy) -> JudgedFile:
     predictions = file.predictions
     return JudgedFile(
         path,
-        file.judge,
+        printable(file.judge),
         {own.id: own.judged for own in predictions},
         {own.id: rationale_of(own, taxonomy) for own in predictions},
     )

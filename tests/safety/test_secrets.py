@@ -4,14 +4,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import main
 from callbacks import cross_validation
-from callbacks.config_secrets import hide_secrets
+from callbacks.config_secrets import SecretKeepingParser, hide_secrets
 
 pytestmark = pytest.mark.e2e
 
@@ -119,3 +121,76 @@ def test_a_short_key_is_no_part_of_other_words(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("callbacks.config_secrets._written_as", {"abc": "${oc.env:A_KEY}", KEY: "${oc.env:B_KEY}"})
     assert hide_secrets("abcd abc x.abc 'abc'") == "abcd ${oc.env:A_KEY} x.abc '${oc.env:A_KEY}'"
     assert hide_secrets(f"key={KEY}.") == "key=${oc.env:B_KEY}."
+
+
+def parsed(*arguments: str) -> tuple[SecretKeepingParser, Namespace]:
+    parser = SecretKeepingParser(parser_mode="omegaconf+", exit_on_error=True)
+    parser.add_argument("--options", type=dict[str, Any], default={})
+    parser.add_argument("--text", type=str)
+    return parser, parser.parse_args(list(arguments))
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "--options={github_token: hidden-1}",
+        "--options={authorization: Bearer hidden-1}",
+        "--options={headers: {X-Own: hidden-1}}",
+        "--options={headers: ['X-Own: hidden-1']}",
+        "--options={bearer: hidden-1}",
+        "--options={credentials: {user: hidden-1}}",
+        "--options={password: 90901}",
+        "--options={any: 'https://me:hidden-1@host/a'}",
+        "--options={any: ['see postgresql://me:hidden-1@host']}",
+        "--text=https://hidden-1@host/a",
+    ],
+)
+def test_secrets_in_a_configuration_are_refused(argument: str, capfd: pytest.CaptureFixture) -> None:
+    parser, config = parsed(argument)
+    with pytest.raises(SystemExit) as ended:
+        parser.refuse_written_secrets(config)
+    assert ended.value.code == 2
+    printed = capfd.readouterr()
+    assert (
+        "holds a secret" in printed.err and "hidden-1" not in printed.err + printed.out and "90901" not in printed.err
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "option"),
+    [
+        ("PGPASSWORD", KEY, "any"),
+        ("MYSQL_PWD", KEY, "any"),
+        ("GITHUB_PAT", KEY, "any"),
+        ("PASSPHRASE", KEY, "any"),
+        ("HTTPS_PROXY", "http://me:pa55@host", "any"),
+        ("DATABASE_URL", "postgresql://me:pa55@host/db", "any"),
+        ("OWN", "postgresql://me:pa55@host/db", "any"),
+        ("OWN", KEY, "github_token"),
+        ("OWN", KEY, "headers"),
+        ("OWN", "90901", "password"),
+    ],
+)
+def test_secrets_from_the_environment_are_written_as_references(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, option: str
+) -> None:
+    monkeypatch.setattr("callbacks.config_secrets._written_as", {})
+    monkeypatch.setenv(variable, value)
+    parser, config = parsed(f"--options={{{option}: '${{oc.env:{variable}}}', max_tokens: 5}}", "--text=pad_token")
+    assert str(config.options[option]) == value
+    written = parser.dump(config)
+    assert value not in written and yaml.safe_load(written)["options"][option] == f"${{oc.env:{variable}}}"
+    assert yaml.safe_load(written)["options"]["max_tokens"] == 5
+    with pytest.raises(SystemExit):
+        parser.error(f"cannot use {value}")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--options=https://me:hidden-1@host"], ["--options={api_key: hidden-1, b"], ["--none.api_key", "hidden-1"]],
+)
+def test_errors_of_the_command_line_show_no_secret(capfd: pytest.CaptureFixture, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed(*arguments)
+    printed = capfd.readouterr().err
+    assert "error:" in printed and "***" in printed and "hidden-1" not in printed
