@@ -4,6 +4,7 @@ Shape legend: B clips, T frames, I image size, H width of the language model, P 
 """
 
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.decoder_backbone import DecoderBackbone
 from lightning_modules.backbones.interface import Prompt
 from lightning_modules.backbones.precision import in_float32
+from lightning_modules.chat_template import QUESTION, render_around
 
-MEDIA, QUESTION = "\x00media\x00", "\x00question\x00"
-"""Stand for media and question while the chat template is rendered. Not typeable: a literal `<video>` stays text."""
-
+_MEDIA = "\x00media\x00"
+"""Stands for the media while the chat template is rendered. Not typeable: a literal `<video>` stays text."""
 
 _NO_TOWER = re.compile(r"text_model\.|logit_(scale|bias)$|(model\.)?decoder\.|proj_out\.")
 """What SigLIP and Whisper are published with beside the encoders."""
@@ -124,11 +125,7 @@ class SplicedBackbone(DecoderBackbone):
         Only the template may hold special tokens, never the question.
         """
         if instruction not in self._segments:
-            rendered = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": f"{MEDIA}\n{QUESTION}"}], tokenize=False, add_generation_prompt=True
-            )
-            before, after = rendered.split(MEDIA, 1)
-            middle, end = after.split(QUESTION, 1)
+            before, middle, end = self._template
             self._segments[instruction] = [
                 self._ids(f"{before}<vi_start>"),
                 self._ids("<vi_end>\n<au_start>"),
@@ -136,6 +133,11 @@ class SplicedBackbone(DecoderBackbone):
                 self._ids(f"<au_end>{middle}{instruction}", split_special_tokens=True) + self._ids(end),
             ]
         return self._segments[instruction]
+
+    @cached_property
+    def _template(self) -> list[str]:
+        """What the chat template writes before the media, between them and the question, and after it."""
+        return render_around(self.tokenizer, f"{_MEDIA}\n{QUESTION}", (_MEDIA, QUESTION))
 
     def _ids(self, text: str, **options: Any) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False, **options)["input_ids"]

@@ -1,6 +1,7 @@
 """A local text model as judge."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -8,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from lightning_modules.backbones import loading
+from lightning_modules.chat_template import QUESTION, render_around, tokenize_around
 from lightning_modules.judges.base import find_device
 from lightning_modules.judges.prompt import PromptedJudge
 
@@ -77,15 +79,16 @@ class LanguageModelJudge(PromptedJudge):
             rows = fitting[start : start + self.batch_size]
             yield from zip(rows, self._replies([tokens[i] for i in rows]), strict=True)
 
+    @cached_property
+    def _template(self) -> list[str]:
+        """What the chat template writes around a question. Templates without `enable_thinking` ignore it."""
+        return render_around(self.tokenizer, QUESTION, enable_thinking=False)
+
     def _tokens(self, prompt: str) -> list[int]:
         if self.tokenizer.chat_template is None:
-            return self.tokenizer(prompt)["input_ids"]
-        turn = [{"role": "user", "content": prompt}]
-        # Templates without a variable of this name ignore it.
-        text = self.tokenizer.apply_chat_template(
-            turn, tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            return self.tokenizer(prompt, split_special_tokens=True)["input_ids"]
+        before, after = self._template
+        return tokenize_around(self.tokenizer, before, prompt, after)
 
     @torch.no_grad()
     def _replies(self, rows: list[list[int]]) -> list[str]:

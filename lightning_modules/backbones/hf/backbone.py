@@ -9,6 +9,7 @@ Shape legend: B clips, T frames, I image size, P prompt positions, H hidden size
 import json
 import warnings
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +35,7 @@ from lightning_modules.backbones.hf.replay import Recording, capture, record, re
 from lightning_modules.backbones.interface import Perception, Prompt
 from lightning_modules.backbones.precision import in_float32
 from lightning_modules.backbones.recipe import Recipe
-from lightning_modules.backbones.spliced import QUESTION
+from lightning_modules.chat_template import QUESTION, render_around, tokenize_around
 
 _PROCESSOR_FILES = (
     "preprocessor_config.json",
@@ -185,7 +186,7 @@ class HFBackbone(DecoderBackbone):
 
     def _token_ids(self, instruction: str, placeholders: list[str]) -> list[int]:
         """A prompt's tokens. Only the template and the placeholders may hold special tokens, never the question."""
-        before, after = self._rendered().split(QUESTION)
+        before, after = self._template
         pieces = self.family.cut(before)
         if len(pieces) != len(placeholders) + 1:
             raise ValueError(
@@ -193,32 +194,13 @@ class HFBackbone(DecoderBackbone):
                 f"{len(placeholders)}. It may be of another model: {before!r}."
             )
         before = pieces[0] + "".join(p + piece for p, piece in zip(placeholders, pieces[1:], strict=True))
-        # The question is read together with the text around it, up to the next special token on either side: a line
-        # break and a word may make other tokens together than apart.
-        start, end = (
-            self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True) for text in (before, after)
-        )
-        special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        last = max((i for i, token in enumerate(start["input_ids"]) if token in special), default=None)
-        first = next((i for i, token in enumerate(end["input_ids"]) if token in special), None)
-        begins = 0 if last is None else start["offset_mapping"][last][1]
-        ends = len(after) if first is None else end["offset_mapping"][first][0]
-        plain = before[begins:] + instruction + after[:ends]
-        return [
-            *start["input_ids"][: 0 if last is None else last + 1],
-            *self.tokenizer(plain, add_special_tokens=False, split_special_tokens=True)["input_ids"],
-            *([] if first is None else end["input_ids"][first:]),
-        ]
+        return tokenize_around(self.tokenizer, before, instruction, after)
 
-    def _rendered(self) -> str:
-        """The chat template around a clip and a question."""
+    @cached_property
+    def _template(self) -> list[str]:
+        """What the chat template writes around a question, the clip before it."""
         content = [*self.family.content(self.num_frames), {"type": "text", "text": QUESTION}]
-        return self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}],
-            chat_template=self.family.chat_template,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+        return render_around(self.tokenizer, content, chat_template=self.family.chat_template)
 
     def save(self, directory: str | Path) -> None:
         directory = Path(directory)
