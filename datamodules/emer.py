@@ -22,8 +22,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from datamodules.clip_datamodule import Split
 from datamodules.corpus import Corpus, LabelRow
 from datamodules.emotions import MAFW, get_taxonomy
+from datamodules.files.json_files import read_json
+from datamodules.files.tables import read_csv
 from datamodules.published import Published
-from datamodules.tables import read_csv, read_json
 
 MEDIA_PREFIX = "<video>\n<audio>\n"
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)

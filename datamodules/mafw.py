@@ -16,8 +16,9 @@ from datamodules import emotions
 from datamodules.clip_datamodule import Split
 from datamodules.corpus import Corpus, LabelRow
 from datamodules.emotions import COMPOUND_SEPARATOR, members
+from datamodules.files.tables import read_workbook
+from datamodules.files.text import decode_chinese, misread_chinese, num_chinese, numbered_lines, read_text
 from datamodules.published import NUM_FOLDS, Coding, Published, published_fold, wrong_coding
-from datamodules.tables import decode_chinese, misread_chinese, num_chinese, numbered_lines, read_text, read_workbook
 
 _CLASSES = emotions.MAFW.classes
 _SINGLE = dict(zip(_CLASSES, (1390, 639, 625, 1242, 1138, 1470, 1072, 236, 916, 262, 182), strict=True))

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal
 from datamodules.clip_datamodule import Split
 from datamodules.corpus import Corpus, LabelRow
 from datamodules.emotions import get_taxonomy
+from datamodules.files.json_files import read_json
 from datamodules.published import Published
-from datamodules.tables import read_json
 
 _EXPLANATIONS = {"fine": "smp_reason_caption", "coarse": "caption"}
 _NUM_CLIPS = {"fine": 4487, "coarse": 28618}

@@ -20,7 +20,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
-from lightning_modules.rationale import whole_characters
+from datamodules.files.printable import whole_characters
 
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 

@@ -7,7 +7,7 @@ import pytest
 
 import main
 from callbacks.analysis.alarm_table import alarms
-from callbacks.scoring import write_rows
+from datamodules.files.writing import write_rows
 
 pytestmark = pytest.mark.unit
 

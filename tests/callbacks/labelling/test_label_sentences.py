@@ -122,7 +122,7 @@ def test_an_endpoint_labels(rationales, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"id": "a", "completion": "<think>He smi', r"p\.jsonl:2: not JSON"),
+        ('{"id": "a", "completion": "<think>He smi', r"p\.jsonl:2: not valid JSON"),
         ('{"id": "a"}', r"p\.jsonl:2: expected sentences"),
         ('{"id": "a", "sentences": ["He smiles."]}', r"p\.jsonl:2: expected sentences"),
         ('{"id": "a", "completion": 1}', r"p\.jsonl:2: expected sentences"),
