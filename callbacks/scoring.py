@@ -16,6 +16,7 @@ from rich.table import Table
 from callbacks.rewards import accuracy_score, format_score
 from datamodules.emotions import Taxonomy, get_taxonomy
 from datamodules.files.writing import write_json, write_rows
+from datamodules.rationale import Response, read_response
 from lightning_modules.coherence import explanation_score
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
 from lightning_modules.judges import FileJudge, Judge
@@ -24,7 +25,6 @@ from lightning_modules.judges.prompt import PromptedJudge, each_verdict
 from lightning_modules.judges.verifier import verifier_judge_name, verifier_verdict
 from lightning_modules.metrics.records import read_records
 from lightning_modules.metrics.report import EmotionReport
-from lightning_modules.rationale import Response, read_response
 
 JsonlFile = restricted_string_type("JsonlFile", r".+\.jsonl?", docstring="Path of a JSON Lines file.")
 """A path that the command line can tell from the name of a class."""

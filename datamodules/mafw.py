@@ -292,13 +292,21 @@ class MAFW(Corpus):
             self._invalid = {
                 self.key(str(row["clip"])): source
                 for row, source in (read_workbook(path, ["clip", "invalid"]) if path else ())
-                if isinstance(row["invalid"], int | float) and row["invalid"] < 0
+                if _is_negative(row["invalid"])
             }
         return self._invalid
 
 
 def _label(text: str) -> str | int:
     return int(text) if text.isdecimal() else text
+
+
+def _is_negative(cell: object) -> bool:
+    """Whether a cell holds a number below 0, as a number or as text."""
+    try:
+        return isinstance(cell, int | float | str) and float(cell) < 0
+    except ValueError:
+        return False
 
 
 def _cell_codes(cell: object) -> tuple[int, ...] | None:

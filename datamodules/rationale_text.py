@@ -109,9 +109,7 @@ def _labelled(text: str, labels: list, source: str) -> LabelledSentence:
         raise ValueError(f"{source}: no label. A sentence without emotion has the label 'neutral'.")
     unknown = [label for label in labels if label not in GO_EMOTIONS]
     if unknown:
-        raise ValueError(
-            f"{source}: {unknown[0]!r:.80} is not a GoEmotions label. Expected: {', '.join(GO_EMOTIONS)}."
-        )
+        raise ValueError(f"{source}: {unknown[0]!r:.80} is not a GoEmotions label. Expected: {', '.join(GO_EMOTIONS)}.")
     return LabelledSentence(text, tuple(label for label in GO_EMOTIONS if label in labels))
 
 

@@ -11,11 +11,11 @@ from rich.table import Table
 
 from datamodules.emotions import Taxonomy
 from datamodules.files.writing import json_line, write_rows
+from datamodules.rationale import read_response
 from lightning_modules.judges import Judge
 from lightning_modules.judges.prompt import PromptedJudge, Verdict, each_verdict
 from lightning_modules.metrics.predictions import Prediction, read_predictions
 from lightning_modules.metrics.records import read_records
-from lightning_modules.rationale import read_response
 
 
 def rationale_of(prediction: Prediction, taxonomy: Taxonomy) -> str:

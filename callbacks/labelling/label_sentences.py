@@ -17,10 +17,10 @@ from callbacks.labelling.teacher import label_each, require_teacher
 from datamodules.clip_datamodule import ClipDataModule
 from datamodules.emotions import GO_EMOTIONS, MAFW
 from datamodules.files.writing import write_rows
+from datamodules.rationale import read_response, split_sentences
 from datamodules.rationale_text import LabelledSentence
 from lightning_modules.judges import EndpointJudge, Judge
 from lightning_modules.metrics.records import Record, read_records
-from lightning_modules.rationale import read_response, split_sentences
 
 
 def read_rationales(path: str | Path) -> list[tuple[str, ...]]:

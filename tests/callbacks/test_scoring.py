@@ -8,8 +8,8 @@ import pytest
 from callbacks.scoring import score, score_rows
 from datamodules.emotions import DFEW, GO_EMOTIONS
 from datamodules.files.writing import write_json, write_rows
+from datamodules.rationale import read_response
 from lightning_modules.emotion_verifier import EmotionVerifier
-from lightning_modules.rationale import read_response
 
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore:UAR leaves out classes")]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.emotions import DFEW, MAFW, get_taxonomy
-from lightning_modules.rationale import read_response, split_sentences
+from datamodules.rationale import read_response, split_sentences
 
 pytestmark = pytest.mark.unit
 
