@@ -194,7 +194,7 @@ def cross_validate(arguments: list[str]) -> None:
         arguments: the command line after `cross_validate`: own options and those of `fit`.
 
     Raises:
-        SystemExit: a fold failed, or the options are wrong; the message says what to do.
+        StageError, FileNotFoundError, ValueError: a fold failed, or the options are wrong.
     """
     parser = argparse.ArgumentParser(
         prog="main.py cross_validate",
@@ -203,16 +203,14 @@ def cross_validate(arguments: list[str]) -> None:
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        exit_on_error=False,
     )
     parser.add_argument(
         "--folds", type=_fold_numbers, default="1,2,3,4,5", help="Folds to run and put together (default: %(default)s)."
     )
     options, passed_on = parser.parse_known_args(arguments)
-    try:
-        runner = _prepare(passed_on)
-        result = aggregate({fold: runner.run(fold) for fold in options.folds})
-    except (StageError, FileNotFoundError, ValueError) as error:
-        sys.exit(f"cross_validate: {error}")
+    runner = _prepare(passed_on)
+    result = aggregate({fold: runner.run(fold) for fold in options.folds})
     write_json(runner.root / REPORT_FILE, result)
     _print(result, runner.root / REPORT_FILE)
 
