@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from importlib import import_module
 from inspect import signature
+from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args, get_origin, get_type_hints
@@ -49,6 +50,7 @@ TOOLS = {
     "replay": ("callbacks.replay.replay:replay", "recompute a step whose loss or gradient was not a finite number"),
     "summarize": ("callbacks.analysis.summary:summarize", "compare finished runs: a table, summary.json, a bar chart"),
 }
+DEBUG = "--debug"
 CROSS_VALIDATE = "cross_validate"
 ESTIMATE = "estimate"
 EVALUATED = "lightning_modules.policy.PolicyModule"
@@ -60,7 +62,8 @@ CONFIG_HINT = """Stages are configured by stacked YAML files; what comes later w
   python main.py fit -c ... --print_config     show the whole configuration
   python main.py fit --help                    every trainer option
   python main.py fit --model.help GRPOModule   every option of a class
-  python main.py score --help                  every option of a tool"""
+  python main.py score --help                  every option of a tool
+  python main.py COMMAND ... --debug           where an error was raised"""
 
 
 def usage() -> str:
@@ -106,15 +109,18 @@ def run_tool(name: str, arguments: list[str]) -> None:
     """Run an offline tool; its options are its function's parameters, also from YAML (`-c`)."""
     from jsonargparse import ActionConfigFile, ArgumentParser
 
+    from callbacks.command_line import read_strictly, settled
+
     module, function_name = TOOLS[name][0].split(":")
     function = getattr(import_module(module), function_name)
     if "data" in signature(function).parameters:
         import_named_classes()
-    parser = ArgumentParser(prog=f"main.py {name}", description=TOOLS[name][1])
+    parser = ArgumentParser(prog=f"main.py {name}", description=TOOLS[name][1], exit_on_error=False)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with options; may be repeated.")
     is_about_file = "file" in signature(function).parameters  # which then needs no option
     parser.add_function_arguments(function, as_group=False, as_positional=is_about_file, sub_configs=True)
-    config = parser.instantiate(parser.parse_args(spell_out(function, arguments)))
+    read_strictly(arguments)
+    config = parser.instantiate(settled(parser.parse_args(spell_out(function, arguments))))
     config.pop("config")
     function(**config)
 
@@ -150,6 +156,7 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
     from callbacks.alarms import AlarmCallback
     from callbacks.bad_clips import BadClipBudget
     from callbacks.checkpointing.run_checkpoint import RunCheckpoint
+    from callbacks.command_line import read_strictly, settled
     from callbacks.config_secrets import SecretKeepingParser
     from callbacks.export import ExportCallback
     from callbacks.inspection.callback import InspectionCallback
@@ -159,6 +166,7 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
     from lightning_modules.determinism import make_products_reproducible
     from lightning_modules.provenance import Mismatch
 
+    read_strictly(arguments)
     import_named_classes()
     import_module("callbacks.rl")
     for stage in ("cold_start", "verifier", "grpo"):
@@ -183,6 +191,7 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
             parser.add_lightning_class_args(BadClipBudget, "bad_clips")
 
         def before_instantiate_classes(self) -> None:
+            self.config = settled(self.config)
             if self.config.trainer.deterministic:
                 make_products_reproducible()
             self.parser.refuse_written_secrets(self.config)
@@ -213,6 +222,7 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
         },
         parser_kwargs={
             "parser_mode": "omegaconf+",
+            "exit_on_error": False,
             "prog": f"main.py {command}",
             "description": f"{command}: {STAGES[command]}",
         },
@@ -236,14 +246,8 @@ def run_stage(command: str, arguments: list[str]) -> None:
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Dispatch a command line; returns the exit status."""
-    # The bars of loading and writing a few megabytes say nothing; training and decoding have their own.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
-        return 0
+def run(arguments: list[str]) -> None:
+    """Run a command line; its errors go to the caller."""
     command, *options = arguments
     if command in TOOLS:
         run_tool(command, options)
@@ -258,7 +262,27 @@ def main(arguments: list[str] | None = None) -> int:
 
         run_estimate(options)
     else:
-        print(f"Unknown command {command!r}.\n\n{usage()}", file=sys.stderr)
+        raise ValueError(f"There is no command {command!r}. `python main.py --help` lists them.")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command line; returns the exit status: 2 after an error that its user can mend, said in one sentence."""
+    # The bars of loading and writing a few megabytes say nothing; training and decoding have their own.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # no name of a file keeps a table from being printed
+    try:
+        run([argument for argument in arguments if argument != DEBUG])
+    except Exception as error:
+        from callbacks.command_line import is_meant_to_be_read, one_sentence
+
+        if DEBUG in arguments or not is_meant_to_be_read(error):
+            raise
+        print(f"error: {one_sentence(error, arguments[0])}", file=sys.stderr)
         return 2
     return 0
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from callbacks.ablation_report import ablation_report, changes, draw, print_report
 from callbacks.prediction_writer import gather_rows, prediction_rows
-from callbacks.scoring import write_metrics, write_rows
 from datamodules.ablation import ABLATIONS, Ablation, SoundPartners, ablate
 from datamodules.batch import ClipBatch
 from datamodules.clip_dataset import ClipDataset
+from datamodules.files.writing import write_json, write_rows
 from lightning_modules.metrics.predictions import read_predictions
 from lightning_modules.policy import Evaluation, PolicyModule
 
@@ -122,7 +122,7 @@ class ModalityAblation(Callback):
         lines = changes(files, sounds)
         report = ablation_report(files, lines)
         write_rows(directory / CHANGES_FILE, lines)
-        write_metrics(directory / REPORT_FILE, report)
+        write_json(directory / REPORT_FILE, report)
         draw(report, directory / FIGURE_FILE)
         print_report(report, directory / REPORT_FILE)
 

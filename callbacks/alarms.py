@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from callbacks.rewards import accuracy_score, format_score
 from datamodules.batch import ClipBatch
+from datamodules.rationale import Response
 from lightning_modules.coherence import explanation_score
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
 from lightning_modules.grpo import GRPOModule
@@ -22,7 +23,6 @@ from lightning_modules.metrics.alarms import (
 )
 from lightning_modules.metrics.rationale_statistics import Rationale, Tally, count_words, rationale_statistics
 from lightning_modules.policy import Evaluation, PolicyModule
-from lightning_modules.rationale import Response
 
 Tallies = dict[str, Tally]
 

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from callbacks.scoring import write_rows
 from datamodules.batch import BadClip, ClipBatch
+from datamodules.files.writing import write_rows
 
 BAD_CLIPS_FILE = "bad_clips.jsonl"
 

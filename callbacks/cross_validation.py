@@ -7,7 +7,6 @@ Every `fit` and `test` is a process of its own, as a user would start it: device
 """
 
 import argparse
-import json
 import pkgutil
 import subprocess
 import sys
@@ -29,8 +28,10 @@ from callbacks.analysis.summary import METRICS
 from callbacks.checkpointing.files import best_checkpoint, newest_checkpoint
 from callbacks.prediction_writer import METRICS_FILE
 from callbacks.run_record import RUN_FILE
-from callbacks.scoring import write_metrics, write_text
 from datamodules.emotions import get_taxonomy
+from datamodules.files.json_files import read_json_object
+from datamodules.files.writing import write_json, write_text
+from datamodules.files.yaml_files import read_yaml_mapping
 from lightning_modules.metrics.report import emotion_report
 
 MAIN = Path(__file__).parents[1] / "main.py"
@@ -160,14 +161,14 @@ class FoldRunner:
         metrics = directory / "test" / METRICS_FILE
         if metrics.is_file():
             Console().print(f"Fold {fold} is tested already: {metrics}")
-            return json.loads(metrics.read_text())
+            return read_json_object(metrics)
         checkpoint = None
         if self.trains:
             if not _is_trained(directory):
                 self._run_stage("fit", fold, directory, newest_checkpoint(directory))
             checkpoint = best_checkpoint(directory)
         self._run_stage("test", fold, directory / "test", checkpoint)
-        return json.loads(metrics.read_text())
+        return read_json_object(metrics)
 
     def _run_stage(self, command: str, fold: int, directory: Path, checkpoint: Path | None) -> None:
         place = [f"--data.init_args.fold={fold}", f"--trainer.default_root_dir={directory}"]
@@ -183,7 +184,7 @@ class FoldRunner:
 
 def _is_trained(directory: Path) -> bool:
     record = directory / RUN_FILE
-    return record.is_file() and json.loads(record.read_text())["stage"] == "fit"
+    return record.is_file() and read_json_object(record).get("stage") == "fit"
 
 
 def cross_validate(arguments: list[str]) -> None:
@@ -193,7 +194,7 @@ def cross_validate(arguments: list[str]) -> None:
         arguments: the command line after `cross_validate`: own options and those of `fit`.
 
     Raises:
-        SystemExit: a fold failed, or the options are wrong; the message says what to do.
+        StageError, FileNotFoundError, ValueError: a fold failed, or the options are wrong.
     """
     parser = argparse.ArgumentParser(
         prog="main.py cross_validate",
@@ -202,17 +203,15 @@ def cross_validate(arguments: list[str]) -> None:
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        exit_on_error=False,
     )
     parser.add_argument(
         "--folds", type=_fold_numbers, default="1,2,3,4,5", help="Folds to run and put together (default: %(default)s)."
     )
     options, passed_on = parser.parse_known_args(arguments)
-    try:
-        runner = _prepare(passed_on)
-        result = aggregate({fold: runner.run(fold) for fold in options.folds})
-    except (StageError, FileNotFoundError, ValueError) as error:
-        sys.exit(f"cross_validate: {error}")
-    write_metrics(runner.root / REPORT_FILE, result)
+    runner = _prepare(passed_on)
+    result = aggregate({fold: runner.run(fold) for fold in options.folds})
+    write_json(runner.root / REPORT_FILE, result)
     _print(result, runner.root / REPORT_FILE)
 
 
@@ -265,7 +264,7 @@ def _keep_config(root: Path, config: dict[str, Any]) -> None:
     """Write the shared configuration, or check that the folds in the directory were run with it."""
     file = root / CONFIG_FILE
     if file.is_file():
-        changes = _changes(yaml.safe_load(file.read_text()), config)
+        changes = _changes(read_yaml_mapping(file), config)
         if changes:
             raise ValueError(
                 f"{root} holds folds of another configuration ({'; '.join(changes[:3])}"

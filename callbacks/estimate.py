@@ -4,7 +4,6 @@ From the configuration that `fit` would run; no weight is read.
 """
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from callbacks.cross_validation import StageError, fit_config
+from callbacks.cross_validation import fit_config
 from lightning_modules.backbones.adapters import adapter_parameters
 from lightning_modules.backbones.decoder_backbone import LANGUAGE_MODEL, DecoderBackbone
 from lightning_modules.backbones.fork import can_group
@@ -280,7 +279,7 @@ def run_estimate(arguments: list[str]) -> None:
         arguments: the command line after `estimate`: own options and those of `fit`.
 
     Raises:
-        SystemExit: the options are wrong; the message says what to do.
+        StageError, ValueError: the options are wrong.
     """
     parser = argparse.ArgumentParser(
         prog="main.py estimate",
@@ -289,6 +288,7 @@ def run_estimate(arguments: list[str]) -> None:
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        exit_on_error=False,
     )
     parser.add_argument("--chip", choices=CHIPS, default="H100", help="The devices (default: %(default)s, SXM).")
     parser.add_argument("--device_memory_gib", type=float, help="Memory of a device (default: the chip's).")
@@ -307,12 +307,12 @@ def run_estimate(arguments: list[str]) -> None:
     transformers.logging.set_verbosity_error()
     try:
         result = estimate(fit_config([_DATA, *passed_on]), limits, own.geometry, own.prompt_tokens, own.clip_seconds)
-    except (StageError, ValueError) as error:
-        known = own.geometry is not None or "no directory here" not in str(error)
-        hint = (
-            "" if known else f"\nWithout it: --geometry {', '.join(GEOMETRIES)}, with configs/backbone/humanomni*.yaml."
-        )
-        sys.exit(f"estimate: {error}{hint}")
+    except ValueError as error:
+        if own.geometry is not None or "no directory here" not in str(error):
+            raise
+        raise ValueError(
+            f"{error} Without it: --geometry {', '.join(GEOMETRIES)}, with configs/backbone/humanomni*.yaml."
+        ) from error
     show(Console(), result, limits)
 
 

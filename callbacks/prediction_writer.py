@@ -6,8 +6,9 @@ from typing import Any
 import torch.distributed
 from lightning import Callback, LightningModule, Trainer
 
-from callbacks.scoring import score_rows, write_metrics, write_rows
+from callbacks.scoring import score_rows
 from datamodules.batch import ClipBatch
+from datamodules.files.writing import write_json, write_rows
 from lightning_modules.policy import Evaluation, PolicyModule
 
 PREDICTIONS_FILE = "predictions.jsonl"
@@ -85,7 +86,7 @@ class PredictionWriter(Callback):
         # Every process takes part in computing: the metrics are summed over processes.
         report = pl_module.metrics_report()
         if trainer.is_global_zero:
-            write_metrics(Path(trainer.default_root_dir) / METRICS_FILE, report)
+            write_json(Path(trainer.default_root_dir) / METRICS_FILE, report)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write_rows(trainer)

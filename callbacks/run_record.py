@@ -1,6 +1,5 @@
 """What a run was: seconds, versions, hardware; beside its configuration in the run directory."""
 
-import json
 import platform
 import time
 from importlib.metadata import version
@@ -8,6 +7,8 @@ from pathlib import Path
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+
+from datamodules.files.writing import write_json
 
 RUN_FILE = "run.json"
 _PACKAGES = ("torch", "lightning", "transformers", "torchmetrics", "torchcodec", "av")
@@ -34,6 +35,4 @@ class RunRecord(Callback):
             "python": platform.python_version(),
             "versions": {package: version(package) for package in _PACKAGES},
         }
-        directory = Path(trainer.default_root_dir)
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / RUN_FILE).write_text(json.dumps(record, indent=2) + "\n")
+        write_json(Path(trainer.default_root_dir) / RUN_FILE, record)

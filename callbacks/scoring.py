@@ -3,9 +3,7 @@
 `score_rows` makes the rows of `rows.jsonl` and `predictions.jsonl`; `score` is the tool `python main.py score`.
 """
 
-import json
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +15,8 @@ from rich.table import Table
 
 from callbacks.rewards import accuracy_score, format_score
 from datamodules.emotions import Taxonomy, get_taxonomy
+from datamodules.files.writing import write_json, write_rows
+from datamodules.rationale import Response, read_response
 from lightning_modules.coherence import explanation_score
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
 from lightning_modules.judges import FileJudge, Judge
@@ -25,7 +25,6 @@ from lightning_modules.judges.prompt import PromptedJudge, each_verdict
 from lightning_modules.judges.verifier import verifier_judge_name, verifier_verdict
 from lightning_modules.metrics.records import read_records
 from lightning_modules.metrics.report import EmotionReport
-from lightning_modules.rationale import Response, read_response, whole_characters
 
 JsonlFile = restricted_string_type("JsonlFile", r".+\.jsonl?", docstring="Path of a JSON Lines file.")
 """A path that the command line can tell from the name of a class."""
@@ -62,9 +61,7 @@ def read_completions(path: str | Path, taxonomy: Taxonomy) -> list[Completion]:
         for name, value in (("completion", text), ("target", target)):
             if not isinstance(value, str):
                 raise ValueError(f"{record.where}: {name} must be text; got {value!r}.")
-        completions.append(
-            Completion(record.id, whole_characters(text), taxonomy.compound_target(target, record.where))
-        )
+        completions.append(Completion(record.id, text, taxonomy.compound_target(target, record.where)))
     return completions
 
 
@@ -133,47 +130,6 @@ def _sentence_rows(response: Response, readings: Sequence[SentenceReading] | Non
     ]
 
 
-def write_text(path: str | Path, lines: Iterable[str]) -> None:
-    """Write a text file whole or not at all: readers never see a part of it.
-
-    Args:
-        path: the file; its directory is made.
-        lines: what it holds, each line without its newline.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(f"{line}\n" for line in lines)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_rows(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write rows as JSONL, whole or not at all."""
-    write_text(path, (json_line(row) for row in rows))
-
-
-def json_line(row: dict[str, Any]) -> str:
-    """A row as one line of JSONL, without the newline.
-
-    Raises:
-        ValueError: a number that JSON does not have.
-    """
-    line = json.dumps(row, ensure_ascii=False, allow_nan=False)
-    # Legal in JSON, but many readers take these characters for the end of a line.
-    for separator in ("\u0085", "\u2028", "\u2029"):
-        line = line.replace(separator, f"\\u{ord(separator):04x}")
-    return line
-
-
-def write_metrics(path: str | Path, metrics: dict[str, Any]) -> None:
-    """Write metrics as JSON, whole or not at all."""
-    write_text(path, [json.dumps(metrics, ensure_ascii=False, allow_nan=False, indent=2)])
-
-
 def score(
     completions: str,
     taxonomy: Literal["mafw", "dfew"],
@@ -235,7 +191,7 @@ def score(
     metrics = report.compute()
     rows = score_rows(ids, responses, targets, readings, verdicts, judge_name, classes)
     write_rows(Path(output) / "rows.jsonl", rows)
-    write_metrics(Path(output) / "metrics.json", metrics)
+    write_json(Path(output) / "metrics.json", metrics)
     _print_summary(metrics, output)
     return metrics
 

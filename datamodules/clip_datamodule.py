@@ -23,10 +23,10 @@ from datamodules.batch import Clip, collate
 from datamodules.clip_cache import ClipCache
 from datamodules.clip_dataset import ClipDataset, ClipRecord, split_validation
 from datamodules.emotions import Taxonomy
+from datamodules.files.tables import refuse_row
 from datamodules.loader import ResumableLoader
 from datamodules.media import MediaError, MediaSettings
 from datamodules.samplers import balanced_shares, evaluation_sampler, training_sampler
-from datamodules.tables import refuse_row
 
 Split = Literal["train", "test", "predict"]
 

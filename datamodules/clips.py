@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from datamodules.clip_datamodule import ClipDataModule, Split
 from datamodules.clip_dataset import ClipRecord
 from datamodules.corpus import MEDIA_SUFFIXES
+from datamodules.files.printable import readable_name
 
 
 class Clips(ClipDataModule):
@@ -57,7 +58,7 @@ class Clips(ClipDataModule):
             rank_zero_info(
                 f"{self.name}: {others.total()} other files under {self.root} are passed over ({passed_over})."
             )
-        names = [path.relative_to(folder) for path in clips]
+        names = [Path(readable_name(str(path.relative_to(folder)))) for path in clips]
         stems = Counter(name.with_suffix("") for name in names)
         return [
             ClipRecord(
@@ -65,7 +66,7 @@ class Clips(ClipDataModule):
                 media=str(path),
                 target=None,
                 response=None,
-                source=str(path),
+                source=readable_name(str(path)),
             )
             for name, path in zip(names, clips, strict=True)
         ]

@@ -15,7 +15,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from datamodules.clip_datamodule import ClipDataModule, Split
 from datamodules.clip_dataset import ClipRecord
+from datamodules.files.printable import readable_name
 from datamodules.published import Coding, Published, wrong_coding
+from datamodules.rationale import read_response
 
 MEDIA_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 
@@ -60,6 +62,8 @@ class Corpus(ClipDataModule):
     def __init__(self, root: str, **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
         self._files: dict[str, Path] | None = None
+        self.left_out: dict[Split, list[LabelRow]] = {}
+        """Split → its rows that `leaves_out` has left out."""
 
     def read_labels(self, path: Path) -> Iterable[LabelRow]:
         """Rows of a label file in its order; a malformed row goes to `self.refuse`.
@@ -75,13 +79,13 @@ class Corpus(ClipDataModule):
         return None
 
     def key(self, clip_id: str) -> str:
-        """By default the name without a media suffix."""
-        path = Path(clip_id)
+        """By default the name without a media suffix, of a Windows path too."""
+        path = Path(clip_id.replace("\\", "/"))
         return path.stem if path.suffix.lower() in MEDIA_SUFFIXES else path.name
 
     def media_key(self, path: Path) -> str | None:
         """`key` of the clip in a media file; None for a file that is none of the corpus' clips."""
-        return self.key(path.name)
+        return self.key(readable_name(path.name))
 
     def target(self, row: LabelRow) -> str | None:
         """Canonical emotion of a row.
@@ -129,26 +133,53 @@ class Corpus(ClipDataModule):
 
     def records(self, split: Split) -> list[ClipRecord]:
         """See `ClipDataModule.records`."""
-        rows = self.rows(split)
-        records, left_out = [], Counter[str]()
-        for row in rows:
+        records: list[ClipRecord] = []
+        left_out = self.left_out[split] = []
+        for row in self.rows(split):
             if self.leaves_out(row):
-                left_out[str(row.label)] += 1
+                left_out.append(row)
                 continue
             try:
-                target, media = self.target(row), self.media_file(row)
+                records.append(self._record(row))
             except ValueError as error:
                 self.refuse(str(error))
-                continue
-            response = self.response(row, target)
-            records.append(ClipRecord(row.id, str(media) if media else None, target, response, row.source))
         if left_out:
-            counts = ", ".join(f"{label} {count}" for label, count in left_out.items())
+            counts = ", ".join(f"{name} {count}" for name, count in Counter(row.label for row in left_out).items())
             rank_zero_warn(
-                f"{self.name} {split}: {left_out.total()} clips are left out, as the taxonomy {self.taxonomy.name} has "
+                f"{self.name} {split}: {len(left_out)} clips are left out, as the taxonomy {self.taxonomy.name} has "
                 f"no class for their labels ({counts})."
             )
         return records
+
+    def _record(self, row: LabelRow) -> ClipRecord:
+        """A row with its canonical emotion and its files.
+
+        Raises:
+            ValueError: no class of the taxonomy, a link that leads out, or a response that reads back otherwise.
+        """
+        target, media = self.target(row), self.media_file(row)
+        response = self.response(row, target)
+        if response is not None:
+            self._check_response(row, response, target)
+        return ClipRecord(row.id, str(media) if media else None, target, response, row.source)
+
+    def _check_response(self, row: LabelRow, response: str, target: str | None) -> None:
+        """Refuse a response whose rationale holds tags of its own: what is learned would be another answer.
+
+        Raises:
+            ValueError: it does not read back as the row's rationale and target.
+        """
+        read = read_response(response, self.taxonomy)
+        if read.prediction != target:
+            raise ValueError(
+                f"{row.source}: the response to learn reads back as {read.prediction or read.answer!r}, and the label "
+                f"is {target}. Does the explanation hold an <answer> of its own? Take the tags out: {response!r:.200}"
+            )
+        if row.rationale is not None and read.rationale != row.rationale.strip():
+            raise ValueError(
+                f"{row.source}: the rationale to learn reads back as {read.rationale!r:.80}. The explanation must not "
+                f"hold <think> or </think>; take the tags out: {response!r:.200}"
+            )
 
     def label_file(self, split: Split) -> Path:
         """The label file of a split.

@@ -10,8 +10,8 @@ from typing import Any
 from datamodules import emotions
 from datamodules.clip_datamodule import Split
 from datamodules.corpus import Corpus, LabelRow
+from datamodules.files.tables import read_csv
 from datamodules.published import NUM_FOLDS, Coding, Published, published_fold
-from datamodules.tables import read_csv
 
 _TOTALS = dict(zip(emotions.DFEW.classes, (2445, 1894, 2669, 2173, 1469, 145, 902), strict=True))
 

@@ -22,8 +22,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from datamodules.clip_datamodule import Split
 from datamodules.corpus import Corpus, LabelRow
 from datamodules.emotions import MAFW, get_taxonomy
+from datamodules.files.json_files import read_json, shown
+from datamodules.files.tables import read_csv
 from datamodules.published import Published
-from datamodules.tables import read_csv, read_json
 
 MEDIA_PREFIX = "<video>\n<audio>\n"
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -49,7 +50,7 @@ class Conversation(LabelRow):
     """One entry of a conversation JSON.
 
     Args:
-        video: the clip's path, as written.
+        video: the clip's path, with slashes.
         directory: of the JSON.
         response: the gpt value, to learn verbatim.
     """
@@ -163,7 +164,7 @@ class EMER(Corpus):
                 (self.root / "videos", self.root),
                 (row.directory, row.directory),
             ):
-                path = directory / row.video  # an absolute `video` replaces the directory
+                path = directory / row.video  # an absolute path replaces the directory
                 inside = ".." not in Path(row.video).parts and path.absolute().is_relative_to(directory.absolute())
                 if inside and path.is_file() and not self.refuses_link(path, root):
                     return path
@@ -175,7 +176,13 @@ class EMER(Corpus):
         candidates = [
             path for place in _PLACES for path in sorted(self.root.glob(place)) if path.resolve() != test_path
         ]
-        found = [path for path in candidates if _holds_explanations(path)]
+        found, looked_at = [], []
+        for path in candidates:
+            try:
+                found += [path] if _holds_explanations(path) else []
+                looked_at.append(str(path))
+            except ValueError as error:  # it may be a file of another purpose, or the one that is looked for
+                looked_at.append(str(error))
         others = tuple(suffix for language, suffix in _LANGUAGE_SUFFIX.items() if language != self.language)
         found = [path for path in found if not path.stem.endswith(others)]
         if len(found) == 1:
@@ -184,9 +191,9 @@ class EMER(Corpus):
             raise ValueError(
                 f"Several files with EMER explanations: {', '.join(map(str, found))}. Name one as `annotations`."
             )
-        looked_at = ", ".join(map(str, candidates)) or f"no {', '.join(_PLACES)} there"
+        where = "; ".join(looked_at) or f"no {', '.join(_PLACES)} there"
         raise FileNotFoundError(
-            f"No {self.language} EMER explanations in {self.root} (looked at: {looked_at}). Expected a CSV with the "
+            f"No {self.language} EMER explanations in {self.root} (looked at: {where}). Expected a CSV with the "
             f"header {' or '.join(','.join(columns) for columns in _COLUMNS.values())}, or a conversation JSON. "
             "Name it as `annotations`."
         )
@@ -227,7 +234,7 @@ class EMER(Corpus):
     def _read_conversations(self, path: Path) -> Iterator[Conversation]:
         entries = read_json(path)
         if not isinstance(entries, list):
-            raise ValueError(f"{path}: got a JSON {type(entries).__name__}. Expected a list of conversations.")
+            raise ValueError(f"{path}: got {shown(entries)}. Expected a JSON list of conversations.")
         other_questions = 0
         for position, entry in enumerate(entries, start=1):
             source = f"{path}:{position}"
@@ -270,7 +277,9 @@ def _read_entry(entry: Any, source: str) -> tuple[str, str, str, str]:
     video = entry.get("video") if isinstance(entry, dict) else None
     turns = entry.get("conversations") if isinstance(entry, dict) else None
     if not isinstance(video, str) or not video or not isinstance(turns, list):
-        raise ValueError(f"{source}: expected an object with `video` (a path) and `conversations`, got {entry!r:.120}.")
+        raise ValueError(
+            f"{source}: expected an object with `video` (a path) and `conversations`, got {shown(entry, 120)}."
+        )
     speakers = [turn.get("from") if isinstance(turn, dict) else None for turn in turns]
     if speakers != ["human", "gpt"] or not all(isinstance(turn.get("value"), str) for turn in turns):
         raise ValueError(
@@ -280,4 +289,5 @@ def _read_entry(entry: Any, source: str) -> tuple[str, str, str, str]:
     answer = _ANSWER.search(response)
     if answer is None:
         raise ValueError(f"{source}: the gpt value has no <answer>...</answer>: {response[:80]!r}.")
-    return video, turns[0]["value"].removeprefix(MEDIA_PREFIX), answer.group(1), response
+    path = video.replace("\\", "/")  # written under Windows
+    return path, turns[0]["value"].removeprefix(MEDIA_PREFIX), answer.group(1), response

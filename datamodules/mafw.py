@@ -16,8 +16,9 @@ from datamodules import emotions
 from datamodules.clip_datamodule import Split
 from datamodules.corpus import Corpus, LabelRow
 from datamodules.emotions import COMPOUND_SEPARATOR, members
+from datamodules.files.tables import read_workbook
+from datamodules.files.text import decode_chinese, misread_chinese, num_chinese, numbered_lines, read_text
 from datamodules.published import NUM_FOLDS, Coding, Published, published_fold, wrong_coding
-from datamodules.tables import decode_chinese, misread_chinese, num_chinese, numbered_lines, read_text, read_workbook
 
 _CLASSES = emotions.MAFW.classes
 _SINGLE = dict(zip(_CLASSES, (1390, 639, 625, 1242, 1138, 1470, 1072, 236, 916, 262, 182), strict=True))
@@ -291,13 +292,21 @@ class MAFW(Corpus):
             self._invalid = {
                 self.key(str(row["clip"])): source
                 for row, source in (read_workbook(path, ["clip", "invalid"]) if path else ())
-                if isinstance(row["invalid"], int | float) and row["invalid"] < 0
+                if _is_negative(row["invalid"])
             }
         return self._invalid
 
 
 def _label(text: str) -> str | int:
     return int(text) if text.isdecimal() else text
+
+
+def _is_negative(cell: object) -> bool:
+    """Whether a cell holds a number below 0, as a number or as text."""
+    try:
+        return isinstance(cell, int | float | str) and float(cell) < 0
+    except ValueError:
+        return False
 
 
 def _cell_codes(cell: object) -> tuple[int, ...] | None:

@@ -12,12 +12,16 @@ from typing import Any, ClassVar, Literal
 from datamodules.clip_datamodule import Split
 from datamodules.corpus import Corpus, LabelRow
 from datamodules.emotions import get_taxonomy
+from datamodules.files.json_files import read_json, shown
 from datamodules.published import Published
-from datamodules.tables import read_json
 
 _EXPLANATIONS = {"fine": "smp_reason_caption", "coarse": "caption"}
 _NUM_CLIPS = {"fine": 4487, "coarse": 28618}
-_LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise", "fear", "contempt", "doubt")
+_FINE_CLIPS = {
+    "neutral": 1352, "sad": 1091, "angry": 874, "happy": 475, "worried": 310, "surprise": 213, "fear": 86, "doubt": 45,
+    "contempt": 41,
+}  # fmt: skip
+"""Clips of each of MERR's labels in the fine JSON."""
 
 
 class MERR(Corpus):
@@ -63,8 +67,10 @@ class MERR(Corpus):
         return ("train",)
 
     def published(self, split: Split) -> Published:
-        """The number of clips; no counts per class are published."""
-        return Published(_NUM_CLIPS[self.grain], {}, exact=False)
+        """The number of clips, those that are left out among them, and of the fine JSON that of each class."""
+        emotions = {self._emotion(label): count for label, count in _FINE_CLIPS.items() if self.grain == "fine"}
+        classes = {emotion: count for emotion, count in emotions.items() if emotion is not None}
+        return Published(_NUM_CLIPS[self.grain], classes, exact=True)
 
     def label_file(self, split: Split) -> Path:
         """`annotations`, or the JSON of the grain."""
@@ -72,15 +78,16 @@ class MERR(Corpus):
 
     def leaves_out(self, row: LabelRow) -> bool:
         """Whether a label is one of MERR's and no class of the taxonomy."""
-        return row.label in _LABELS and self.taxonomy.canonical(self.aliases.get(row.label, row.label)) is None
+        return row.label in _FINE_CLIPS and self._emotion(str(row.label)) is None
+
+    def _emotion(self, label: str) -> str | None:
+        return self.taxonomy.canonical(self.aliases.get(label, label))
 
     def read_labels(self, path: Path) -> Iterator[LabelRow]:
         """Entries of the JSON, each with its pseudo-label and the explanation of the grain."""
         entries = read_json(path)
         if not isinstance(entries, dict):
-            raise ValueError(
-                f"{path}: got a JSON {type(entries).__name__}. Expected an object, sample name → annotation."
-            )
+            raise ValueError(f"{path}: got {shown(entries)}. Expected a JSON object, sample name → annotation.")
         field = _EXPLANATIONS[self.grain]
         for name, entry in entries.items():
             source = f"{path}:{name}"
@@ -90,7 +97,7 @@ class MERR(Corpus):
             if not all(isinstance(value, str) and value.strip() for value in (label, explanation)):
                 self.refuse(
                     f"{source}: expected an object with texts `pseu_emotion` and `{field}` (grain {self.grain}), got "
-                    f"{entry!r:.120}."
+                    f"{shown(entry, 120)}."
                 )
                 continue
             yield LabelRow(name, label.strip().lower(), source, explanation.strip())

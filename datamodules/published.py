@@ -28,7 +28,7 @@ class Published:
     """What is published of a split.
 
     Args:
-        num_clips: its size.
+        num_clips: its size, with the clips whose label has no class here.
         classes: canonical label → clips; empty where only the size is published.
         exact: False where `classes` is inferred, see `published_fold`.
     """

@@ -6,9 +6,8 @@ Two forms, told apart by the file's ending: `.jsonl`, one `{"text": sentence, "e
 Shape legend: B sentences, 28 GoEmotions labels.
 """
 
-import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -20,8 +19,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from datamodules.emotions import GO_EMOTIONS
+from datamodules.files.json_files import read_json_lines, shown
+from datamodules.files.text import numbered_lines, read_text
 from datamodules.loader import ResumableLoader
 from datamodules.samplers import evaluation_sampler, training_sampler
+
+_LABEL_IDS = {str(number): label for number, label in enumerate(GO_EMOTIONS)}
 
 
 @dataclass(frozen=True)
@@ -66,39 +69,37 @@ def read_sentences(path: str | Path) -> list[LabelledSentence]:
         ValueError: another ending, a malformed row, an unknown label (both name file and row), or no sentence at all.
     """
     path = Path(path)
-    parsers = {".jsonl": _parse_json, ".tsv": _parse_tsv}
-    if path.suffix not in parsers:
-        raise ValueError(f"{path}: cannot tell its form. Expected an ending among {', '.join(parsers)}.")
+    readers = {".jsonl": _read_json_lines, ".tsv": _read_tsv}
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"{path}: cannot tell its form. Expected an ending among {', '.join(readers)}.")
     if not path.is_file():
         raise FileNotFoundError(f"No such file of labelled sentences: {path}.")
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
-        lines = [(f"{path}:{row}", line.rstrip("\r\n")) for row, line in enumerate(file, start=1)]
-    sentences = [parsers[path.suffix](line, source) for source, line in lines if line.strip()]
+    sentences = list(readers[path.suffix.lower()](path))
     if not sentences:
         raise ValueError(f"{path} has no sentences.")
     return sentences
 
 
-def _parse_json(line: str, source: str) -> LabelledSentence:
-    expected = 'Expected {"text": sentence, "emotions": [GoEmotions labels]}'
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{source}: not valid JSON ({error}). {expected}.") from error
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not isinstance(row.get("emotions"), list):
-        raise ValueError(f"{source}: got {line[:120]!r}. {expected}.")
-    return _labelled(row["text"], row["emotions"], source)
+def _read_json_lines(path: Path) -> Iterator[LabelledSentence]:
+    for row, source in read_json_lines(path):
+        content = row if isinstance(row, dict) else {}
+        if not isinstance(content.get("text"), str) or not isinstance(content.get("emotions"), list):
+            raise ValueError(
+                f'{source}: got {shown(row, 120)}. Expected {{"text": sentence, "emotions": [GoEmotions labels]}}.'
+            )
+        yield _labelled(content["text"], content["emotions"], source)
 
 
-def _parse_tsv(line: str, source: str) -> LabelledSentence:
-    columns = line.split("\t")
-    ids = columns[1].split(",") if len(columns) == 3 else []
-    if not ids or not all(value.isdecimal() for value in ids):
-        raise ValueError(f"{source}: got {line[:120]!r}. Expected text<TAB>ids with commas<TAB>comment id.")
-    unknown = [value for value in ids if int(value) >= len(GO_EMOTIONS)]
-    if unknown:
-        raise ValueError(f"{source}: label id {unknown[0]} is not one of GoEmotions' 0 to {len(GO_EMOTIONS) - 1}.")
-    return _labelled(columns[0], [GO_EMOTIONS[int(value)] for value in ids], source)
+def _read_tsv(path: Path) -> Iterator[LabelledSentence]:
+    for line, source in numbered_lines(read_text(path), path):
+        columns = line.split("\t")
+        ids = columns[1].split(",") if len(columns) == 3 else []
+        if not ids or not all(value.isdecimal() for value in ids):
+            raise ValueError(f"{source}: got {line[:120]!r}. Expected text<TAB>ids with commas<TAB>comment id.")
+        unknown = [value for value in ids if value not in _LABEL_IDS]
+        if unknown:
+            raise ValueError(f"{source}: label id {unknown[0]} is not one of GoEmotions' 0 to {len(GO_EMOTIONS) - 1}.")
+        yield _labelled(columns[0], [_LABEL_IDS[value] for value in ids], source)
 
 
 def _labelled(text: str, labels: list, source: str) -> LabelledSentence:
@@ -108,7 +109,7 @@ def _labelled(text: str, labels: list, source: str) -> LabelledSentence:
         raise ValueError(f"{source}: no label. A sentence without emotion has the label 'neutral'.")
     unknown = [label for label in labels if label not in GO_EMOTIONS]
     if unknown:
-        raise ValueError(f"{source}: {unknown[0]!r} is not a GoEmotions label. Expected: {', '.join(GO_EMOTIONS)}.")
+        raise ValueError(f"{source}: {unknown[0]!r:.80} is not a GoEmotions label. Expected: {', '.join(GO_EMOTIONS)}.")
     return LabelledSentence(text, tuple(label for label in GO_EMOTIONS if label in labels))
 
 

@@ -71,10 +71,10 @@ class RAVDESS(Corpus):
         return ("test", "predict")
 
     def published(self, split: Split) -> Published:
-        """Counts of the speech clips, with or without the calm ones."""
+        """Counts of the speech clips, the calm ones among them."""
         num_calm = _NUM_CALM if self.calm == "neutral" else 0
         classes = _CLIPS | {"neutral": _CLIPS["neutral"] + num_calm}
-        return Published(sum(classes.values()), classes, exact=True)
+        return Published(sum(_CLIPS.values()) + _NUM_CALM, classes, exact=True)
 
     def media_key(self, path: Path) -> str | None:
         """The name of a full audio-video speech clip; None for any other file. An impossible code is refused."""

@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from datamodules.batch import ClipBatch
+from datamodules.rationale import Response
 from lightning_modules.backbones.feature_cache import FeatureCache
 from lightning_modules.backbones.interface import Backbone, Completions, Percept, Prompt, Sampling
 from lightning_modules.health import OnNonFinite
 from lightning_modules.judges import Judge
 from lightning_modules.policy import EVALUATION_SAMPLING
 from lightning_modules.processes import Tally, sum_over_processes
-from lightning_modules.rationale import Response
 from lightning_modules.rl.experience import Experience, PolicyUpdate, Rollout, UniformGroups, group_rows
 from lightning_modules.rl.losses import Denominator, Importance, grpo_loss
 from lightning_modules.rl.rows import spans, take

@@ -12,6 +12,7 @@ from torchmetrics import SumMetric
 
 from datamodules.batch import ClipBatch
 from datamodules.emotions import get_taxonomy
+from datamodules.rationale import Response, read_response
 from lightning_modules.backbones.feature_cache import FeatureCache
 from lightning_modules.backbones.interface import Backbone, Completions, Percept, Sampling, eval_mode
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
@@ -19,7 +20,6 @@ from lightning_modules.judges import Judge
 from lightning_modules.judges.prompt import PromptedJudge
 from lightning_modules.judges.verifier import verifier_judge_name, verifier_verdict
 from lightning_modules.metrics.report import EmotionReport
-from lightning_modules.rationale import Response, read_response
 
 EVALUATION_SAMPLING = Sampling(max_new_tokens=512, temperature=0.3, top_p=0.9)
 """How the paper's released code decodes in evaluation."""

@@ -12,9 +12,9 @@ from rich.table import Table
 
 from callbacks.analysis.judging import rationale_of
 from callbacks.inspection.confusion import INVALID, ConfusionMatrix, draw_confusion
-from callbacks.scoring import write_metrics
 from datamodules.emotions import Taxonomy, get_taxonomy
 from datamodules.files.printable import printable
+from datamodules.files.writing import write_json
 from lightning_modules.judges.file import FileJudge, same_words
 from lightning_modules.metrics.agreement import Agreement, judge_agreement, verdict_counts
 from lightning_modules.metrics.intervals import LEVEL, Interval
@@ -176,7 +176,7 @@ def agreement(
             "counts": counts.tolist(),
         },
     }
-    write_metrics(Path(output) / "agreement.json", result)
+    write_json(Path(output) / "agreement.json", result)
     _draw(matrix, own, Path(output) / "agreement.png")
     _print(result, matrix, own)
     Console().print(f"Written: {output}/agreement.json and {output}/agreement.png", markup=False, soft_wrap=True)

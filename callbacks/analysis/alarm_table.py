@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.scoring import write_metrics
+from datamodules.files.writing import write_json
 from lightning_modules.metrics.alarms import Alarm, Bounds, check_thresholds, prediction_alarms
 from lightning_modules.metrics.predictions import PredictionFile, read_predictions
 
@@ -44,7 +44,7 @@ def alarms(
     for file, own in zip(files, found, strict=True):
         console.print(_table(file, own))
     if output is not None:
-        write_metrics(Path(output) / ALARMS_FILE, results)
+        write_json(Path(output) / ALARMS_FILE, results)
         console.print(f"Written: {Path(output) / ALARMS_FILE}", markup=False)
     return results
 

@@ -12,8 +12,8 @@ from rich.progress import track
 from rich.table import Table
 
 from callbacks.analysis.forest_plot import draw_forest
-from callbacks.scoring import write_metrics
 from datamodules.emotions import members
+from datamodules.files.writing import write_json
 from lightning_modules.metrics.intervals import LEVEL, bootstrap_rates
 from lightning_modules.metrics.paired import Comparison, PairedRate, compare_runs
 from lightning_modules.metrics.predictions import Prediction, PredictionFile, joint_ids, read_predictions
@@ -77,7 +77,7 @@ def compare(
         "runs": {name: _run(file, runs[name], dropped[file.path], num_resamples, seed) for name, file in files.items()},
         "comparisons": {name: {"notes": judge_notes[name], **asdict(own)} for name, own in comparisons.items()},
     }
-    write_metrics(Path(output) / "compare.json", result)
+    write_json(Path(output) / "compare.json", result)
     _draw(comparisons, first, Path(output) / "compare.png")
     _print(comparisons, first, notes, judge_notes)
     Console().print(f"Written: {output}/compare.json and {output}/compare.png", markup=False, soft_wrap=True)

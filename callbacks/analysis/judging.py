@@ -9,20 +9,20 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from callbacks.scoring import json_line, write_rows
 from datamodules.emotions import Taxonomy
+from datamodules.files.writing import json_line, write_rows
+from datamodules.rationale import read_response
 from lightning_modules.judges import Judge
 from lightning_modules.judges.prompt import PromptedJudge, Verdict, each_verdict
 from lightning_modules.metrics.predictions import Prediction, read_predictions
 from lightning_modules.metrics.records import read_records
-from lightning_modules.rationale import read_response, whole_characters
 
 
 def rationale_of(prediction: Prediction, taxonomy: Taxonomy) -> str:
     """The rationale that a judge reads: that of the completion, or, in `rows.jsonl`, the sentences in their order."""
     if prediction.completion is None:
-        return whole_characters(" ".join(sentence.text for sentence in prediction.sentences))
-    return read_response(whole_characters(prediction.completion), taxonomy).rationale
+        return " ".join(sentence.text for sentence in prediction.sentences)
+    return read_response(prediction.completion, taxonomy).rationale
 
 
 class VerdictFile:

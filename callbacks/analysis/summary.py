@@ -1,6 +1,5 @@
 """Finished runs side by side: a table on screen, `summary.json`, and a bar chart."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,8 @@ from rich.table import Table
 
 from callbacks.prediction_writer import METRICS_FILE
 from callbacks.run_record import RUN_FILE
+from datamodules.files.json_files import read_json_object
+from datamodules.files.writing import write_json
 
 METRICS = ("war", "uar", "eea", "epc", "fcr")
 _COLOURS = ("#9aa5b1", "#e0a458", "#3a7ca5", "#6a994e", "#bc4b51", "#7a5195")
@@ -31,7 +32,7 @@ def summarize(runs: dict[str, str], output: str, test: str = "test") -> None:
     rows = {name: _read_row(Path(directory), test) for name, directory in runs.items()}
     directory = Path(output)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "summary.json").write_text(json.dumps(rows, indent=2) + "\n")
+    write_json(directory / "summary.json", rows)
     _draw(rows, directory / "summary.png")
     _print(rows)
     Console().print(f"Written: {directory / 'summary.json'} and {directory / 'summary.png'}")
@@ -40,7 +41,7 @@ def summarize(runs: dict[str, str], output: str, test: str = "test") -> None:
 def _read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: run `python main.py test` on this run first.")
-    return json.loads(file.read_text())
+    return read_json_object(file)
 
 
 def _read_row(run: Path, test: str) -> dict[str, Any]:

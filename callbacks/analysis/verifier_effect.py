@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from callbacks.scoring import write_metrics
+from datamodules.files.writing import write_json
 from lightning_modules.metrics.predictions import read_predictions
 from lightning_modules.metrics.reward_effect import reward_effect
 
@@ -38,7 +38,7 @@ def verifier_effect(predictions: dict[str, str], output: str) -> dict[str, Any]:
                 f"{predictions[name]}: none of the {effect['num_left_out']} clips has a target and a verifier's "
                 "probabilities. Score the completions with `python main.py score --verifier DIR` first."
             )
-    write_metrics(Path(output), result)
+    write_json(Path(output), result)
     console = Console()
     for name, effect in result.items():
         console.print(_table(name, effect))

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from callbacks.rewards import accuracy_score
 from datamodules.batch import ClipBatch
+from datamodules.rationale import Response
 from lightning_modules.coherence import Relation, relation
 from lightning_modules.emotion_verifier import SentenceReading
 from lightning_modules.policy import Evaluation
-from lightning_modules.rationale import Response
 from lightning_modules.rl.experience import Experience, group_rows
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from callbacks.scoring import json_line
+from datamodules.files.writing import json_line
 from datamodules.rationale_text import LabelledSentence, read_sentences
 
 logger = logging.getLogger(__name__)

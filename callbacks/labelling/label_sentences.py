@@ -14,13 +14,13 @@ from rich.table import Table
 
 from callbacks.labelling.label_file import LabelFile, balanced, count_labels
 from callbacks.labelling.teacher import label_each, require_teacher
-from callbacks.scoring import write_rows
 from datamodules.clip_datamodule import ClipDataModule
 from datamodules.emotions import GO_EMOTIONS, MAFW
+from datamodules.files.writing import write_rows
+from datamodules.rationale import read_response, split_sentences
 from datamodules.rationale_text import LabelledSentence
 from lightning_modules.judges import EndpointJudge, Judge
 from lightning_modules.metrics.records import Record, read_records
-from lightning_modules.rationale import read_response, split_sentences, whole_characters
 
 
 def read_rationales(path: str | Path) -> list[tuple[str, ...]]:
@@ -41,13 +41,13 @@ def _sentences(record: Record) -> tuple[str, ...]:
     if isinstance(sentences, list):
         texts = [sentence.get("text") if isinstance(sentence, dict) else None for sentence in sentences]
         if all(isinstance(text, str) for text in texts):
-            return tuple(stripped for text in texts if (stripped := whole_characters(text).strip()))
+            return tuple(stripped for text in texts if (stripped := text.strip()))
     if sentences is None:
         completion, rationale = record.fields["completion"], record.fields["rationale"]
         if isinstance(completion, str):
             return _completion_sentences(completion)
         if completion is None and isinstance(rationale, str):
-            return split_sentences(whole_characters(rationale))
+            return split_sentences(rationale)
     raise ValueError(
         f"{record.where}: expected sentences (a list of objects with text), a completion or a rationale (text); got "
         f"{ {name: value for name, value in record.fields.items() if value is not None}!r:.120}."
@@ -56,7 +56,7 @@ def _sentences(record: Record) -> tuple[str, ...]:
 
 def _completion_sentences(completion: str) -> tuple[str, ...]:
     # The taxonomy matters for the answer only.
-    return read_response(whole_characters(completion), MAFW).sentences
+    return read_response(completion, MAFW).sentences
 
 
 def corpus_rationales(data: ClipDataModule) -> list[tuple[str, ...]]:

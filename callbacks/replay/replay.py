@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.table import Table
 
 from callbacks.checkpointing.files import CheckpointFiles, newest_checkpoint
 from callbacks.replay.recompute import Part, Recomputation, recompute
+from datamodules.files.yaml_files import read_yaml_mapping
 from lightning_modules.judges.base import find_device
 from lightning_modules.step_record import StepPlace, StepRecord
 from lightning_modules.trainable_policy import TrainablePolicyModule
@@ -86,7 +86,7 @@ def load_module(config: Path) -> TrainablePolicyModule:
         raise FileNotFoundError(f"{config} is missing: a step is replayed in the run directory that it was saved in.")
     parser = LightningArgumentParser(parser_mode="omegaconf+")
     parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
-    described = yaml.safe_load(config.read_text(encoding="utf-8"))
+    described = read_yaml_mapping(config)
     if type(seed := described.get("seed_everything")) is int:
         torch.manual_seed(seed)  # for parts that are drawn at random and not trained
     module = parser.instantiate_classes(parser.parse_object({"model": described.get("model")})).model

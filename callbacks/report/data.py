@@ -8,12 +8,12 @@ from typing import Any
 from callbacks.colours import EMOTIONS, RELATIONS, SYMBOLS
 from callbacks.report.media import ClipMedia
 from datamodules.emotions import VERIFIER_LABELS, Taxonomy, members
+from datamodules.rationale import read_response
 from lightning_modules.coherence import relation
 from lightning_modules.metrics.alarms import prediction_alarms
 from lightning_modules.metrics.intervals import LEVEL, RATES, bootstrap_rates
 from lightning_modules.metrics.predictions import PredictedSentence, Prediction, PredictionFile
 from lightning_modules.metrics.report import UNKNOWN
-from lightning_modules.rationale import read_response
 
 INVALID = "invalid"
 """Column for judge's replies that name no class."""

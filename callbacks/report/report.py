@@ -14,7 +14,7 @@ from rich.table import Table
 from callbacks.report.data import Run, check_runs, page_data, run_names
 from callbacks.report.media import ClipMedia, Pictures, clip_media, draw_all
 from callbacks.report.page_writer import build_page
-from callbacks.scoring import write_text
+from datamodules.files.writing import write_text
 from lightning_modules.metrics.intervals import RATES
 from lightning_modules.metrics.predictions import read_predictions
 

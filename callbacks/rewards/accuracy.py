@@ -7,8 +7,8 @@ from torch import Tensor
 
 from callbacks.rewards.base import Reward
 from datamodules.emotions import members
+from datamodules.rationale import Response
 from lightning_modules.emotion_verifier import SentenceReading
-from lightning_modules.rationale import Response
 
 
 def accuracy_score(prediction: str | None, target: str) -> float:

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from datamodules.rationale import Response
 from lightning_modules.emotion_verifier import SentenceReading
-from lightning_modules.rationale import Response
 
 
 class Reward(ABC):

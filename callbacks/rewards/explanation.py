@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from callbacks.rewards.base import Reward
+from datamodules.rationale import Response
 from lightning_modules.coherence import explanation_score
 from lightning_modules.emotion_verifier import SentenceReading
-from lightning_modules.rationale import Response
 
 
 class ExplanationReward(Reward):

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from callbacks.rewards.base import Reward
+from datamodules.rationale import Response
 from lightning_modules.emotion_verifier import SentenceReading
-from lightning_modules.rationale import Response
 
 _BEGIN, _END = "<think>", "</answer>"
 _MIDDLE = re.compile(r"</think>\s*<answer>")

@@ -22,10 +22,18 @@ def printable(text: str, multiline: bool = False) -> str:
     return pattern.sub(lambda match: match[0].encode("unicode_escape", "backslashreplace").decode("ascii"), text)
 
 
+def whole_characters(text: str) -> str:
+    """The text with a replacement character for each half of a surrogate pair, which no file can hold.
+
+    JSON can spell such halves, and has them where a model's output was cut inside a character.
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def readable_name(name: str) -> str:
     """A file's name or path as it is written and shown; itself where it is in UTF-8.
 
-    A name in other bytes is read as GB18030, which unpacking a Chinese archive leaves, and escaped where it is not that.
+    A name in other bytes is read as GB18030, which a Chinese archive leaves when it is unpacked, else escaped.
     """
     try:
         name.encode()

@@ -53,8 +53,8 @@ def inspect_data(
         The report; see `datamodules.inspection.report.build_report`.
 
     Raises:
-        SystemExit: status 1, under `strict`, or with a message when there is nothing to inspect or Ctrl-C is pressed.
-        ValueError: an argument is out of its range.
+        SystemExit: status 1, under `strict`, or with a message when Ctrl-C is pressed.
+        ValueError: an argument is out of its range, or there is nothing to inspect.
     """
     workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
     if workers < 1 or clips_per_class < 0 or timeout_seconds <= 0:
@@ -97,7 +97,7 @@ def _read(data: ClipDataModule) -> tuple[Rows, list[str]]:
     try:
         rows = data.read_splits()
     except (FileNotFoundError, ValueError) as error:
-        raise SystemExit("\n".join([*dict.fromkeys(data.problems), str(error)])) from error
+        raise ValueError("\n".join([*dict.fromkeys(data.problems), str(error)])) from error
     return {s: r for s, r in rows.items() if s != "predict" or r != rows.get("test")}, data.problems
 
 

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from datamodules.clip_datamodule import ClipDataModule, Split
 from datamodules.clip_dataset import ClipRecord
-from datamodules.corpus import Corpus
+from datamodules.corpus import Corpus, LabelRow
+from datamodules.files.printable import readable_name
 from datamodules.inspection.checks import ClipCheck
 from datamodules.media import MediaSettings
 
@@ -69,6 +70,7 @@ def _describe_split(data: ClipDataModule, split: Split, records: Sequence[ClipRe
     names = [*single, *(name for name, _ in others.most_common() if name not in single)]
     return {
         "num_clips": len(records),
+        "left_out": dict(Counter(str(row.label) for row in _left_out(data, split))),
         "classes": {name: counts[name] for name in names},
         "published": None if published is None else asdict(published),
     }
@@ -85,12 +87,18 @@ def _surplus(data: ClipDataModule, rows: Rows) -> list[str] | None:
     if not isinstance(data, Corpus):
         return None
     listed = {record.media for records in rows.values() for record in records}
-    return [str(path) for path in data.media_files().values() if str(path) not in listed]
+    listed |= {str(data.media_file(row)) for split in rows for row in _left_out(data, split)}
+    return [readable_name(str(path)) for path in data.media_files().values() if str(path) not in listed]
+
+
+def _left_out(data: ClipDataModule, split: Split) -> Sequence[LabelRow]:
+    """Rows whose label has no class in the taxonomy, by the corpus' design."""
+    return data.left_out.get(split, ()) if isinstance(data, Corpus) else ()
 
 
 def _describe_decoding(settings: MediaSettings, rows: Rows, checks: Checks, num_known: int) -> dict[str, Any]:
     records = {
-        record.media: {"split": split, "id": record.id, "path": record.media, "source": record.source}
+        record.media: {"split": split, "id": record.id, "path": readable_name(record.media), "source": record.source}
         for split, split_records in reversed(rows.items())  # a clip of several splits is named with the first
         for record in split_records
         if record.media is not None
@@ -167,6 +175,12 @@ def find_problems(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     deviations = {split: _deviation(section) for split, section in report["splits"].items()}
     differing = [f"{split}: {deviation}" for split, deviation in deviations.items() if deviation is not None]
     add("warning", "counts", "splits that differ from what is published", differing)
+    left_out = [
+        f"{split}: {label} ({count:,})"
+        for split, section in report["splits"].items()
+        for label, count in section["left_out"].items()
+    ]
+    add("note", "left_out", "labels without a class in the taxonomy, whose clips are left out", left_out)
     add("note", "surplus", "files that no split lists", report["surplus"] or ())
     if decoding is not None:
         frames, seconds = decoding["settings"]["num_frames"], decoding["settings"]["max_audio_seconds"]
@@ -191,12 +205,21 @@ def deviating_classes(section: Mapping[str, Any]) -> dict[str, int]:
     return {name: difference for name, difference in differences.items() if difference}
 
 
+def num_listed(section: Mapping[str, Any]) -> int:
+    """Clips of a split in a report, with those that are left out by design."""
+    return section["num_clips"] + sum(section["left_out"].values())
+
+
+def differs_in_size(section: Mapping[str, Any]) -> bool:
+    """Whether a split in a report has another number of clips than is published."""
+    return section["published"] is not None and num_listed(section) != section["published"]["num_clips"]
+
+
 def _deviation(section: Mapping[str, Any]) -> str | None:
     """How a split's counts differ from the published ones, or None."""
-    classes = deviating_classes(section)
-    found, published = section["num_clips"], section["published"]
-    if published is not None and found != published["num_clips"]:
-        return f"{found:,} clips are listed, {published['num_clips']:,} are published"
+    classes, published = deviating_classes(section), section["published"]
+    if differs_in_size(section):
+        return f"{num_listed(section):,} clips are listed, {published['num_clips']:,} are published"
     if classes:
         named = ", ".join(f"{name} {difference:+d}" for name, difference in classes.items())
         return f"the number of clips is the published one, but not that of the classes: {named}"

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from datamodules.inspection.report import deviating_classes
+from datamodules.files.printable import printable
+from datamodules.inspection.report import deviating_classes, differs_in_size
 
 _MARKS = {"error": ("✗", "red"), "warning": ("!", "yellow"), "note": ("·", "cyan")}
 _NUM_VALUES = 4  # of picture sizes and the like; the rest is summed up
@@ -42,7 +43,7 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
         console.print(line, soft_wrap=True)
         more = finding["count"] - len(finding["examples"])
         for example in [*finding["examples"], *([f"... and {more:,} more"] if more else [])]:
-            console.print(Text(f"    {example}"), soft_wrap=True)
+            console.print(Text(f"    {printable(example)}"), soft_wrap=True)
     if all(finding["severity"] == "note" for finding in report["findings"]):
         what = "no problem found" if report["decoding"] is not None else "no problem found; no clip was decoded"
         console.print(Text(f"✓ {what}", style="green"))
@@ -66,11 +67,9 @@ def _count_table(splits: Mapping[str, Any]) -> Table:
     table.add_section()
     totals = [Text("all")]
     for section in splits.values():
-        published = section["published"]
-        differs = published is not None and published["num_clips"] != section["num_clips"]
-        totals.append(_number(section["num_clips"], differs))
-        if published is not None:
-            totals.append(Text(f"{published['num_clips']:,}"))
+        totals.append(_number(section["num_clips"], differs_in_size(section)))
+        if section["published"] is not None:
+            totals.append(Text(f"{section['published']['num_clips']:,}"))
     table.add_row(*totals)
     return table
 

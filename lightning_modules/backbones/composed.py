@@ -20,6 +20,8 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from datamodules.batch import ClipBatch
+from datamodules.files.json_files import read_json_object, shown
+from datamodules.files.writing import write_json
 from lightning_modules.backbones import interface, loading
 from lightning_modules.backbones.adapters import LoRA, merged_state_dict
 from lightning_modules.backbones.interface import Perception, Prompt
@@ -33,6 +35,7 @@ from lightning_modules.backbones.spliced import (
 )
 
 _CONFIG_FILE = "backbone.json"
+_SIZES = ("num_frames", "video_grid", "audio_pool")
 _PROJECTORS_FILE = "projectors.safetensors"
 
 
@@ -93,8 +96,7 @@ class ComposedBackbone(SplicedBackbone):
                 f"`language_model`. Got vision={vision!r}, audio={audio!r}, language_model={language_model!r}."
             )
         if path is not None:
-            settings = _read_settings(Path(path))
-            num_frames, video_grid, audio_pool = (settings[k] for k in ("num_frames", "video_grid", "audio_pool"))
+            num_frames, video_grid, audio_pool = _read_sizes(Path(path))
             vision, audio, language_model = (f"{path}/{part}" for part in ("vision", "audio", "language_model"))
         self.num_frames, self.video_grid, self.audio_pool = num_frames, video_grid, audio_pool
         options = {"dtype": getattr(torch, dtype), "attn_implementation": attn_implementation}
@@ -185,8 +187,7 @@ class ComposedBackbone(SplicedBackbone):
         self.language_model.save_pretrained(directory / "language_model", state_dict=weights)
         self.tokenizer.save_pretrained(directory / "language_model")
         save_file(self._projectors.state_dict(), directory / _PROJECTORS_FILE)
-        settings = {k: getattr(self, k) for k in ("num_frames", "video_grid", "audio_pool")}
-        (directory / _CONFIG_FILE).write_text(json.dumps(settings, indent=2))
+        write_json(directory / _CONFIG_FILE, {name: getattr(self, name) for name in _SIZES})
 
 
 def _find_language_model(name: str) -> Path:
@@ -208,11 +209,15 @@ def _find_language_model(name: str) -> Path:
     return directory
 
 
-def _read_settings(path: Path) -> dict[str, int]:
+def _read_sizes(path: Path) -> list[int]:
     file = path / _CONFIG_FILE
     if not file.is_file():
         raise ValueError(
             f"{path} is no ComposedBackbone directory: {file.name} is missing. Give a directory that `fit` exported "
             "(`<run_dir>/model`) or that `python main.py tiny` wrote, or name `vision`, `audio` and `language_model`."
         )
-    return json.loads(file.read_text())
+    settings = read_json_object(file)
+    sizes = [settings.get(name) for name in _SIZES]
+    if not all(type(size) is int for size in sizes):
+        raise ValueError(f"{file}: got {shown(settings)}. Expected whole numbers for {', '.join(_SIZES)}.")
+    return sizes

@@ -3,7 +3,6 @@
 No code of a model repository is run: tensors come from safetensors, or from pickles that hold nothing but tensors.
 """
 
-import json
 import math
 import pickle
 import re
@@ -17,6 +16,8 @@ from huggingface_hub import snapshot_download
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from datamodules.files.json_files import read_json_object, shown
 
 _SETTINGS = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken")
 """Configurations, and what tokenizers and processors are made of."""
@@ -80,7 +81,7 @@ def require_model_type(directory: Path, expected: Collection[str], argument: str
     if not file.is_file():
         raise ValueError(f"{argument}: {directory} has no config.json. Expected {what}, as a directory or hub id.")
     _refuse_adapter(directory)
-    config = json.loads(file.read_text(encoding="utf-8"))
+    config = read_json_object(file)
     found = config.get("model_type")
     if found not in expected:
         few = " or ".join(map(repr, sorted(expected))) if len(expected) <= 3 else f"one of {len(expected)} types"
@@ -156,7 +157,13 @@ def _weight_files(directory: Path) -> list[Path]:
         raise ValueError(f"{directory} has no weights. Expected one of {', '.join(_WEIGHTS)}.")
     if not name.endswith(".json"):
         return [directory / name]
-    shards = sorted(set(json.loads((directory / name).read_text(encoding="utf-8"))["weight_map"].values()))
+    places = read_json_object(directory / name).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
+        raise ValueError(
+            f"{directory / name}: weight_map is {shown(places)}. Expected the name of a file for each tensor: download "
+            "it again."
+        )
+    shards = sorted(set(places.values()))
     for shard in shards:
         # A shard stands beside its index: a name with a path in it would read elsewhere.
         if Path(shard).name != shard or not (directory / shard).is_file():

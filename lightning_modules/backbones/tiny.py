@@ -26,6 +26,8 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from datamodules.clip_datamodule import INSTRUCTION
 from datamodules.emotions import GO_EMOTIONS
+from datamodules.files.json_files import read_json, read_json_lines
+from datamodules.files.text import read_text
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -39,12 +41,12 @@ _TAGS = ("<vi_start>", "<vi_end>", "<au_start>", "<au_end>", "<think>", "</think
 def read_texts(path: Path) -> Iterator[str]:
     """Every string value in a JSON or JSONL file, or the whole of any other text file."""
     if path.suffix == ".jsonl":
-        for line in path.open(encoding="utf-8", newline="\n"):
-            yield from _strings(json.loads(line))
+        for value, _ in read_json_lines(path):
+            yield from _strings(value)
     elif path.suffix == ".json":
-        yield from _strings(json.loads(path.read_text(encoding="utf-8")))
+        yield from _strings(read_json(path))
     else:
-        yield path.read_text(encoding="utf-8")
+        yield read_text(path)
 
 
 def _strings(value: object) -> Iterator[str]:

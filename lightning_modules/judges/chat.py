@@ -20,10 +20,9 @@ from urllib.parse import urlsplit
 import anyio
 import httpx2
 
-from datamodules.files.printable import printable
+from datamodules.files.printable import printable, whole_characters
 from lightning_modules.judges.errors import EndpointError, RequestFailed
 from lightning_modules.judges.key import EndpointKey
-from lightning_modules.rationale import whole_characters
 
 _MAX_BYTES = 1 << 20
 """A reply of a few words is a thousandth of this: more is no reply."""

@@ -6,9 +6,9 @@ import torch
 
 from datamodules.emotions import Taxonomy
 from datamodules.files.printable import printable
+from datamodules.rationale import split_sentences
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
 from lightning_modules.judges.base import Judge, find_device
-from lightning_modules.rationale import split_sentences
 
 
 def verifier_verdict(readings: Sequence[SentenceReading], taxonomy: Taxonomy) -> str | None:

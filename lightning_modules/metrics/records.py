@@ -1,10 +1,11 @@
 """JSON Lines files of records with an id each."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from datamodules.files.json_files import read_json_lines, shown
 
 
 @dataclass(frozen=True)
@@ -38,29 +39,22 @@ def read_records(path: str | Path, fields: Sequence[str], optional: Sequence[str
     if not path.is_file():
         raise FileNotFoundError(f"No such file: {path}. Expected JSONL with id, {', '.join(fields)} on each line.")
     records: dict[str, Record] = {}
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            record = _parse(line, fields, optional, f"{path}:{number}")
-            if record.id in records:
-                raise ValueError(f"{record.where}: id {record.id!r} is already at {records[record.id].where}.")
-            records[record.id] = record
+    for content, where in read_json_lines(path):
+        record = _record(content, fields, optional, where)
+        if record.id in records:
+            raise ValueError(f"{record.where}: id {record.id!r} is already at {records[record.id].where}.")
+        records[record.id] = record
     if not records:
         raise ValueError(f"{path} is empty. Expected JSONL with id, {', '.join(fields)} on each line.")
     return list(records.values())
 
 
-def _parse(line: bytes, fields: Sequence[str], optional: Sequence[str], where: str) -> Record:
-    try:
-        content = json.loads(line.decode("utf-8-sig"))  # some editors put a byte order mark before the first line
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{where}: not JSON in UTF-8 ({error}). Expected one object per line.") from error
+def _record(content: Any, fields: Sequence[str], optional: Sequence[str], where: str) -> Record:
     if not isinstance(content, dict):
-        raise ValueError(f"{where}: got {type(content).__name__}; expected an object with id, {', '.join(fields)}.")
+        raise ValueError(f"{where}: got {shown(content)}; expected an object with id, {', '.join(fields)}.")
     if missing := [name for name in ("id", *fields) if name not in content]:
-        raise ValueError(f"{where}: {', '.join(missing)} missing; got {', '.join(content)}.")
+        raise ValueError(f"{where}: {', '.join(missing)} missing; got {shown(list(content))}.")
     identifier = content["id"]
     if isinstance(identifier, bool) or not isinstance(identifier, str | int):
-        raise ValueError(f"{where}: id must be text or a whole number; got {identifier!r}.")
+        raise ValueError(f"{where}: id must be text or a whole number; got {shown(identifier)}.")
     return Record(str(identifier), {name: content.get(name) for name in (*fields, *optional)}, where)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from datamodules.batch import ClipBatch
+from datamodules.rationale import Response
 from lightning_modules.backbones.interface import Completions, Percept, Prompt, Scores
 from lightning_modules.emotion_verifier import SentenceReading
-from lightning_modules.rationale import Response
 from lightning_modules.rl.losses import LossSums
 from lightning_modules.rl.rows import join, take
 from lightning_modules.step_record import LearnedRollout

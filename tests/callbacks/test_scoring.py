@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from callbacks.scoring import score, score_rows, write_metrics, write_rows
+from callbacks.scoring import score, score_rows
 from datamodules.emotions import DFEW, GO_EMOTIONS
+from datamodules.files.writing import write_json, write_rows
+from datamodules.rationale import read_response
 from lightning_modules.emotion_verifier import EmotionVerifier
-from lightning_modules.rationale import read_response
 
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore:UAR leaves out classes")]
 
@@ -101,8 +102,8 @@ def test_half_a_surrogate_pair_is_replaced(source, tmp_path):
         (LINE + LINE, r"completions.jsonl:2: id '1' is already at .*:1"),
         (LINE.replace('"happy"', '"joyful"'), "completions.jsonl:1: label 'joyful' is not a dfew emotion"),
         (LINE.replace('"happy"', "null"), "completions.jsonl:1: target must be text; got None"),
-        ("\n" + LINE[:40] + "\n", "completions.jsonl:2: not JSON"),
-        ('{"id": "1", "target": "happy"}\n', "completions.jsonl:1: completion missing; got id, target"),
+        ("\n" + LINE[:40] + "\n", "completions.jsonl:2: not valid JSON"),
+        ('{"id": "1", "target": "happy"}\n', "completions.jsonl:1: completion missing; got"),
     ],
 )
 def test_bad_input_names_file_and_line_and_writes_nothing(source, tmp_path, content, message):
@@ -114,7 +115,7 @@ def test_bad_input_names_file_and_line_and_writes_nothing(source, tmp_path, cont
 
 def test_bytes_that_are_not_utf8(source, tmp_path):
     source.write_bytes(LINE.encode() + b'{"id": "2", "completion": "caf\xe9", "target": "happy"}\n')
-    with pytest.raises(ValueError, match="completions.jsonl:2: not JSON in UTF-8"):
+    with pytest.raises(ValueError, match="completions.jsonl:2: not UTF-8"):
         score(str(source), "dfew", TINY, str(tmp_path / "out"))
 
 
@@ -146,6 +147,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(ValueError, match="Out of range float values"):
         write_rows(tmp_path / "rows.jsonl", [{"id": "2"}, {"id": float("nan")}])
     with pytest.raises(TypeError):
-        write_metrics(tmp_path / "rows.jsonl", {"metric": object()})
+        write_json(tmp_path / "rows.jsonl", {"metric": object()})
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
     assert read_rows(tmp_path) == [{"id": "1"}]

@@ -25,7 +25,7 @@ def test_a_verifier_directory_is_tested_without_training(tmp_path):
     sentences.write_text("".join(f"{json.dumps(row)}\n" for row in SENTENCES))
     configs = [f"{ROOT}/configs/{name}.yaml" for name in ("trainer/default", "trainer/cpu", "stage/verifier")]
     configs.append(f"{ROOT}/configs/data/rationale_text.yaml")
-    main.main(
+    main.run(
         ["test", *(part for config in configs for part in ("-c", config)), f"--data.test={sentences}"]
         + [f"--model.path={ROOT}/tests/golden/tiny_verifier", f"--trainer.default_root_dir={tmp_path}/run"]
         + ["--trainer.enable_progress_bar=false"]

@@ -1,6 +1,7 @@
 """Any folder of media files, without labels."""
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,18 @@ def test_other_files_are_counted(folder: Path, caplog: pytest.LogCaptureFixture)
     assert "3 other files" in caplog.text
     assert "(.txt 2, no suffix 1)" in caplog.text
     assert "Clips predict: 4 clips (no labels)" in caplog.text
+
+
+def test_a_name_in_another_encoding_is_readable_and_its_clip_is_read(
+    tmp_path: Path, settings: MediaSettings, write_clip: Callable[[Path, int], Path]
+) -> None:
+    for number, name in enumerate(("开心.mp4".encode("gb18030"), b"caf\xe9.mp4", b"plain.mp4")):
+        write_clip(tmp_path / os.fsdecode(name), number)
+    data = Clips(str(tmp_path), media=settings)
+    data.setup("predict")
+    (batch,) = data.predict_dataloader()
+    assert batch.failures == [None] * 3
+    assert sorted(batch.ids) == ["caf\\udce9", "plain", "开心"]
 
 
 def test_one_file_is_a_corpus(folder: Path, settings: MediaSettings) -> None:

@@ -121,8 +121,8 @@ def test_bad_row_is_named(official_dfew: Path, row: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"set_5.csv:1: got the header \[\]. Expected video_name,label"),
-        ("1,1\n2,2\n", r"set_5.csv:1: got the header \['1', '1'\]. Expected video_name,label"),
+        ("", r"set_5.csv:1: got the header \[\]. Expected the columns video_name, label"),
+        ("1,1\n2,2\n", r"set_5.csv:1: got the header \['1', '1'\]. Expected the columns video_name, label"),
         ("video_name,label\n", r"set_5.csv lists no clips"),
     ],
 )

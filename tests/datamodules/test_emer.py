@@ -177,9 +177,9 @@ def test_every_bad_entry_is_collected_under_inspection(write_emer: Callable[[lis
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[{"video": "a.mp4"},]', "is not valid JSON: .*line 1 column.*comma"),
-        ("", "is not valid JSON"),
-        ("{}", "got a JSON dict. Expected a list"),
+        ('[{"video": "a.mp4"},]', "not valid JSON: .*line 1 column.*comma"),
+        ("", "not valid JSON"),
+        ("{}", "got {}. Expected a JSON list"),
         ("[]", "lists no clips"),
     ],
 )
@@ -187,6 +187,43 @@ def test_bad_json_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=f"a.json {message}|a.json: {message}"):
         EMER(str(tmp_path), annotations="a.json").setup("fit")
+
+
+def test_a_path_of_windows_is_the_clip_that_it_names(tmp_path: Path, write_clip: Callable[[Path, int], Path]) -> None:
+    for number, place in enumerate(("videos/deep/a.mp4", "videos/b.mp4", "videos/sub/c.mp4")):
+        write_clip(tmp_path / place, number)
+    videos = ("D:\\emer\\a.mp4", "..\\videos\\b.mp4", "videos\\sub\\c.mp4")
+    (tmp_path / "emer.json").write_text(json.dumps([entry(0) | {"video": video} for video in videos]))
+    records = EMER(str(tmp_path)).records("train")
+    assert [record.id for record in records] == ["a", "b", "c"]
+    expected = [str(tmp_path / place) for place in ("videos/deep/a.mp4", "videos/b.mp4", "videos/sub/c.mp4")]
+    assert [record.media for record in records] == expected
+
+
+def test_a_json_of_another_purpose_does_not_end_the_search(write_emer: Callable[[list], Path]) -> None:
+    root = write_emer([entry(0)])
+    (root / "a_settings.json").write_text("{broken,")
+    assert len(EMER(str(root)).records("train")) == 1
+    (root / "EMER_cold_start.json").write_text('[{"video": "a.mp4"},]')
+    with pytest.raises(FileNotFoundError, match=r"EMER_cold_start.json: not valid JSON: .*comma after the last item"):
+        EMER(str(root)).setup("fit")
+
+
+def test_a_row_behind_an_open_quotation_mark_is_not_learnt_with_it(tmp_path: Path) -> None:
+    rows = [
+        "sample1,happy,s,She smiles.",
+        'sample2,sad,s,"He weeps.',
+        "sample3,angry,s,He shouts.",
+        "sample4,sad,s,No.",
+    ]
+    (tmp_path / "gt-eng.csv").write_text("names,emotions,subtitles,reasons\n" + "\n".join(rows) + "\n")
+    (tmp_path / "videos").mkdir()
+    with pytest.raises(ValueError, match=r"gt-eng.csv:3: the row that begins here has no end"):
+        EMER(str(tmp_path)).setup("fit")
+    data = EMER(str(tmp_path))
+    data.problems = []
+    assert [record.id for record in data.records("train")] == ["sample1"]
+    assert len(data.problems) == 1
 
 
 def test_same_video_twice_is_refused(write_emer: Callable[[list], Path]) -> None:

@@ -265,7 +265,7 @@ def test_bad_row_is_named(bare: Path, row: str, message: str) -> None:
 
 def test_captions_beside_labels_in_gb18030_are_no_split_file_without_captions(bare: Path) -> None:
     write_labels(bare, "00019.mp4\tanger\t皱眉\tShe frowns.\r\n".encode("gb18030"))
-    with pytest.raises(ValueError, match=r"train.txt is not UTF-8"):
+    with pytest.raises(ValueError, match=r"train.txt:1: not UTF-8"):
         MAFW(str(bare)).records("train")
 
 

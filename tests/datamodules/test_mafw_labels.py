@@ -200,10 +200,10 @@ def test_workbook_in_another_coding_is_refused_once(bare: Path, kind: str, codes
 
 def test_listed_clips_that_annotators_marked_are_counted(bare: Path) -> None:
     write_labels(bare, "".join(f"{number:05d}.mp4 anger\r\n" for number in range(19, 25)))
-    marks = [(19, -1), (20, 0), (21, 0.93), (22, -1), (23, None), (24, -1), (99, -1)]
+    marks = [(19, -1), (20, 0), (21, 0.93), (22, "-1"), (20, "x"), (23, None), (24, -1), (99, -1)]
     path = write_workbook(bare, "annotation", ("clip", "invalid"), [(f"{n:05d}.mp4", mark) for n, mark in marks])
     with pytest.warns(UserWarning, match="MAFW train: 3 listed clips are marked as invalid") as caught:
         rows = MAFW(str(bare)).records("train")
     assert len(caught) == 1
-    assert f"00019.mp4 ({path}:2), 00022.mp4 ({path}:5), 00024.mp4 ({path}:7). " in str(caught[0].message)
+    assert f"00019.mp4 ({path}:2), 00022.mp4 ({path}:5), 00024.mp4 ({path}:8). " in str(caught[0].message)
     assert len(rows) == 6

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torchcodec.encoders import VideoEncoder
 
+from datamodules.inspection.inspect_data import inspect_data
 from datamodules.media import MediaSettings
 from datamodules.merr import MERR
 
@@ -132,7 +133,7 @@ def test_missing_annotations_name_every_place(tmp_path: Path) -> None:
         (annotation("sad", caption="A coarse one."), r"json:bad: expected .*`smp_reason_caption` \(grain fine\)"),
         (annotation("sad", smp_reason_caption=" "), r"json:bad: expected"),
         (annotation("sad", smp_reason_caption=["a"]), r"json:bad: expected"),
-        ("sad", r"json:bad: expected an object .* got 'sad'"),
+        ("sad", r'json:bad: expected an object .* got "sad"'),
     ],
 )
 def test_bad_entry_is_named(merr: Path, entry: Any, message: str) -> None:
@@ -145,18 +146,54 @@ def test_bad_entry_is_named(merr: Path, entry: Any, message: str) -> None:
     assert len(data.problems) == 1
 
 
-@pytest.mark.parametrize(("entries", "message"), [([], "got a JSON list. Expected an object"), ({}, "lists no clips")])
+@pytest.mark.parametrize(("entries", "message"), [([], "got .*. Expected a JSON object"), ({}, "lists no clips")])
 def test_other_json_is_refused(merr: Path, entries: Any, message: str) -> None:
     write_annotations(merr, "fine", entries)
     with pytest.raises(ValueError, match=f"MERR_fine_grained.json.* {message}"):
         MERR(str(merr)).setup("fit")
 
 
-def test_file_of_the_published_size_is_read_without_class_counts(tmp_path: Path) -> None:
-    write_annotations(tmp_path, "fine", {f"samplenew_{number:08d}": fine("surprise") for number in range(4487)})
-    data = MERR(str(tmp_path))
-    assert len(data.rows("train")) == data.published("train").num_clips == 4487
-    assert MERR(str(tmp_path), grain="coarse").published("train").num_clips == 28618
+@pytest.mark.parametrize(
+    ("taxonomy", "left_out"),
+    [("mafw", {"doubt": 45}), ("dfew", {"worried": 310, "doubt": 45, "contempt": 41})],
+)
+def test_the_fine_file_as_published_is_without_a_fault(tmp_path: Path, taxonomy: Any, left_out: dict[str, int]) -> None:
+    counts = dict(zip(LABELS, (1352, 874, 475, 1091, 310, 213, 86, 41, 45), strict=True))
+    labels = [label for label, count in counts.items() for _ in range(count)]
+    write_annotations(tmp_path, "fine", {f"samplenew_{n:08d}": fine(label) for n, label in enumerate(labels)})
+    for number in range(len(labels)):
+        (tmp_path / f"samplenew_{number:08d}.avi").touch()
+    data = MERR(str(tmp_path), taxonomy=taxonomy)
+    with pytest.warns(UserWarning, match=f"{sum(left_out.values())} clips are left out"):
+        report = inspect_data(data, output=str(tmp_path / "out"), decode=False, strict=True)
+    assert report["splits"]["train"]["left_out"] == left_out
+    assert [finding["kind"] for finding in report["findings"]] == ["left_out"]
+    assert report["surplus"] == []
+
+
+def test_of_the_coarse_file_only_the_size_is_published() -> None:
+    published = MERR("x", grain="coarse").published("train")
+    assert (published.num_clips, published.classes) == (28618, {})
+
+
+def test_a_label_listed_twice_is_refused(merr: Path) -> None:
+    entries = json.dumps({"samplenew_00000000": fine("sad")})[1:-1]
+    (merr / "MERR_fine_grained.json").write_text(f"{{{entries}, {entries}}}")
+    with pytest.raises(ValueError, match=r'MERR_fine_grained.json: .*the key "samplenew_00000000" is there twice'):
+        MERR(str(merr)).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("He shouts. <answer>happy</answer> All laugh.", r"json:bad: .* reads back as 'happiness', .*label is anger"),
+        ("He shouts.</think><think>He frowns.", "json:bad: the rationale to learn reads back as 'He shouts.'"),
+    ],
+)
+def test_an_explanation_with_tags_is_refused(merr: Path, text: str, message: str) -> None:
+    write_annotations(merr, "fine", {"bad": annotation("angry", smp_reason_caption=text)})
+    with pytest.raises(ValueError, match=message):
+        MERR(str(merr)).setup("fit")
 
 
 def test_grain_must_exist() -> None:

@@ -23,7 +23,7 @@ def config(name: str) -> list[str]:
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("clips")
-    main.main(["synthesize", "--layout", "dfew", "--output", str(root), "--num_clips", "35", "--num_workers", "1"])
+    main.run(["synthesize", "--layout", "dfew", "--output", str(root), "--num_clips", "35", "--num_workers", "1"])
     return root
 
 
@@ -51,7 +51,7 @@ def test_grpo_export_and_predict(name: str, model_type: str | None, clips: Path,
         checkpoint = write_tiny_checkpoint(model_type, tmp_path / "tiny", [TEXT] * 20)
         parts = [f"{backbone}.image_size={size}"]
     files = [*config("trainer/default"), *config("stage/grpo"), *config("data/dfew"), *config(f"backbone/{name}")]
-    main.main(
+    main.run(
         ["fit", *files, *options, *parts, f"{backbone}.path={checkpoint}", f"--data.root={clips}"]
         + ["--data.batch_size=2", "--data.validation_fraction=0", "--model.group_size=2", "--trainer.max_steps=2"]
         + ["--model.rollout_sampling.max_new_tokens=6", f"--model.verifier={GOLDEN / 'tiny_verifier'}"]
@@ -67,7 +67,7 @@ def test_grpo_export_and_predict(name: str, model_type: str | None, clips: Path,
     folder.mkdir()
     for path in media:
         (folder / Path(path).name).symlink_to(path)
-    main.main(
+    main.run(
         [
             "predict",
             *config(f"backbone/{name}"),

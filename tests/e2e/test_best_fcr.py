@@ -49,7 +49,7 @@ def policy(backbone: ComposedBackbone, make_clip: Callable[..., Clip], tmp_path:
 @pytest.fixture
 def arguments(policy: Path, tiny_models: Path, tmp_path: Path) -> list[str]:
     """GRPO with one step and one validation per epoch; the rate is so small that the policy stays as it is."""
-    main.main(["synthesize", "--layout=dfew", f"--output={tmp_path}/dfew", "--num_clips=35", "--num_workers=1"])
+    main.run(["synthesize", "--layout=dfew", f"--output={tmp_path}/dfew", "--num_clips=35", "--num_workers=1"])
     return [
         *stack("trainer/default", "trainer/cpu", "stage/grpo", "stage/best_fcr", "data/dfew", "backbone/composed"),
         *("--data.media.num_frames=2", "--data.media.image_size=32", "--data.media.max_audio_seconds=1"),
@@ -78,7 +78,7 @@ def test_the_best_checkpoint_is_kept_and_the_run_stops(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    main.main(["fit", *arguments, f"--trainer.default_root_dir={run}"])
+    main.run(["fit", *arguments, f"--trainer.default_root_dir={run}"])
 
     configured = yaml.safe_load((run / "config.yaml").read_text())["trainer"]["callbacks"]
     assert [callback["class_path"].rpartition(".")[2] for callback in configured] == [
@@ -109,7 +109,7 @@ def test_the_best_checkpoint_is_kept_and_the_run_stops(
         load(module, checkpoint)
 
     monkeypatch.setattr(GRPOModule, "on_load_checkpoint", record_step)
-    main.main(["validate", *arguments, f"--trainer.default_root_dir={run}", "--ckpt_path=best"])
+    main.run(["validate", *arguments, f"--trainer.default_root_dir={run}", "--ckpt_path=best"])
     assert loaded_steps == [1]
     for rate, events in curves(run).items():
         assert [event.value for event in events] == pytest.approx([shares[rate][0]] * 5, abs=1e-6)

@@ -19,7 +19,7 @@ def arguments(tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """One step of GRPO on a DFEW of three clips per fold."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     data = tmp_path / "dfew"
-    main.main(["synthesize", "--layout=dfew", f"--output={data}", "--num_clips=35", "--num_workers=1"])
+    main.run(["synthesize", "--layout=dfew", f"--output={data}", "--num_clips=35", "--num_workers=1"])
     return [
         *(argument for name in STACK for argument in ("-c", str(ROOT / "configs" / f"{name}.yaml"))),
         *(f"--model.backbone.{part}={tiny_models}/{part}" for part in ("vision", "audio", "language_model")),

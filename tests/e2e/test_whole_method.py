@@ -29,27 +29,27 @@ def runs(world: Path) -> Path:
     """The demo's runs, a few steps each."""
     runs = world / "runs"
     short = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-    main.main(
+    main.run(
         ["fit", *stack(*BASE, "stage/cold_start", "data/emer", *POLICY, "demo/cold_start"), *parts(world), *short]
         + [f"--data.root={world}/emer", f"--trainer.default_root_dir={runs}/cold_start"]
         + ["--data.batch_size=4", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
         + ["--trainer.check_val_every_n_epoch=1"]
     )
-    main.main(
+    main.run(
         ["fit", *stack(*BASE, "stage/verifier", "data/rationale_text", "demo/verifier"), *short]
         + [f"--data.train={world}/sentences/train.jsonl", f"--model.path={world}/tiny/verifier"]
         + [f"--trainer.default_root_dir={runs}/verifier", "--trainer.max_epochs=1"]
     )
     policy = f"--model.backbone.path={runs}/cold_start/model"
     for name, extra in (("grpo_accuracy", ["stage/grpo_accuracy"]), ("grpo_erv", [])):
-        main.main(
+        main.run(
             ["fit", *stack(*BASE, "stage/grpo", *extra, "data/dfew", *POLICY, "demo/grpo"), policy, *short]
             + [f"--data.root={world}/dfew", f"--model.verifier={runs}/verifier/model", "--data.batch_size=2"]
             + [f"--trainer.default_root_dir={runs}/{name}", "--trainer.max_steps=2", "--model.group_size=3"]
             + ["--model.rollout_sampling.max_new_tokens=12"]
         )
     for name in ("cold_start", "grpo_accuracy", "grpo_erv"):
-        main.main(
+        main.run(
             ["test", *stack(*BASE, "stage/evaluate", "data/dfew", *POLICY, "demo/evaluate"), *short]
             + [f"--data.root={world}/dfew", f"--model.backbone.path={runs}/{name}/model"]
             + [f"--model.verifier={runs}/verifier/model", f"--trainer.default_root_dir={runs}/{name}/test"]
@@ -97,7 +97,7 @@ def test_predictions_follow_the_contract(runs: Path, world: Path) -> None:
 
 def test_predictions_can_be_scored_again(runs: Path, tmp_path: Path) -> None:
     run = runs / "cold_start" / "test"
-    main.main(
+    main.run(
         ["score", "--completions", str(run / "predictions.jsonl"), "--taxonomy", "dfew", "--output", str(tmp_path)]
         + ["--verifier", str(runs / "verifier" / "model")]
     )
@@ -109,9 +109,7 @@ def test_predictions_can_be_scored_again(runs: Path, tmp_path: Path) -> None:
 
 def test_summary_compares_the_runs(runs: Path, tmp_path: Path) -> None:
     names = ("cold_start", "grpo_accuracy", "grpo_erv")
-    main.main(
-        ["summarize", "--output", str(tmp_path), "--runs", json.dumps({name: str(runs / name) for name in names})]
-    )
+    main.run(["summarize", "--output", str(tmp_path), "--runs", json.dumps({name: str(runs / name) for name in names})])
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert tuple(summary) == names
     for row in summary.values():
@@ -122,22 +120,22 @@ def test_summary_compares_the_runs(runs: Path, tmp_path: Path) -> None:
 
 def test_summary_of_an_untested_run_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"run `python main.py test`"):
-        main.main(["summarize", "--output", str(tmp_path), "--runs", json.dumps({"x": str(tmp_path)})])
+        main.run(["summarize", "--output", str(tmp_path), "--runs", json.dumps({"x": str(tmp_path)})])
 
 
 def test_validate_and_predict(runs: Path, world: Path, tmp_path: Path) -> None:
     arguments = [*stack(*BASE, "stage/evaluate", "data/dfew", *POLICY, "demo/evaluate"), f"--data.root={world}/dfew"]
     arguments += [f"--model.backbone.path={runs}/cold_start/model", f"--trainer.default_root_dir={tmp_path}"]
     arguments += ["--trainer.enable_progress_bar=false", "--model.evaluation.max_new_tokens=4"]
-    main.main(["validate", *arguments])
-    main.main(["predict", *arguments, "--data.limit=5"])
+    main.run(["validate", *arguments])
+    main.run(["predict", *arguments, "--data.limit=5"])
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").open()]
     assert len(rows) == 5 and all(Path(row["media"]).is_file() for row in rows)
 
 
 def test_a_run_resumes_from_its_checkpoint(runs: Path, world: Path, tmp_path: Path) -> None:
     checkpoint = next((runs / "grpo_erv" / "checkpoints").glob("*.ckpt"))
-    main.main(
+    main.run(
         ["fit", *stack(*BASE, "stage/grpo", "data/dfew", *POLICY, "demo/grpo"), f"--data.root={world}/dfew"]
         + [f"--model.backbone.path={runs}/cold_start/model", f"--model.verifier={runs}/verifier/model"]
         + [f"--trainer.default_root_dir={tmp_path}", "--trainer.max_steps=3", "--model.group_size=3"]

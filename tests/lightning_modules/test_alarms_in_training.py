@@ -16,10 +16,10 @@ from callbacks.rewards import AccuracyReward, ExplanationReward, FormatReward
 from callbacks.rl import RLCallback
 from datamodules.batch import Clip, ClipBatch, collate
 from datamodules.emotions import DFEW
+from datamodules.rationale import read_response
 from lightning_modules.coherence import explanation_score
 from lightning_modules.emotion_verifier import EmotionVerifier
 from lightning_modules.grpo import GRPOModule
-from lightning_modules.rationale import read_response
 
 from .conftest import Batches, LengthReward
 

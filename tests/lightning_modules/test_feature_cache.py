@@ -159,7 +159,7 @@ def test_four_lines_of_yaml_turn_it_on(
     ]
     arguments = [argument for file in (*files, tmp_path / "cache.yaml") for argument in ("-c", str(file))]
     with pytest.raises(SystemExit) as stop:
-        main.main([command, *arguments, "--print_config"])
+        main.run([command, *arguments, "--print_config"])
     output = capsys.readouterr()
     assert stop.value.code == 0, output.err
     printed = yaml.safe_load(output.out)["model"]["init_args"]["feature_cache"]

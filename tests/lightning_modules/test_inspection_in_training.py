@@ -23,8 +23,8 @@ from callbacks.inspection.drawing import WIDTH
 from callbacks.rl import RLCallback
 from datamodules.batch import ClipBatch
 from datamodules.emotions import DFEW
+from datamodules.rationale import read_response
 from lightning_modules.grpo import GRPOModule
-from lightning_modules.rationale import read_response
 from tests.lightning_modules.conftest import Batches, LengthReward
 
 pytestmark = pytest.mark.e2e

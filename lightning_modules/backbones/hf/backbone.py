@@ -6,7 +6,6 @@ what it is alone, whatever a model does with padding.
 Shape legend: B clips, T frames, I image size, P prompt positions, H hidden size.
 """
 
-import json
 import warnings
 from contextlib import ExitStack
 from functools import cached_property
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from datamodules.batch import ClipBatch
+from datamodules.files.json_files import read_json_object
 from lightning_modules.backbones import loading
 from lightning_modules.backbones.adapters import LoRA, merged_state_dict
 from lightning_modules.backbones.decoder import Decoder
@@ -216,7 +216,7 @@ def _load_tokenizer(directory: Path, config: PreTrainedConfig) -> PreTrainedToke
     tokenizer = AutoTokenizer.from_pretrained(directory, config=config, trust_remote_code=False)
     file = directory / "chat_template.json"
     if file.is_file():
-        tokenizer.chat_template = json.loads(file.read_text(encoding="utf-8"))["chat_template"]
+        tokenizer.chat_template = read_json_object(file).get("chat_template")
     return tokenizer
 
 

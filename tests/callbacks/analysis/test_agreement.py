@@ -118,7 +118,7 @@ def test_cut_and_doubled_lines_are_named(first, tmp_path):
     second = write(tmp_path / "second.jsonl", SECOND, taxonomy="dfew")
     content = (tmp_path / "second.jsonl").read_text()
     (tmp_path / "second.jsonl").write_text(content[:-9])
-    with pytest.raises(ValueError, match="second.jsonl:52: not JSON"):
+    with pytest.raises(ValueError, match="second.jsonl:52: not valid JSON"):
         agreement(first, second, str(tmp_path / "out"))
     (tmp_path / "second.jsonl").write_text(content + content.splitlines(True)[0])
     with pytest.raises(ValueError, match=r"second.jsonl:53: id 'clip0' is already at .*:1"):

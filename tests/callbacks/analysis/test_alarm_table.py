@@ -7,7 +7,7 @@ import pytest
 
 import main
 from callbacks.analysis.alarm_table import alarms
-from callbacks.scoring import write_rows
+from datamodules.files.writing import write_rows
 
 pytestmark = pytest.mark.unit
 
@@ -53,7 +53,7 @@ def test_table_and_file(
 def test_thresholds_from_the_command_line(files: list[str], tmp_path: Path) -> None:
     config = tmp_path / "thresholds.yaml"
     config.write_text("thresholds:\n  label_named: [null, 1.0]\n  sentence_words: [6, 40]\n")
-    main.main(["alarms", "-c", str(config), "--predictions", json.dumps(files), "--output", str(tmp_path / "out")])
+    main.run(["alarms", "-c", str(config), "--predictions", json.dumps(files), "--output", str(tmp_path / "out")])
     found = by_name(json.loads((tmp_path / "out/alarms.json").read_text()), files[0])
     assert not found["label_named"]["warns"] and found["sentence_words"]["warns"]
 

@@ -140,7 +140,7 @@ def test_files_that_are_refused(write, tmp_path):
     cut.write_text(cut.read_text()[:-30])
     twice = write("twice", rows("011") + rows("0"))
     for path, message in (
-        (str(cut), "cut.jsonl:3: not JSON"),
+        (str(cut), "cut.jsonl:3: not valid JSON"),
         (twice, r"twice.jsonl:4: id '0' is already at .*:1"),
         (write("mafw", rows("011", taxonomy="mafw")), "taxonomy dfew and .* mafw"),
         (write("target", rows("011", target="fear")), "Clip '1' has the target 'anger' .* and 'fear'"),

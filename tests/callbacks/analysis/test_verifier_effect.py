@@ -13,12 +13,12 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def test_from_scored_completions(tmp_path, capsys):
-    main.main(
+    main.run(
         ["score", f"--completions={GOLDEN}/metrics/mafw_alias/completions.jsonl", "--taxonomy=mafw"]
         + [f"--verifier={GOLDEN}/tiny_verifier", f"--output={tmp_path}/scored"]
     )
     rows = [json.loads(line) for line in (tmp_path / "scored" / "rows.jsonl").open()]
-    main.main(
+    main.run(
         ["verifier_effect", "--predictions", f"{{run: {tmp_path}/scored/rows.jsonl}}"]
         + ["--output", str(tmp_path / "effect.json")]
     )
@@ -34,6 +34,6 @@ def test_a_file_without_probabilities_is_refused(tmp_path):
     path = tmp_path / "predictions.jsonl"
     path.write_text(json.dumps(row | {"sentences": [], "taxonomy": "dfew"}) + "\n")
     with pytest.raises(ValueError, match=r"none of the 1 clips .* main.py score --verifier"):
-        main.main(["verifier_effect", "--predictions", f"{{run: {path}}}", "--output", str(tmp_path / "effect.json")])
+        main.run(["verifier_effect", "--predictions", f"{{run: {path}}}", "--output", str(tmp_path / "effect.json")])
     with pytest.raises(ValueError, match="Expected at least one run"):
-        main.main(["verifier_effect", "--predictions", "{}", "--output", str(tmp_path / "effect.json")])
+        main.run(["verifier_effect", "--predictions", "{}", "--output", str(tmp_path / "effect.json")])

@@ -7,8 +7,8 @@ import torch
 
 from callbacks.inspection.panel import Panel, ShownCompletion, ShownSentence, is_correct
 from datamodules.emotions import DFEW
+from datamodules.rationale import read_response
 from lightning_modules.coherence import relation
-from lightning_modules.rationale import read_response
 
 
 def completion(text: str, emotions: Sequence[Sequence[str]], target: str | None = "anger", **worth) -> ShownCompletion:

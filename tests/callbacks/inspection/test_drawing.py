@@ -12,7 +12,7 @@ from callbacks.colours import RELATIONS
 from callbacks.inspection.drawing import MAX_COMPLETIONS, MAX_FRAMES, WIDTH, colour_of, draw_panel, tint
 from callbacks.inspection.lettering import Pen
 from callbacks.inspection.panel import Panel
-from lightning_modules.rationale import split_sentences
+from datamodules.rationale import split_sentences
 from tests.callbacks.inspection.conftest import SAID, completion
 
 pytestmark = pytest.mark.unit

@@ -10,9 +10,9 @@ import torch
 from callbacks.inspection.panel import choose_groups, clip_panels, group_panel
 from datamodules.batch import Clip, ClipBatch, collate
 from datamodules.emotions import DFEW
+from datamodules.rationale import read_response
 from lightning_modules.emotion_verifier import SentenceReading
 from lightning_modules.policy import Evaluation
-from lightning_modules.rationale import read_response
 from lightning_modules.rl.experience import Experience, Rollout
 
 pytestmark = pytest.mark.unit

@@ -53,7 +53,7 @@ def test_a_verifier_labels_what_the_reward_reads(rationales, tmp_path, capsys):
     output = tmp_path / "sentences.jsonl"
     second = tmp_path / "second.jsonl"
     second.write_text('{"id": "a", "rationale": "She cries."}\n')
-    main.main(
+    main.run(
         ["label_sentences", "--predictions", str(rationales), str(second), "--output", str(output)]
         + ["--labeller", "VerifierJudge", "--labeller.verifier", VERIFIER, "--max_per_label", "1"]
     )
@@ -107,7 +107,7 @@ def test_an_endpoint_labels(rationales, tmp_path, capsys):
         return Answer("happy") if "She cries." in request.prompt else Answer("Joy, Amusement")
 
     with ChatServer(answer) as server:
-        main.main(
+        main.run(
             ["label_sentences", "--predictions", str(rationales), "--output", str(tmp_path / "s.jsonl")]
             + ["--labeller", "EndpointJudge", f"--labeller.base_url={server.url}", "--labeller.model=m"]
             + [f"--labeller.cache={tmp_path}/replies.jsonl"]
@@ -122,7 +122,7 @@ def test_an_endpoint_labels(rationales, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"id": "a", "completion": "<think>He smi', r"p\.jsonl:2: not JSON"),
+        ('{"id": "a", "completion": "<think>He smi', r"p\.jsonl:2: not valid JSON"),
         ('{"id": "a"}', r"p\.jsonl:2: expected sentences"),
         ('{"id": "a", "sentences": ["He smiles."]}', r"p\.jsonl:2: expected sentences"),
         ('{"id": "a", "completion": 1}', r"p\.jsonl:2: expected sentences"),
@@ -151,11 +151,11 @@ def test_nothing_to_label(tmp_path):
 
 
 def test_a_corpus_has_rationales(tmp_path):
-    main.main(
+    main.run(
         ["synthesize", "--layout", "emer", "--output", str(tmp_path / "emer"), "--num_clips", "10"]
         + ["--num_workers", "1"]
     )
-    main.main(
+    main.run(
         ["label_sentences", "--data", "EMER", f"--data.root={tmp_path}/emer", "--output", str(tmp_path / "s.jsonl")]
         + ["--labeller", "VerifierJudge", "--labeller.verifier", VERIFIER]
     )

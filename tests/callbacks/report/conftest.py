@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from callbacks.scoring import write_rows
+from datamodules.files.writing import write_rows
 
 GOLDEN_CLIP = Path(__file__).parents[2] / "golden" / "preprocess" / "av_stereo44k.mp4"
 

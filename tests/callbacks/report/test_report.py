@@ -21,7 +21,7 @@ def embedded(page: Path) -> dict[str, Any]:
 
 
 def report(*arguments: str) -> None:
-    main.main(["report", *arguments, "--num_workers", "1"])
+    main.run(["report", *arguments, "--num_workers", "1"])
 
 
 def test_two_files_become_one_page(
@@ -59,6 +59,6 @@ def test_what_cannot_be_reported_is_refused(row: Rows, write: Write, tmp_path: P
         report("--predictions", good, *output, "--num_frames=-1")
     cut = Path(good).with_name("cut.jsonl")
     cut.write_text(Path(good).read_text() + '{"id": "2", "tar')
-    with pytest.raises(ValueError, match=r"cut.jsonl:2: not JSON"):
+    with pytest.raises(ValueError, match=r"cut.jsonl:2: not valid JSON"):
         report("--predictions", str(cut), *output)
     assert not (tmp_path / "out").exists()

@@ -14,9 +14,9 @@ from callbacks.rewards import (
     sum_rewards,
 )
 from datamodules.emotions import DFEW, GO_EMOTIONS, get_taxonomy
+from datamodules.rationale import read_response
 from lightning_modules.coherence import explanation_score
 from lightning_modules.emotion_verifier import EmotionVerifier
-from lightning_modules.rationale import read_response
 
 pytestmark = pytest.mark.numerics
 

@@ -8,12 +8,12 @@ import torch
 from torchmetrics import MetricCollection
 
 from datamodules.emotions import DFEW, MAFW, Taxonomy, get_taxonomy
+from datamodules.rationale import read_response
 from lightning_modules.judges import FileJudge
 from lightning_modules.metrics.counts import class_indices
 from lightning_modules.metrics.explanation import EEA, EPC, FCR
 from lightning_modules.metrics.recognition import UAR, WAR
 from lightning_modules.metrics.report import EmotionReport
-from lightning_modules.rationale import read_response
 
 pytestmark = pytest.mark.numerics
 

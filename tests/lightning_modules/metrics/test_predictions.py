@@ -64,7 +64,7 @@ def test_a_bad_line_is_named(tmp_path: Path, change: dict[str, Any], message: st
 def test_a_cut_line_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "p.jsonl", ROW, ROW | {"id": "2"})
     path.write_text(path.read_text()[:-40])
-    with pytest.raises(ValueError, match="p.jsonl:2: not JSON"):
+    with pytest.raises(ValueError, match="p.jsonl:2: not valid JSON"):
         read_predictions(path)
 
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from datamodules.batch import ClipBatch
 from datamodules.emotions import DFEW
+from datamodules.rationale import read_response
 from lightning_modules.backbones.interface import Completions, Percept
 from lightning_modules.emotion_verifier import SentenceReading
-from lightning_modules.rationale import read_response
 from lightning_modules.rl.advantages import group_advantages, has_spread
 from lightning_modules.rl.experience import Experience, Rollout
 

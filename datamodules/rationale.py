@@ -27,14 +27,6 @@ class Response:
     sentences: tuple[str, ...]
 
 
-def whole_characters(text: str) -> str:
-    """The text with a replacement character for each half of a surrogate pair, which no file can hold.
-
-    JSON can spell such halves, and has them where a model's output was cut inside a character.
-    """
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
 def split_sentences(rationale: str) -> tuple[str, ...]:
     """Split at white space that follows `.`, `!` or `?` and has an even number of ASCII `"` to its right.
 

@@ -12,7 +12,7 @@ import pytest
 from callbacks.labelling.teacher import read_labels
 from callbacks.rewards.format import format_score
 from datamodules.emotions import DFEW, MAFW, get_taxonomy
-from lightning_modules.rationale import read_response, split_sentences
+from datamodules.rationale import read_response, split_sentences
 
 pytestmark = pytest.mark.unit
 

@@ -1,38 +1,16 @@
-"""Label files as rows: encodings, line ends, headers, and rows that are not what they should be."""
+"""Label files as rows: headers, and rows that are not what they should be."""
 
-import random
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from openpyxl import Workbook
 
-from datamodules.tables import (
-    decode_chinese,
-    misread_chinese,
-    num_chinese,
-    numbered_lines,
-    read_csv,
-    read_json,
-    read_text,
-    read_workbook,
-)
+from datamodules.files.tables import read_csv, read_workbook
 
 pytestmark = pytest.mark.unit
-
-CHINESE = "一个女人紧锁眉头，眼里含泪，低声哭泣。\n一个男人睁大眼睛，声音又高又颤。"
-SENTENCES = (
-    "一个女人紧锁眉头，眼里含泪，低声哭泣。",
-    "一个男人睁大眼睛，声音又高又颤。",
-    "一个女人撇着嘴，发出作呕的声音。",
-    "男人叹气",
-    "她对着镜头大声喊叫，右手指着前方的人，表情非常愤怒。",
-    "一个孩子抬头张望，轻轻摇头，说：“我不知道。”",
-    "他笑着说话，嘴角上扬，露出笑容。",
-    "老人斜着嘴角，冷冷地哼了一声。",
-)
 
 
 @pytest.fixture
@@ -59,7 +37,7 @@ def test_csv_rows_with_byte_order_mark_windows_line_ends_blank_lines_and_space(f
 def test_csv_line_numbers_count_lines_inside_quotes(file: Path) -> None:
     file.write_text('name,text\na,"one\ntwo"\nb,three\n')
     assert [(row["text"], source) for row, source in read_csv(file, ["name"])] == [
-        ("one\ntwo", f"{file}:3"),
+        ("one\ntwo", f"{file}:2"),
         ("three", f"{file}:4"),
     ]
 
@@ -72,7 +50,7 @@ def test_csv_delimiter(file: Path) -> None:
 @pytest.mark.parametrize("text", ["", "a,1\n", "name\na\n"])
 def test_csv_without_the_header_is_refused(file: Path, text: str) -> None:
     file.write_text(text)
-    with pytest.raises(ValueError, match=r"labels.txt:1: got the header \[.*\]. Expected name,label"):
+    with pytest.raises(ValueError, match=r"labels.txt:1: got the header \[.*\]. Expected the columns name, label"):
         list(read_csv(file, ["name", "label"]))
 
 
@@ -87,72 +65,6 @@ def test_csv_rows_of_a_wrong_length_are_refused_and_the_others_read(file: Path) 
     ]
     with pytest.raises(ValueError, match=r"labels.txt:2: got \['a'\]"):
         list(read_csv(file, ["name", "label"]))
-
-
-def test_text_in_another_encoding_is_refused(file: Path) -> None:
-    file.write_bytes("a,愤怒".encode("gb18030"))
-    with pytest.raises(ValueError, match=r"labels.txt is not UTF-8: .* at byte 2"):
-        read_text(file)
-
-
-def test_json_is_read_and_what_is_none_is_named(file: Path) -> None:
-    file.write_text('{"a": [1]}')
-    assert read_json(file) == {"a": [1]}
-    file.write_text("[1,]")
-    with pytest.raises(ValueError, match=r"labels.txt is not valid JSON: .*line 1 column 4"):
-        read_json(file)
-
-
-def test_only_a_line_feed_ends_a_line(file: Path) -> None:
-    # U+0085 and U+2028 end lines for str.splitlines; the first is common in text that was decoded wrongly.
-    text = "a\u0085b\r\n\r\nc\u2028d \n  \ne"
-    assert list(numbered_lines(text, file)) == [
-        ("a\u0085b", f"{file}:1"),
-        ("c\u2028d ", f"{file}:3"),
-        ("e", f"{file}:5"),
-    ]
-
-
-@pytest.mark.parametrize("encoding", ["gb18030", "utf-8", "utf-8-sig"])
-def test_chinese_is_decoded(file: Path, encoding: str) -> None:
-    file.write_bytes(CHINESE.encode(encoding))
-    assert decode_chinese(file) == CHINESE
-
-
-def test_bytes_that_are_no_chinese_text_are_refused_with_their_row(file: Path) -> None:
-    file.write_bytes("一个\n".encode("gb18030") + b"caf\xe9 \n")
-    with pytest.raises(ValueError, match=r"labels.txt:2: neither GB18030 nor UTF-8: .*Latin-1 or Windows-1252"):
-        decode_chinese(file)
-
-
-def test_chinese_characters_are_counted_without_punctuation() -> None:
-    assert num_chinese("一个 man，。") == 2
-
-
-@pytest.mark.parametrize("wrong", ["latin-1", "cp1252", "gb18030", "gbk"])
-@pytest.mark.parametrize("true", ["utf-8", "gb18030"])
-@pytest.mark.parametrize("text", [CHINESE, *SENTENCES])
-def test_wrong_decodings_are_recognised(true: str, wrong: str, text: str) -> None:
-    garbled = text.encode(true).decode(wrong, "replace")
-    name = "GB18030" if wrong.startswith("gb") else "Latin-1 or Windows-1252"
-    if true.startswith("gb") and wrong.startswith("gb"):
-        assert misread_chinese(garbled) is None
-    else:
-        assert misread_chinese(garbled) == f"its {true.upper()} bytes were read as {name} and saved anew"
-
-
-@pytest.mark.parametrize("text", [CHINESE, *SENTENCES, "", "????", "A man in a café, déjà vu"])
-def test_other_texts_are_not_taken_for_wrong_decodings(text: str) -> None:
-    assert misread_chinese(text) is None
-
-
-def test_all_common_characters_are_not_taken_for_a_wrong_decoding() -> None:
-    # GB 2312, level 1: 3,755 characters.
-    codes = bytes(byte for row in range(0xB0, 0xD8) for cell in range(0xA1, 0xFF) for byte in (row, cell))
-    characters = list(codes.decode("gb2312", "ignore"))
-    assert len(characters) > 3700
-    random.Random(0).shuffle(characters)
-    assert misread_chinese("".join(characters)) is None
 
 
 def test_workbook_rows_from_the_first_data_row_on(tmp_path: Path) -> None:
@@ -194,3 +106,76 @@ def test_file_that_is_no_workbook_is_refused(tmp_path: Path, content: bytes) -> 
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"labels.xlsx is no XLSX workbook: .*Use the file as distributed"):
         list(read_workbook(path, ["clip"]))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        'a,"one reason\nb,"another"\nc,"third"\n',  # not closed, up to the next mark
+        'a,one\nb,"another\nc,third\n',  # up to the end
+        'a,one\nb,"she says "no" to him"\n',  # marks inside that are not doubled
+        'b,"' + "x" * 140_000 + '"\n',  # longer than any field
+    ],
+)
+def test_a_row_without_an_end_is_refused_by_its_first_line(file: Path, rows: str) -> None:
+    file.write_text(f"name,reason\n{rows}")
+    bad = 2 + rows[: rows.index('"')].count("\n")
+    problems: list[str] = []
+    read = list(read_csv(file, ["name", "reason"], refuse=problems.append))
+    assert [row["name"] for row, _ in read] == ["a", "b"][: bad - 2]
+    assert len(problems) == 1 and problems[0].startswith(f"{file}:{bad}: the row that begins here has no end as CSV (")
+    with pytest.raises(ValueError, match=rf"labels.txt:{bad}: the row that begins here has no end"):
+        list(read_csv(file, ["name", "reason"]))
+
+
+def test_a_column_that_is_there_twice_is_refused(file: Path, tmp_path: Path) -> None:
+    file.write_text("name,label,label\na,1,2\n")
+    with pytest.raises(ValueError, match=r"labels.txt:1: the column label is there 2 times"):
+        list(read_csv(file, ["name", "label"]))
+    assert [row["name"] for row, _ in read_csv(file, ["name"])] == ["a"]  # a column that nobody asks for
+    path = write_workbook(tmp_path / "labels.xlsx", [["clip", "clip"], ["a", "b"]])
+    with pytest.raises(ValueError, match=r"labels.xlsx:1: the column clip is there 2 times"):
+        list(read_workbook(path, ["clip"]))
+
+
+def rewrite(path: Path, member: str, change: Callable[[bytes], bytes]) -> Path:
+    """The workbook with one member changed."""
+    other = path.with_name("labels.xlsx")
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(other, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            content = source.read(name)
+            target.writestr(name, change(content) if name.endswith(member) else content)
+    return other
+
+
+DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "a row far beyond the last": ("sheet1.xml", lambda xml: xml.replace(b'<row r="2"', b'<row r="99999999999"')),
+    "a row without a number": ("sheet1.xml", lambda xml: xml.replace(b'<row r="2"', b'<row r="x"')),
+    "an impossible column": ("sheet1.xml", lambda xml: xml.replace(b'r="A2"', b'r="ZZZZ2"')),
+    "cut XML": ("sheet1.xml", lambda xml: xml[: len(xml) // 2]),
+    "no XML": ("sheet1.xml", lambda xml: bytes(100)),
+    "a text that is not there": (
+        "sheet1.xml",
+        lambda xml: re.sub(rb'<c r="A2".*?</c>', b'<c r="A2" t="s"><v>77</v></c>', xml),
+    ),
+    "no sheet": ("workbook.xml", lambda xml: re.sub(rb"<sheets>.*</sheets>", b"<sheets/>", xml)),
+    "ten million empty cells": ("sheet1.xml", lambda xml: xml.replace(b"</row>", b"<c/>" * 10**7 + b"</row>", 1)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_workbook_is_refused_by_name(tmp_path: Path, damage: str) -> None:
+    whole = write_workbook(tmp_path / "whole.xlsx", [["clip", "label"], ["a", "x"]])
+    path = rewrite(whole, *DAMAGES[damage])
+    assert path.read_bytes() != whole.read_bytes()
+    with pytest.raises(ValueError, match=r"labels.xlsx"):
+        list(read_workbook(path, ["clip", "label"]))
+
+
+def test_a_cut_workbook_is_refused_by_name(tmp_path: Path) -> None:
+    path = write_workbook(tmp_path / "labels.xlsx", [["clip", "label"], ["a", "x"]])
+    content = path.read_bytes()
+    for length in range(0, len(content), 199):
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"labels.xlsx is no XLSX workbook"):
+            list(read_workbook(path, ["clip", "label"]))

@@ -1,0 +1,122 @@
+"""What every command does with its arguments and its errors.
+
+Arguments are read strictly: a key that stands twice in a YAML file is refused, `null` is null however deep its option
+stands, and `~` is the home directory. An error that was raised to be read is one sentence.
+"""
+
+import argparse
+import dis
+import math
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace, get_loader, set_loader
+
+from datamodules.files.printable import printable
+from datamodules.files.yaml_files import read_yaml_mapping, refuse_repeated_keys
+
+_ROOT = Path(__file__).resolve().parents[1]
+_OWN = {"main.py", "datamodules", "lightning_modules", "callbacks"}
+_RAISE = dis.opmap["RAISE_VARARGS"]
+_load_as_before = get_loader("yaml")
+
+_OF_UNIONS = re.compile(
+    r"Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|- Expected a <class 'NoneType'>"
+    r"|- Expected a path but .* either not accessible or invalid|Given value type: .*"
+    r"|Given value: (Namespace|NestedArg|\{).*"
+)
+"""Lines of a parser's message that say nothing to who gave the option."""
+_WORKER = re.compile(r"Caught (\w+) in .*?process \d+\.\s.*Original Traceback", re.DOTALL)
+"""Begin of an error that a process of a loader has handed on."""
+_LONGEST = 1000
+
+
+def read_strictly(arguments: Sequence[str]) -> None:
+    """Check the YAML files that arguments name, and have this process' parsers read YAML as this module says.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file is no YAML mapping, or has a key twice; names file and row.
+    """
+    for option, following in pairwise([*arguments, ""]):
+        name, equals, value = option.partition("=")
+        if name in ("-c", "--config"):
+            read_yaml_mapping(value if equals else following)
+    for mode in ("yaml", "omegaconf+"):
+        set_loader(mode, _load, exceptions=(yaml.YAMLError,))
+
+
+def _load(text: str) -> Any:
+    if text.strip() == "None":  # what jsonargparse makes of `--model.backbone.lora null`
+        return None
+    if "\n" in text or "{" in text:
+        refuse_repeated_keys(text)
+    return _load_as_before(text)
+
+
+def settled(config: Any, name: str = "") -> Any:
+    """A configuration, or a part of one, with the home directory for `~/` at the begin of a text.
+
+    Raises:
+        ValueError: a value is not a number; names it.
+    """
+    if isinstance(config, Namespace):
+        for key, value in vars(config).items():
+            config[key] = settled(value, f"{name}.{key}".lstrip("."))
+    elif isinstance(config, dict):
+        return {key: settled(value, f"{name}.{key}".lstrip(".")) for key, value in config.items()}
+    elif isinstance(config, list):
+        return [settled(value, name) for value in config]
+    elif isinstance(config, str) and config.startswith("~/"):
+        return str(Path(config).expanduser())
+    elif isinstance(config, float) and math.isnan(config):
+        raise ValueError(f"{name} is NaN. Expected a number.")
+    return config
+
+
+def is_meant_to_be_read(error: BaseException) -> bool:
+    """Whether an error tells its user what to change, so that the place where it was raised says no more.
+
+    That are errors of the arguments and of the system (a file that is not there, a full disk), Lightning's refusals,
+    and what this project raises: by a `raise` of its own, other than an error that Python finds in its code.
+    """
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    if isinstance(error, argparse.ArgumentError | OSError | MisconfigurationException):
+        return True
+    place = error.__traceback__
+    if place is None or isinstance(error, AssertionError | NotImplementedError):
+        return False
+    if _WORKER.match(str(error)):
+        return isinstance(error, ValueError)
+    while place.tb_next is not None:
+        place = place.tb_next
+    code = place.tb_frame.f_code
+    path = Path(code.co_filename)
+    is_own = path.is_relative_to(_ROOT) and path.relative_to(_ROOT).parts[0] in _OWN
+    return is_own and code.co_code[place.tb_lasti] == _RAISE
+
+
+def one_sentence(error: BaseException, command: str) -> str:
+    """What an error of a command says, as a line that a terminal shows as it is."""
+    if isinstance(error, argparse.ArgumentError):
+        text = f"{_of_parser(str(error)).rstrip('.')}. `python main.py {command} --help` shows the options."
+    elif isinstance(error, OSError) and error.strerror:
+        names = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        text = f"{names}: {error.strerror}" if names else error.strerror
+    elif _WORKER.match(str(error)):
+        text = str(error).strip().splitlines()[-1].partition(": ")[2]
+    else:
+        text = str(error)
+    text = printable(" ".join(text.split())) or type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _of_parser(message: str) -> str:
+    """jsonargparse's tree of what it tried, without the branches that nobody meant."""
+    lines = [line.strip() for line in message.splitlines()]
+    return " ".join(line.removeprefix("- ") for line in lines if line and not _OF_UNIONS.fullmatch(line))
