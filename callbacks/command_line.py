@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 
+from callbacks.secret_names import without_named_values
 from datamodules.files.printable import printable
 from datamodules.files.yaml_files import read_yaml_mapping, refuse_repeated_keys
 
@@ -102,9 +103,12 @@ def is_meant_to_be_read(error: BaseException) -> bool:
 
 
 def one_sentence(error: BaseException, command: str) -> str:
-    """What an error of a command says, as a line that a terminal shows as it is."""
+    """What an error of a command says, without secrets, as a line that a terminal shows as it is."""
+    from callbacks.config_secrets import hide_secrets
+
     if isinstance(error, argparse.ArgumentError):
-        text = f"{_of_parser(str(error)).rstrip('.')}. `python main.py {command} --help` shows the options."
+        said = without_named_values(_of_parser(str(error))).rstrip(".")
+        text = f"{said}. `python main.py {command} --help` shows the options."
     elif isinstance(error, OSError) and error.strerror:
         names = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
         text = f"{names}: {error.strerror}" if names else error.strerror
@@ -112,7 +116,7 @@ def one_sentence(error: BaseException, command: str) -> str:
         text = str(error).strip().splitlines()[-1].partition(": ")[2]
     else:
         text = str(error)
-    text = printable(" ".join(text.split())) or type(error).__name__
+    text = printable(hide_secrets(" ".join(text.split()))) or type(error).__name__
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 

@@ -195,3 +195,13 @@ def test_errors_of_the_command_line_show_no_secret(capfd: pytest.CaptureFixture,
         parsed(*arguments)
     printed = capfd.readouterr().err
     assert "error:" in printed and "***" in printed and "hidden-1" not in printed
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--first=https://me:hidden-1@host/a", "--second=b", "--output=c"], ["--judge.api_key", "hidden-1"]],
+)
+def test_errors_of_tools_show_no_secret(capfd: pytest.CaptureFixture, arguments: list[str]) -> None:
+    assert main.main(["agreement", *arguments]) == 2
+    printed = capfd.readouterr()
+    assert "***" in printed.err and "hidden-1" not in printed.err + printed.out

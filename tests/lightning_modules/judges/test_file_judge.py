@@ -29,11 +29,11 @@ def test_file_judge_reads_replies_by_id(file):
     ("content", "message"),
     [
         ('{"id": "a", "emotion": "sad"}\n{"id": "a", "emotion": "sad"}\n', r"judge.jsonl:2: id 'a' is already at .*:1"),
-        ('{"id": "a", "emotion": "sad"}\nsad\n', "judge.jsonl:2: not JSON"),
-        ('{"id": "a"}\n', "judge.jsonl:1: emotion missing; got id"),
-        ('{"id": null, "emotion": "sad"}\n', "judge.jsonl:1: id must be text or a whole number; got None"),
+        ('{"id": "a", "emotion": "sad"}\nsad\n', "judge.jsonl:2: not valid JSON"),
+        ('{"id": "a"}\n', r'judge.jsonl:1: emotion missing; got \["id"\]'),
+        ('{"id": null, "emotion": "sad"}\n', "judge.jsonl:1: id must be text or a whole number; got null"),
         ('{"id": "a", "emotion": 3}\n', "judge.jsonl:1: emotion must be text or null; got 3"),
-        ('["a", "sad"]\n', "judge.jsonl:1: got list; expected an object"),
+        ('["a", "sad"]\n', r'judge.jsonl:1: got \["a", "sad"\]; expected an object'),
         ("\n", "judge.jsonl is empty"),
     ],
 )
@@ -75,6 +75,12 @@ def test_verdicts_on_another_rationale_or_in_another_taxonomy_are_refused(file):
         FileJudge(file).verdicts(["a"], DFEW, ["He laughs."])
     with pytest.raises(ValueError, match="verdicts in the taxonomy dfew; expected mafw"):
         FileJudge(file).verdicts(["a"], MAFW)
+
+
+def test_names_in_a_file_do_not_steer_a_terminal(file):
+    write(file, {"judge": "m\x1b[2J\u202e", "taxonomy": "df\x9bew"})
+    judge = FileJudge(file)
+    assert (judge.name, judge.taxonomy) == (r"m\x1b[2J\u202e", r"df\x9bew")
 
 
 @pytest.mark.parametrize("change", [{"judge": "other"}, {"taxonomy": "mafw"}, {"judge": 3}])
