@@ -11,7 +11,6 @@ published code has three). How many rows ask another is logged.
 """
 
 import csv
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,9 @@ from datamodules.emotions import MAFW, get_taxonomy
 from datamodules.files.json_files import read_json, shown
 from datamodules.files.tables import read_csv
 from datamodules.published import Published
+from datamodules.rationale import first_tagged
 
 MEDIA_PREFIX = "<video>\n<audio>\n"
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 Form = Literal["v1", "v2"]
 _COLUMNS: dict[Form, list[str]] = {
@@ -286,8 +285,8 @@ def _read_entry(entry: Any, source: str) -> tuple[str, str, str, str]:
             f"{source}: expected one human and one gpt turn, each with a text `value`; got turns from {speakers}."
         )
     response = turns[1]["value"]
-    answer = _ANSWER.search(response)
+    answer = first_tagged(response, "answer")
     if answer is None:
         raise ValueError(f"{source}: the gpt value has no <answer>...</answer>: {response[:80]!r}.")
     path = video.replace("\\", "/")  # written under Windows
-    return path, turns[0]["value"].removeprefix(MEDIA_PREFIX), answer.group(1), response
+    return path, turns[0]["value"].removeprefix(MEDIA_PREFIX), answer, response

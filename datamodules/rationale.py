@@ -43,7 +43,7 @@ def split_sentences(rationale: str) -> tuple[str, ...]:
     return tuple(piece for piece in (*pieces, text[start:]) if piece)
 
 
-def _first_tagged(completion: str, tag: str) -> str | None:
+def first_tagged(completion: str, tag: str) -> str | None:
     """Text between the first opening tag and the next closing one, stripped; None without the two."""
     _, opened, rest = completion.partition(f"<{tag}>")
     text, closed, _ = rest.partition(f"</{tag}>")
@@ -58,6 +58,6 @@ def read_response(completion: str, taxonomy: Taxonomy, bare: bool = False) -> Re
         taxonomy: the classes that an answer may name.
         bare: take the whole completion as the answer, for baselines trained without tags.
     """
-    rationale = _first_tagged(completion, "think") or ""
-    answer = completion.strip() if bare else _first_tagged(completion, "answer")
+    rationale = first_tagged(completion, "think") or ""
+    answer = completion.strip() if bare else first_tagged(completion, "answer")
     return Response(completion, rationale, answer, taxonomy.canonical(answer), split_sentences(rationale))
