@@ -139,7 +139,7 @@ def test_taxonomy_decides_which_answers_are_known(write_emer: Callable[[list], P
     root = write_emer([entry(0), entry(1, "<think>x</think>\n<answer> Anxious\n</answer>")])
     assert EMER(str(root), taxonomy="mafw").records("train")[1].target == "anxiety"
     with pytest.raises(
-        ValueError, match=r"EMER_cold_start.json:2: label ' Anxious\\n' is not a dfew emotion.*taxonomy: mafw"
+        ValueError, match=r"EMER_cold_start.json:2: label 'Anxious' is not a dfew emotion.*taxonomy: mafw"
     ):
         EMER(str(root)).setup("fit")
 
