@@ -118,7 +118,7 @@ def run_tool(name: str, arguments: list[str]) -> None:
     parser = ArgumentParser(prog=f"main.py {name}", description=TOOLS[name][1], exit_on_error=False)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with options; may be repeated.")
     is_about_file = "file" in signature(function).parameters  # which then needs no option
-    parser.add_function_arguments(function, as_group=False, as_positional=is_about_file, sub_configs=True)
+    parser.add_function_arguments(function, as_group=False, as_positional=is_about_file)
     read_strictly(arguments)
     config = parser.instantiate(settled(parser.parse_args(spell_out(function, arguments))))
     config.pop("config")

@@ -18,15 +18,16 @@ from jsonargparse import Namespace, get_loader, set_loader
 
 from callbacks.secret_names import without_named_values
 from datamodules.files.printable import printable
-from datamodules.files.yaml_files import read_yaml_mapping, refuse_repeated_keys
+from datamodules.files.yaml_files import check_yaml, read_yaml_mapping
 
 _ROOT = Path(__file__).resolve().parents[1]
 _OWN = {"main.py", "datamodules", "lightning_modules", "callbacks"}
 _RAISE = dis.opmap["RAISE_VARARGS"]
 _load_as_before = get_loader("yaml")
 
+_UNION = "Does not validate against any of the Union subtypes"
 _OF_UNIONS = re.compile(
-    r"Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|- Expected a <class 'NoneType'>"
+    rf"{_UNION}|Subtypes: .*|Errors:|- Expected a <class 'NoneType'>"
     r"|- Expected a path but .* either not accessible or invalid|Given value type: .*"
     r"|Given value: (Namespace|NestedArg|\{).*"
 )
@@ -55,7 +56,7 @@ def _load(text: str) -> Any:
     if text.strip() == "None":  # what jsonargparse makes of `--model.backbone.lora null`
         return None
     if "\n" in text or "{" in text:
-        refuse_repeated_keys(text)
+        check_yaml(text)
     return _load_as_before(text)
 
 
@@ -82,14 +83,13 @@ def settled(config: Any, name: str = "") -> Any:
 def is_meant_to_be_read(error: BaseException) -> bool:
     """Whether an error tells its user what to change, so that the place where it was raised says no more.
 
-    That are errors of the arguments and of the system (a file that is not there, a full disk), Lightning's refusals,
-    and what this project raises: by a `raise` of its own, other than an error that Python finds in its code.
+    That are errors of the arguments and of the system (a file that is not there, a full disk), and what this project or
+    Lightning raises: by a `raise` of its own, other than an error that Python finds in its code.
     """
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    if isinstance(error, argparse.ArgumentError | OSError | MisconfigurationException):
-        return True
+    error = _first(error)
     place = error.__traceback__
+    if isinstance(error, argparse.ArgumentError | OSError):
+        return True
     if place is None or isinstance(error, AssertionError | NotImplementedError):
         return False
     if _WORKER.match(str(error)):
@@ -97,15 +97,26 @@ def is_meant_to_be_read(error: BaseException) -> bool:
     while place.tb_next is not None:
         place = place.tb_next
     code = place.tb_frame.f_code
-    path = Path(code.co_filename)
-    is_own = path.is_relative_to(_ROOT) and path.relative_to(_ROOT).parts[0] in _OWN
-    return is_own and code.co_code[place.tb_lasti] == _RAISE
+    return _speaks_to_users(Path(code.co_filename)) and code.co_code[place.tb_lasti] == _RAISE
+
+
+def _speaks_to_users(file: Path) -> bool:
+    parts = file.relative_to(_ROOT).parts if file.is_relative_to(_ROOT) else ()
+    return bool(parts and parts[0] in _OWN) or {"site-packages", "lightning"} <= set(file.parts)
+
+
+def _first(error: BaseException) -> BaseException:
+    """What a constructor raised, where jsonargparse has tried another reading of the argument after it."""
+    while str(error).startswith(_UNION) and (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    return error
 
 
 def one_sentence(error: BaseException, command: str) -> str:
     """What an error of a command says, without secrets, as a line that a terminal shows as it is."""
     from callbacks.config_secrets import hide_secrets
 
+    error = _first(error)
     if isinstance(error, argparse.ArgumentError):
         said = without_named_values(_of_parser(str(error))).rstrip(".")
         text = f"{said}. `python main.py {command} --help` shows the options."

@@ -5,10 +5,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from callbacks.prediction_writer import METRICS_FILE
 from callbacks.run_record import RUN_FILE
-from datamodules.files.json_files import read_json_object
+from datamodules.files.json_files import read_json_object, shown
+from datamodules.files.printable import printable
 from datamodules.files.writing import write_json
 
 METRICS = ("war", "uar", "eea", "epc", "fcr")
@@ -44,34 +46,42 @@ def _read_json(file: Path) -> dict[str, Any]:
     return read_json_object(file)
 
 
+def _number(file: Path, content: dict[str, Any], name: str) -> float | None:
+    value = content.get(name, "missing")
+    is_known = name == "num_samples" or value is not None  # a share of no clip is null
+    if is_known and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+        raise ValueError(f"{file}: {name} is {shown(value)}. Expected a number, as this program writes it.")
+    return value
+
+
 def _read_row(run: Path, test: str) -> dict[str, Any]:
-    metrics = _read_json(run / test / METRICS_FILE)
-    seconds = {stage: _read_json(path / RUN_FILE)["seconds"] for stage, path in (("fit", run), ("test", run / test))}
+    file = run / test / METRICS_FILE
+    metrics = _read_json(file)
+    records = [path / RUN_FILE for path in (run, run / test)]
+    seconds = [_number(record, _read_json(record), "seconds") for record in records]
     return {
-        **{name: metrics[name] for name in METRICS},
-        "num_samples": metrics["num_samples"],
-        "judge": metrics["judge"],
-        "unknown_answers": metrics["unknown_answers"],
-        "judge_failures": metrics["judge_failures"],
-        "seconds": round(sum(seconds.values()), 1),
+        **{name: _number(file, metrics, name) for name in (*METRICS, "num_samples", "unknown_answers")},
+        "judge": metrics.get("judge"),
+        "judge_failures": _number(file, metrics, "judge_failures"),
+        "seconds": round(sum(value or 0.0 for value in seconds), 1),
     }
 
 
 def _half_width(share: float, num_samples: int) -> float:
     """Half a 95 % normal interval of a share of clips."""
-    return 1.96 * (share * (1 - share) / num_samples) ** 0.5
+    return 1.96 * (share * (1 - share) / num_samples) ** 0.5 if num_samples else 0.0
 
 
 def _print(rows: dict[str, dict[str, Any]]) -> None:
     samples = sorted({row["num_samples"] for row in rows.values()})
     judges = sorted({str(row["judge"]) for row in rows.values()})
-    table = Table(title=f"{'/'.join(map(str, samples))} test clips, judge: {', '.join(judges)}")
+    table = Table(title=Text(printable(f"{'/'.join(map(str, samples))} test clips, judge: {', '.join(judges)}")))
     table.add_column("run")
     for name in (*METRICS, "seconds"):
         table.add_column(name.upper() if name in METRICS else name, justify="right")
     for name, row in rows.items():
         values = ["–" if row[metric] is None else f"{row[metric]:.3f}" for metric in METRICS]
-        table.add_row(name, *values, f"{row['seconds']:.0f}")
+        table.add_row(Text(printable(name)), *values, f"{row['seconds']:.0f}")
     Console().print(table)
 
 

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from datamodules.files.printable import printable, whole_characters
 from datamodules.files.text import decode_utf8, read_bytes, read_text
 
+_MOST_DIGITS = 4000  # Python refuses some more, in words for programmers
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -81,7 +82,13 @@ def shown(value: Any, length: int = 80) -> str:
 
 
 def _loads(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant, parse_float=_finite)
+    return json.loads(
+        text,
+        object_pairs_hook=_without_repeats,
+        parse_constant=_refuse_constant,
+        parse_float=_finite,
+        parse_int=_whole,
+    )
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -94,6 +101,12 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON's")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits):,} digits")
+    return int(digits)
 
 
 def _finite(digits: str) -> float:

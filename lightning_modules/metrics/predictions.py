@@ -157,14 +157,16 @@ def _number(record: Record, name: str) -> float | None:
 
 
 def _sentence(sentence: Any, where: str) -> PredictedSentence:
-    expected = "expected an object with text, emotions (a list or null) and probabilities (label to number, or null)"
+    expected = (
+        "expected an object with text, emotions (a list or null) and probabilities (label to number in [0, 1], or null)"
+    )
     if not isinstance(sentence, dict) or not isinstance(sentence.get("text"), str):
         raise ValueError(f"{where}: a sentence is {json.dumps(sentence)[:80]}; {expected}.")
     emotions, probabilities = sentence.get("emotions"), sentence.get("probabilities")
     readable = emotions is None or (isinstance(emotions, list) and all(isinstance(e, str) for e in emotions))
     readable &= probabilities is None or (
         isinstance(probabilities, dict)
-        and all(isinstance(p, int | float) and not isinstance(p, bool) for p in probabilities.values())
+        and all(isinstance(p, int | float) and not isinstance(p, bool) and 0 <= p <= 1 for p in probabilities.values())
     )
     if not readable:
         raise ValueError(f"{where}: a sentence is {json.dumps(sentence)[:80]}; {expected}.")

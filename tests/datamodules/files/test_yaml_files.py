@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from datamodules.files.yaml_files import read_yaml_mapping, refuse_repeated_keys
+from datamodules.files.yaml_files import check_yaml, read_yaml_mapping
 
 pytestmark = pytest.mark.unit
 
@@ -19,6 +19,7 @@ pytestmark = pytest.mark.unit
         ("a: [1\nb: 2\n", 2, "not valid YAML"),
         ("a: \x1b\n", None, "not valid YAML"),
         ("!!python/object/apply:os.system ['true']\n", 1, "not valid YAML"),
+        ("a:\n  " + "[" * 100_000 + "]" * 100_000, 2, "more than 100 levels"),
         ("- 1\n", None, "got list. Expected a YAML mapping"),
         ("", None, "got NoneType. Expected a YAML mapping"),
     ],
@@ -34,6 +35,8 @@ def test_mappings_and_what_only_looks_like_a_repeat_are_read(tmp_path: Path) -> 
     file = tmp_path / "config.yaml"
     file.write_text("base: &base {a: 1}\nx:\n  <<: *base\n  b: 2\ny: {a: 3, b: {a: 4}}\n")
     assert read_yaml_mapping(file) == {"base": {"a": 1}, "x": {"a": 1, "b": 2}, "y": {"a": 3, "b": {"a": 4}}}
-    refuse_repeated_keys("&x [*x]")
+    check_yaml("&x [*x]")
+    check_yaml("? [a, b]\n: {a: 1, b: [{a: 1}, {a: 1}]}\nb: 1\n")
+    check_yaml("a: *b\nc: &b d\n")
     with pytest.raises(yaml.YAMLError, match="twice"):
-        refuse_repeated_keys("a: 1\na: 1\n")
+        check_yaml("a: [{b: 1}, &x c]\nd: *x\na: 1\n")
