@@ -118,7 +118,9 @@ def load_classifier(path: str, **options: Any) -> tuple[PreTrainedModel, PreTrai
             output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError) as error:
+    except (ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever the directory's files make of transformers' code
         raise ValueError(f"Cannot load a text classifier from {path}: {error}\n{expected}") from error
     return model, tokenizer, report
 

@@ -105,20 +105,24 @@ class ComposedBackbone(SplicedBackbone):
         num_weights = count_tower_weights(vision_directory, audio_directory)
         num_weights += loading.count_weights(language_directory)
         loading.require_memory(num_weights, dtype, type(self).__name__)
-        self.vision_tower = load_vision_tower(vision_directory, **options)
-        self.audio_tower = load_audio_tower(audio_directory, **options)
-        self.feature_extractor = WhisperFeatureExtractor.from_pretrained(audio_directory)
-        self.language_model = AutoModelForCausalLM.from_pretrained(
-            language_directory, trust_remote_code=False, **options
-        )
-        self.tokenizer = AutoTokenizer.from_pretrained(language_directory, trust_remote_code=False)
-        self._image_settings, _ = ImageProcessingMixin.get_image_processor_dict(vision_directory)
+        with loading.named(vision_directory):
+            self.vision_tower = load_vision_tower(vision_directory, **options)
+            self._image_settings, _ = ImageProcessingMixin.get_image_processor_dict(vision_directory)
+        with loading.named(audio_directory):
+            self.audio_tower = load_audio_tower(audio_directory, **options)
+            self.feature_extractor = WhisperFeatureExtractor.from_pretrained(audio_directory)
+        with loading.named(language_directory):
+            self.language_model = AutoModelForCausalLM.from_pretrained(
+                language_directory, trust_remote_code=False, **options
+            )
+            self.tokenizer = AutoTokenizer.from_pretrained(language_directory, trust_remote_code=False)
         self.image_size = self.vision_tower.config.image_size
         hidden_size = self.language_model.config.get_text_config().hidden_size
         self.vision_projector = _mlp(self.vision_tower.config.hidden_size, hidden_size)
         self.audio_projector = _mlp(self.audio_tower.config.d_model, hidden_size)
         if path is not None:
-            self._projectors.load_state_dict(load_file(Path(path) / _PROJECTORS_FILE))
+            with loading.named(path):
+                self._projectors.load_state_dict(load_file(Path(path) / _PROJECTORS_FILE))
         self._projectors.to(options["dtype"])
         self._adapt(lora, gradient_checkpointing)
 

@@ -8,6 +8,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,6 +64,25 @@ def find(name: str, argument: str = "path", weights: bool = True) -> Path:
             f"give its path as {argument}."
         ) from error
     return directory
+
+
+@contextmanager
+def named(directory: str | Path) -> Iterator[None]:
+    """Name the model's directory in whatever its own files make of the code that reads them.
+
+    Raises:
+        ValueError: the block raised anything but a lack of memory or of a package.
+    """
+    try:
+        yield
+    except (ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"{directory} cannot be loaded: {reason} ({type(error).__name__}). Is it whole, and what was meant? "
+            "Download it again where it is not."
+        ) from error
 
 
 def require_model_type(directory: Path, expected: Collection[str], argument: str, what: str) -> dict[str, Any]:

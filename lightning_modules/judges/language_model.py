@@ -49,10 +49,11 @@ class LanguageModelJudge(PromptedJudge):
         directory = loading.find(path)
         loading.require_model_type(directory, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "path", "a causal language model")
         loading.require_memory(loading.count_weights(directory), dtype, "The judge")
-        self.tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-        self.model = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
-        ).eval()
+        with loading.named(directory):
+            self.tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+            self.model = AutoModelForCausalLM.from_pretrained(
+                directory, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+            ).eval()
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         own = self.model.generation_config

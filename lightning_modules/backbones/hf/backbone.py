@@ -79,9 +79,10 @@ class HFBackbone(DecoderBackbone):
         family = find_family(config["model_type"])
         options = {"dtype": getattr(torch, dtype), "attn_implementation": attn_implementation}
         loading.require_memory(loading.count_weights(directory, family.unused_weights), dtype, path)
-        self.model = family.load(directory, **options)
-        self.tokenizer = _load_tokenizer(directory, self.model.config)
-        self.family = family(self.model, self.tokenizer, directory)
+        with loading.named(directory):
+            self.model = family.load(directory, **options)
+            self.tokenizer = _load_tokenizer(directory, self.model.config)
+            self.family = family(self.model, self.tokenizer, directory)
         self.num_frames, self.image_size, self.recipes = num_frames, image_size, recipes
         # Written again by `save`: transformers' processors, which own these files, need torchvision.
         self._processor_files = {

@@ -102,19 +102,23 @@ class HumanOmniBackbone(SplicedBackbone):
         num_weights = count_tower_weights(vision_directory, audio_directory)
         num_weights += loading.count_weights(directory, skip=checkpoint.UNUSED)
         loading.require_memory(num_weights, dtype, type(self).__name__)
-        self.vision_tower = load_vision_tower(vision_directory, **options)
-        self.audio_tower = load_audio_tower(audio_directory, **options)
-        self.feature_extractor = WhisperFeatureExtractor.from_pretrained(audio_directory)
-        self._image_settings, _ = ImageProcessingMixin.get_image_processor_dict(vision_directory)
+        with loading.named(vision_directory):
+            self.vision_tower = load_vision_tower(vision_directory, **options)
+            self._image_settings, _ = ImageProcessingMixin.get_image_processor_dict(vision_directory)
+        with loading.named(audio_directory):
+            self.audio_tower = load_audio_tower(audio_directory, **options)
+            self.feature_extractor = WhisperFeatureExtractor.from_pretrained(audio_directory)
+        with loading.named(bert_directory):
+            self.bert_tokenizer = AutoTokenizer.from_pretrained(bert_directory, trust_remote_code=False)
+            self.bert = BertModel(BertConfig.from_pretrained(bert_directory), add_pooling_layer=False)
+        with loading.named(directory):
+            self.tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
         self.image_size = self.vision_tower.config.image_size
-        self.tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-        self.bert_tokenizer = AutoTokenizer.from_pretrained(bert_directory, trust_remote_code=False)
         hidden_size = config["hidden_size"]
         known = set(Qwen2Config().to_dict()) | {"rope_theta", "rope_scaling"}
         own = {"model_type": Qwen2Config.model_type, "architectures": ["Qwen2ForCausalLM"]}
         language_config = Qwen2Config.from_dict({**{k: v for k, v in config.items() if k in known}, **own})
         self.language_model = Qwen2ForCausalLM._from_config(language_config, **options)
-        self.bert = BertModel(BertConfig.from_pretrained(bert_directory), add_pooling_layer=False)
         self.bert_gate = nn.Sequential(
             nn.Linear(self.bert.config.hidden_size, _GATE_WIDTH), nn.GELU(), nn.Linear(_GATE_WIDTH, 3)
         )
