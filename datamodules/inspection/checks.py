@@ -17,11 +17,11 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from datamodules.containers import decoder_path
+from datamodules.containers import decoder_path, one_clip
+from datamodules.demuxing import video_info
 from datamodules.inspection.workers import run_isolated
 from datamodules.isolation import Lost
 from datamodules.media import MediaError, MediaSettings, decode_clip
-from datamodules.video import video_info
 
 _FORMAT = 2  # raise it when a check says something else of the same file
 
@@ -64,9 +64,14 @@ def check_clip(path: str, settings: MediaSettings) -> ClipCheck:
         ImportError: FFmpeg's libraries are missing.
     """
     try:
-        decoded = decode_clip(path, settings)
+        return _decode_and_describe(path, settings)
     except MediaError as error:
         return ClipCheck(failure=str(error).removeprefix(f"{path}: "))
+
+
+@one_clip
+def _decode_and_describe(path: str, settings: MediaSettings) -> ClipCheck:
+    decoded = decode_clip(path, settings)
     # Here and not above: torchcodec loads FFmpeg's libraries, and `decode_clip` says what to do when it cannot.
     from torchcodec.decoders import AudioDecoder
 

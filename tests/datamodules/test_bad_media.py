@@ -75,15 +75,19 @@ def test_a_file_that_comes_back_is_read_after_a_pause(
     monkeypatch: pytest.MonkeyPatch,
     timeout_seconds: float | None,
 ) -> None:
-    pauses: list[float] = []
-
     def mount_again(seconds: float) -> None:
-        pauses.append(seconds)
+        assert seconds == clip_dataset.RETRY_PAUSE_SECONDS
         write_clip(tmp_path / "a.mp4", 0)
 
     monkeypatch.setattr(clip_dataset, "time", SimpleNamespace(sleep=mount_again))
     assert load(tmp_path / "a.mp4", timeout_seconds=timeout_seconds)[0].failure is None
-    assert pauses == [clip_dataset.RETRY_PAUSE_SECONDS]
+
+
+def test_the_pause_counts_in_the_time_of_a_clip(
+    load: Callable[..., ClipDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clip_dataset, "RETRY_PAUSE_SECONDS", 500.0)
+    assert load(tmp_path / "gone.mp4", timeout_seconds=0.5)[0].failure == "timed out after 0.5 s"
 
 
 def test_a_file_that_stays_away_is_tried_twice_and_a_broken_one_once(
@@ -92,7 +96,7 @@ def test_a_file_that_stays_away_is_tried_twice_and_a_broken_one_once(
     pauses: list[float] = []
     monkeypatch.setattr(clip_dataset, "time", SimpleNamespace(sleep=pauses.append))
     (tmp_path / "empty.mp4").touch()
-    data = load(tmp_path / "gone.mp4", tmp_path / "empty.mp4")
+    data = load(tmp_path / "gone.mp4", tmp_path / "empty.mp4", timeout_seconds=None)
     assert data[0].failure == "no such file" and len(pauses) == 1
     assert data[1].failure == "the file has zero bytes" and len(pauses) == 1
 
