@@ -1,6 +1,7 @@
 """Files that hang, vanish or come back while clips are loaded."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,6 +66,33 @@ def test_a_decoder_that_hangs_costs_one_clip(
 def test_a_hang_is_fatal_by_choice(load: Callable[..., ClipDataset], hanging: Path) -> None:
     with pytest.raises(MediaError, match="hanging.mp4: timed out after 0.2 s"):
         load(hanging, timeout_seconds=0.2, on_undecodable="error")[0]
+
+
+@pytest.mark.parametrize(("num_kills", "failure"), [(1, None), (2, "the decoder crashed (SIGKILL)")])
+def test_a_clip_whose_decoder_is_killed_from_outside_is_read_again(
+    load: Callable[..., ClipDataset],
+    write_clip: Callable[[Path, int], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    num_kills: int,
+    failure: str | None,
+) -> None:
+    killers = [tmp_path / f"killer_{number}" for number in range(num_kills)]
+    for killer in killers:
+        killer.touch()
+    decode_clip = clip_dataset.decode_clip
+
+    def decode(clip: str, settings: MediaSettings) -> DecodedClip:
+        for killer in killers:
+            if killer.exists():
+                killer.unlink()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return decode_clip(clip, settings)
+
+    monkeypatch.setattr(clip_dataset, "decode_clip", decode)
+    data = load(write_clip(tmp_path / "a.mp4", 0))
+    assert data[0].failure == failure
+    assert data[0].failure is None
 
 
 @pytest.mark.parametrize("timeout_seconds", [None, 60.0])
