@@ -16,7 +16,7 @@ from functools import wraps
 from pathlib import Path
 from typing import BinaryIO, Concatenate, ParamSpec, TypeVar
 
-Settings = ParamSpec("Settings")
+Options = ParamSpec("Options")
 Decoded = TypeVar("Decoded")
 
 _BOXES = set(b"ftyp styp pdin moov moof mfra mdat meta udta uuid free skip wide pnot sidx ssix emsg prft".split())
@@ -50,7 +50,9 @@ class UnreadableError(MediaError):
     """
 
 
-def one_clip(decode: Callable[Concatenate[str | Path, Settings], Decoded]) -> Callable[..., Decoded]:
+def one_clip(
+    decode: Callable[Concatenate[str | Path, Options], Decoded],
+) -> Callable[Concatenate[str | Path, Options], Decoded]:
     """Let whatever decoding a file raises be a `MediaError` of that file, which costs one clip and no run.
 
     Broken files make decoders raise nearly anything. Only ImportError goes through as it is: without FFmpeg's libraries
@@ -61,7 +63,7 @@ def one_clip(decode: Callable[Concatenate[str | Path, Settings], Decoded]) -> Ca
     """
 
     @wraps(decode)
-    def decode_one(path: str | Path, *args: Settings.args, **kwargs: Settings.kwargs) -> Decoded:
+    def decode_one(path: str | Path, *args: Options.args, **kwargs: Options.kwargs) -> Decoded:
         try:
             return decode(path, *args, **kwargs)
         except (MediaError, ImportError):

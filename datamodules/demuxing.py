@@ -16,7 +16,7 @@ from av.container import InputContainer
 from datamodules.containers import MediaError, UnreadableError, check_file, decoder_path, one_clip
 
 MAX_SIDE, MAX_PIXELS = 8192, 8192 * 4352
-"""Of a picture, in pixels: 8K, as high as the levels of H.264 and HEVC for it go (6 to 6.2)."""
+"""Of a picture, in pixels: an 8K film has no more, nor do the levels of H.264 and HEVC for one (6 to 6.2)."""
 
 _FORMATS = "mov,matroska,avi,wav,flv,ogg,asf,mpeg,mpegts,mpegvideo,h264,hevc"  # FFmpeg's names
 _OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}

@@ -26,6 +26,7 @@ LARGEST_EMBEDDED = 4 * 1024**2
 """Bytes of the largest media file that is put into the page; a larger one is linked."""
 
 _FRAME_HEIGHT, _SPECTROGRAM_HEIGHT = 112, 44
+_WIDEST_FRAME = 4 * _FRAME_HEIGHT  # a JPEG has at most 65,500 pixels on a side
 _JPEG_QUALITY = 72
 
 
@@ -87,7 +88,7 @@ def draw_pictures(path: str, num_frames: int) -> Pictures:
 
 def _thumbnail(pixels: np.ndarray) -> np.ndarray:
     height, width, _ = pixels.shape
-    size = (max(round(width * _FRAME_HEIGHT / height), 1), _FRAME_HEIGHT)
+    size = (min(max(round(width * _FRAME_HEIGHT / height), 1), _WIDEST_FRAME), _FRAME_HEIGHT)
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
 
 

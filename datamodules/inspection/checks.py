@@ -23,7 +23,7 @@ from datamodules.inspection.workers import run_isolated
 from datamodules.isolation import Lost
 from datamodules.media import MediaError, MediaSettings, decode_clip
 
-_FORMAT = 2  # raise it when a check says something else of the same file
+_FORMAT = 3  # raise it when a check says something else of the same file
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def check_clip(path: str, settings: MediaSettings) -> ClipCheck:
 
 
 @one_clip
-def _decode_and_describe(path: str, settings: MediaSettings) -> ClipCheck:
+def _decode_and_describe(path: str | Path, settings: MediaSettings) -> ClipCheck:
     decoded = decode_clip(path, settings)
     # Here and not above: torchcodec loads FFmpeg's libraries, and `decode_clip` says what to do when it cannot.
     from torchcodec.decoders import AudioDecoder

@@ -128,6 +128,30 @@ def test_sound_with_a_cover_picture_is_no_video(tmp_path: Path) -> None:
     assert check_clip(str(path), MediaSettings()).failure == "no video stream, only a cover picture"
 
 
+def test_a_film_is_found_beside_a_cover_picture(tmp_path: Path) -> None:
+    parts = [
+        encode(tmp_path / f"{codec}.mp4", "mp4", codec, width=size, height=48)
+        for codec, size in (("mjpeg", 96), ("mpeg4", 64))
+    ]
+    path = tmp_path / "both.mp4"
+    with av.open(str(parts[0])) as cover, av.open(str(parts[1])) as film, av.open(str(path), "w") as output:
+        streams = [output.add_stream_from_template(part.streams.video[0]) for part in (cover, film)]
+        streams[0].disposition = av.stream.Disposition.attached_pic
+        for part, stream in zip((cover, film), streams, strict=True):
+            for packet in part.demux(video=0):
+                if packet.size:
+                    packet.stream = stream
+                    output.mux(packet)
+    assert check_clip(str(path), MediaSettings()).width == 64
+    expected = decode_clip(parts[1], MediaSettings()).frames
+    assert torch.equal(decode_clip(path, MediaSettings()).frames, expected)
+
+
+def test_a_very_wide_picture_is_drawn(tmp_path: Path) -> None:
+    drawn = draw_pictures(str(encode(tmp_path / "a.mp4", "mp4", "mpeg4", width=2048, height=32)), 12)
+    assert drawn.strip is not None
+
+
 def test_a_file_whose_box_is_larger_than_files_can_be_is_cut_short(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(struct.pack(">I4sQ4s", 1, b"ftyp", 2**64 - 1, b"isom"))
