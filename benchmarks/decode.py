@@ -46,11 +46,10 @@ from datamodules.media import (
     MediaSettings,
     decode_audio,
     decode_clip,
-    decode_frames,
-    fit_frames,
+    fit_frame,
 )
 from datamodules.mel import MelSettings, log_mel
-from datamodules.video import frame_indices
+from datamodules.video import decode_video, frame_indices
 
 OURS, CACHED = "datamodules.media", "datamodules.clip_cache"
 PYAV, PYAV_THREADS, DECORD = "PyAV, 1 thread", "PyAV, default threads", "decord, 1 thread"
@@ -239,11 +238,16 @@ def measure_stages(paths: list[Path], settings: MediaSettings) -> dict[str, floa
     log_mel(torch.zeros(0), mel)  # imports the extractor
     totals = dict.fromkeys(("decode 8 frames", "pad and resize", "sound", "(mel, 128 bins)"), 0.0)
     for path in paths:
-        video = _timed(lambda path=path: decode_frames(path, settings.num_frames))[1]
-        frames, waveform = decode_frames(path, settings.num_frames), decode_audio(path, settings.max_audio_seconds)
+        video = _timed(lambda path=path: decode_video(path, settings.num_frames))[1]
+        frames, waveform = (
+            decode_video(path, settings.num_frames).frames,
+            decode_audio(path, settings.max_audio_seconds),
+        )
         seconds = (
             video,
-            _timed(lambda frames=frames: fit_frames(frames, settings.image_size, settings.frame_fit))[1],
+            _timed(
+                lambda frames=frames: [fit_frame(pixels, settings.image_size, settings.frame_fit) for pixels in frames]
+            )[1],
             _timed(lambda path=path: decode_audio(path, settings.max_audio_seconds))[1],
             _timed(lambda waveform=waveform: log_mel(torch.zeros(0) if waveform is None else waveform, mel))[1],
         )

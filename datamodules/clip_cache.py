@@ -14,7 +14,7 @@ from torch import Tensor
 from datamodules.media import DecodedClip, MediaSettings
 from datamodules.tensor_store import TensorStore
 
-_FORMAT = 2  # raise it when decoding gives other values, or more of them, for the same settings
+_FORMAT = 3  # raise it when decoding gives other values, or more of them, for the same settings
 _DECODERS = ("av", "pillow", "torchcodec", "transformers")  # packages whose release may change a value, too
 
 

@@ -125,21 +125,24 @@ class ClipDataset(Dataset[Clip]):
 
     def _load_media(self, path: str) -> DecodedClip:
         import_decoders()  # here, where a process that replaces a lost one finds them imported
-        try:
-            fields = self._read(path)
-        except UnreadableError:
-            time.sleep(RETRY_PAUSE_SECONDS)
-            fields = self._read(path)
+        fields = self._read(path)
         if isinstance(fields, Lost):
             raise MediaError(f"{path}: {fields.reason}")
         return DecodedClip(**{n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in fields.items()})
 
 
 def _read_clip(path: str, settings: MediaSettings, cache: ClipCache | None) -> dict[str, Any]:
-    """The fields of the decoded clip, with arrays for tensors: these can travel through shared memory."""
+    """The fields of the decoded clip, with arrays for tensors: these can travel through shared memory.
+
+    What may pass is tried again here, where the time limit of the clip counts it.
+    """
     decoded = None if cache is None else cache.load(path, settings)
     if decoded is None:
-        decoded = decode_clip(path, settings)
+        try:
+            decoded = decode_clip(path, settings)
+        except UnreadableError:
+            time.sleep(RETRY_PAUSE_SECONDS)
+            decoded = decode_clip(path, settings)
         if cache is not None:
             cache.store(path, settings, decoded)
     return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in vars(decoded).items()}

@@ -8,22 +8,34 @@ come in (MP4 and MOV, Matroska and WebM, RIFF: AVI and WAV) all state in a few b
 a declared length (MPEG-TS, FLV, live WebM) cannot be judged.
 """
 
+import os
+import re
 import struct
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Concatenate, ParamSpec, TypeVar
+
+Options = ParamSpec("Options")
+Decoded = TypeVar("Decoded")
 
 _BOXES = set(b"ftyp styp pdin moov moof mfra mdat meta udta uuid free skip wide pnot sidx ssix emsg prft".split())
 _EBML_MAGIC = b"\x1a\x45\xdf\xa3"
 _MATROSKA_SEGMENT = b"\x18\x53\x80\x67"
+_RIFF_FORMS = (b"AVI ", b"AVIX", b"AMV ", b"WAVE", b"CDXA")
 _OTHER_MAGIC = (
     b"FLV\x01",
-    b"OggS",
-    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF: WMV
+    b"OggS\x00",
+    bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"),  # ASF: WMV
     b"\x00\x00\x01\xba",  # MPEG-PS
     b"\x00\x00\x01\xb3",  # MPEG video without a container
     b"\x00\x00\x00\x01",  # H.264 or H.265 without a container
 )
 _TS_SYNC, _TS_PACKET, _M2TS_PREFIX = 0x47, 188, 4
+_TS_PACKETS_CHECKED = 5
+_LISTS = re.compile(rb"(?i)^(#EXTM3U|ffconcat|# VobSub)|[\r\n]c=IN IP|<MPD|<CompositionPlaylist")
+"""What FFmpeg takes for HLS, a list to join, VobSub, SDP, DASH and IMF: text in front of the first zero byte."""
+_PROBE_BYTES = 1 << 20  # of a file, at most, FFmpeg looks at to tell its kind
 _RIFF_UNKNOWN_SIZES = {0, 0xFFFFFFFF}  # of a recording that was never finished, or streamed
 
 
@@ -32,7 +44,36 @@ class MediaError(ValueError):
 
 
 class UnreadableError(MediaError):
-    """A media file that is not there, or that the system does not read: both may pass, as when a mount blinks."""
+    """A media file that is not there, or that the system does not read or has no memory for.
+
+    All of it may pass, as when a mount blinks.
+    """
+
+
+def one_clip(
+    decode: Callable[Concatenate[str | Path, Options], Decoded],
+) -> Callable[Concatenate[str | Path, Options], Decoded]:
+    """Let whatever decoding a file raises be a `MediaError` of that file, which costs one clip and no run.
+
+    Broken files make decoders raise nearly anything. Only ImportError goes through as it is: without FFmpeg's libraries
+    no clip decodes.
+
+    Args:
+        decode: its first argument is the path.
+    """
+
+    @wraps(decode)
+    def decode_one(path: str | Path, *args: Options.args, **kwargs: Options.kwargs) -> Decoded:
+        try:
+            return decode(path, *args, **kwargs)
+        except (MediaError, ImportError):
+            raise
+        except Exception as error:
+            kind = UnreadableError if isinstance(error, OSError | MemoryError) else MediaError
+            reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+            raise kind(f"{path}: cannot be decoded ({reason})") from error
+
+    return decode_one
 
 
 def check_file(path: str | Path) -> None:
@@ -67,15 +108,20 @@ def decoder_path(path: str | Path) -> str:
 
 
 def holds_media(path: str | Path) -> bool:
-    """Whether a file begins as one of the containers that hold their own pictures and sound."""
+    """Whether a file begins as one of the containers that hold their own pictures and sound, and as no list."""
     with Path(path).open("rb") as file:
-        start = file.read(_M2TS_PREFIX + _TS_PACKET + _M2TS_PREFIX + 1)
-    if start[4:8] in _BOXES or start.startswith((b"RIFF", _EBML_MAGIC, *_OTHER_MAGIC)):
+        start = file.read(_TS_PACKETS_CHECKED * (_M2TS_PREFIX + _TS_PACKET))
+        text = start if b"\0" in start else start + file.read(_PROBE_BYTES - len(start))
+    if _LISTS.search(text.partition(b"\0")[0]):
+        return False
+    if start[:4] == b"RIFF":
+        return start[8:12] in _RIFF_FORMS
+    if start[4:8] in _BOXES or start.startswith((_EBML_MAGIC, *_OTHER_MAGIC)):
         return True
     # Packets of 188 bytes, or of 192 with a time in front (M2TS), each of which begins with the same byte.
     return any(
-        len(start) > second and start[first] == start[second] == _TS_SYNC
-        for first, second in ((0, _TS_PACKET), (_M2TS_PREFIX, _M2TS_PREFIX + _TS_PACKET + _M2TS_PREFIX))
+        len(sync := start[prefix :: prefix + _TS_PACKET]) > 1 and set(sync) == {_TS_SYNC}
+        for prefix in (0, _M2TS_PREFIX)
     )
 
 
@@ -98,9 +144,9 @@ def declared_bytes(path: str | Path) -> int | None:
 
 def _end_of_boxes(file: BinaryIO) -> int:
     """End of the last top-level box (ISO 14496-12 §4.2: a 32-bit size and a type, then a 64-bit size if that is 1)."""
-    end = 0
+    end, num_bytes = 0, os.fstat(file.fileno()).st_size
     while True:
-        file.seek(end)
+        file.seek(min(end, num_bytes))  # a size may be beyond what a file can have
         header = file.read(16)
         size = int.from_bytes(header[:4])
         if size == 1 and len(header) == 16:

@@ -1,5 +1,7 @@
 """Calls in a process of their own: a broken media file can crash a decoder, and a dead mount can hang it for ever, also
 where no signal and no thread of the same process gets through. Neither may end, or stop, what needs the clip.
+
+A process that dies may have been killed from outside, as when memory runs out: its call is tried once more.
 """
 
 import mmap
@@ -11,7 +13,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
@@ -31,9 +33,11 @@ class Lost:
 
     Args:
         reason: why, e.g. `the decoder crashed (SIGSEGV)`.
+        may_pass: another try may have a result.
     """
 
     reason: str
+    may_pass: bool = field(default=False, compare=False)
 
     @classmethod
     def timed_out(cls, seconds: float) -> "Lost":
@@ -44,7 +48,7 @@ class Lost:
     def crashed(cls, code: int | None) -> "Lost":
         """The process ended within the call; `code` is its exit status, or minus the signal."""
         name = signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
-        return cls(f"the decoder crashed ({name})")
+        return cls(f"the decoder crashed ({name})", may_pass=True)
 
 
 def answer(function: Callable[[Any], Any], item: Any) -> tuple[Any, Exception | None]:
@@ -52,7 +56,16 @@ def answer(function: Callable[[Any], Any], item: Any) -> tuple[Any, Exception | 
     try:
         return function(item), None
     except Exception as error:  # noqa: BLE001 (raised in the parent)
-        return None, error
+        return None, _portable(error)
+
+
+def _portable(error: Exception) -> Exception:
+    """The exception if the other process can unpickle it, else its words."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 (whatever an exception's own methods raise)
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 class IsolatedFunction(Generic[Item, Result]):
@@ -68,7 +81,7 @@ class IsolatedFunction(Generic[Item, Result]):
 
     Args:
         function: the work. Results and exceptions are pickled, items too; what it raises is raised here.
-        timeout_seconds: longest time of one call.
+        timeout_seconds: longest time of one call, both tries together.
 
     Raises:
         ValueError: the limit is not positive.
@@ -93,21 +106,31 @@ class IsolatedFunction(Generic[Item, Result]):
         Raises:
             RuntimeError: the process does not start.
         """
-        if self._process is None or self._process.owner != os.getpid():
-            self._process = _ForkedProcess(self.function)
-            weakref.finalize(self, self._process.end)
-        try:
-            outcome = self._process.ask(item, self.timeout_seconds)
-        except BaseException:  # Ctrl-C: the answer would be taken for that of the next call
-            self.close()
-            raise
+        deadline = time.monotonic() + self.timeout_seconds
+        outcome = self._ask(item, deadline)
+        if isinstance(outcome, Lost) and outcome.may_pass:
+            outcome = self._ask(item, deadline)
         if isinstance(outcome, Lost):
-            self.close()
             return outcome
         result, error = outcome
         if error is not None:
             raise error
         return result
+
+    def _ask(self, item: Item, deadline: float) -> tuple[Result, Exception | None] | Lost:
+        if self._process is None or self._process.owner != os.getpid():
+            self._process = _ForkedProcess(self.function)
+            weakref.finalize(self, self._process.end)
+        try:
+            outcome = self._process.ask(item, deadline)
+        except BaseException:  # Ctrl-C: the answer would be taken for that of the next call
+            self.close()
+            raise
+        if outcome is None:
+            outcome = Lost.timed_out(self.timeout_seconds)
+        if isinstance(outcome, Lost):
+            self.close()
+        return outcome
 
     def close(self) -> None:
         """End the process."""
@@ -143,11 +166,12 @@ class _ForkedProcess:
         with suppress(EOFError, OSError):  # it has just died: `ask` will find out
             self._connection.recv_bytes()
 
-    def ask(self, item: Any, timeout_seconds: float) -> tuple[Any, Exception | None] | Lost:
+    def ask(self, item: Any, deadline: float) -> tuple[Any, Exception | None] | Lost | None:
+        """What came of the call, or None when the deadline, a time of `time.monotonic`, has passed."""
         try:
             self._connection.send(item)
-            if not self._connection.poll(timeout_seconds):
-                return Lost.timed_out(timeout_seconds)
+            if not self._connection.poll(max(deadline - time.monotonic(), 0)):
+                return None
             data, sizes = self._connection.recv()
         except (EOFError, OSError):
             return Lost.crashed(self.end())

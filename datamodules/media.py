@@ -7,9 +7,10 @@ Shape legend: T frames per clip, H × W pixels of the file, I × I pixels of the
 """
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -20,7 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.batch import SAMPLE_RATE
-from datamodules.containers import MediaError, check_file, decoder_path
+from datamodules.containers import MediaError, check_file, decoder_path, one_clip
+from datamodules.demuxing import undecodable_sound
 from datamodules.mel import MelSettings, log_mel
 from datamodules.video import decode_video
 
@@ -29,6 +31,10 @@ Downmix = Literal["sqrt2", "mean"]
 
 PAD_GREY = 127
 """Grey of the bars that make a frame square: int(0.5 · 255), close to 0 after SigLIP's normalisation."""
+
+_KEPT_BYTES = 24 << 20
+"""A block that is freed at once: from then on glibc keeps this much memory for the next picture (mallopt(3),
+M_MMAP_THRESHOLD), which it would else give back and fault in again for each, a tenth of the time at 1280 × 720."""
 
 _TORCHCODEC_SOURCE_LOCATION = re.compile(r"^.*?\.cpp:\d+, ")
 
@@ -84,27 +90,23 @@ class DecodedClip:
     mel: Tensor | None = None
 
 
-def fit_frames(frames: Tensor, image_size: int, frame_fit: FrameFit) -> Tensor:
-    """Make frames square with PIL's bicubic filter, so that /255 and SigLIP's normalisation equal its HF processor.
+def fit_frame(pixels: np.ndarray, image_size: int, frame_fit: FrameFit) -> np.ndarray:
+    """Make a frame square with PIL's bicubic filter, so that /255 and SigLIP's normalisation equal its HF processor.
 
     Args:
-        frames: uint8 `[T, 3, H, W]`.
+        pixels: uint8 `[H, W, 3]`.
         image_size: I, in pixels.
         frame_fit: `pad` or `stretch`, see `MediaSettings`.
 
     Returns:
-        uint8 `[T, 3, I, I]`.
+        uint8 `[I, I, 3]`.
     """
-    if frames.shape[-2:] == (image_size, image_size):
-        return frames
-    fitted = np.empty((len(frames), image_size, image_size, 3), np.uint8)
-    # Their memory is [T, H, W, 3] already, so that this copies nothing.
-    for number, pixels in enumerate(frames.permute(0, 2, 3, 1).numpy()):
-        image = Image.fromarray(pixels)
-        if frame_fit == "pad":
-            image = _pad_to_square(image, image_size)
-        fitted[number] = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
-    return torch.from_numpy(fitted).permute(0, 3, 1, 2).contiguous()
+    if pixels.shape[:2] == (image_size, image_size):
+        return pixels
+    image = Image.fromarray(pixels)
+    if frame_fit == "pad":
+        image = _pad_to_square(image, image_size)
+    return np.asarray(image.resize((image_size, image_size), Image.Resampling.BICUBIC))
 
 
 def _pad_to_square(image: Image.Image, image_size: int) -> Image.Image:
@@ -133,6 +135,7 @@ def _decoders() -> ModuleType:
             "`apt-get install ffmpeg` (Debian, Ubuntu), `conda install -c conda-forge ffmpeg`, or `brew install "
             "ffmpeg` (macOS). The torchcodec version must also match torch's (see the constraints file)."
         ) from error
+    np.empty(_KEPT_BYTES, np.uint8)
     return decoders
 
 
@@ -150,11 +153,20 @@ def _reason(error: Exception) -> str:
     return _TORCHCODEC_SOURCE_LOCATION.sub("", lines[0]).strip()
 
 
+@one_clip
 def decode_frames(path: str | Path, num_frames: int) -> Tensor:
-    """Uniformly spaced frames by exact index, uint8 RGB `[T, 3, H, W]`. See `video.decode_video`."""
-    return decode_video(path, num_frames).frames
+    """Uniformly spaced frames by exact index, uint8 RGB `[T, 3, H, W]`; they must be of one size. See
+    `video.decode_video`.
+    """
+    return _stack(decode_video(path, num_frames).frames)
 
 
+def _stack(frames: Sequence[np.ndarray]) -> Tensor:
+    """`[H, W, 3]` each → `[T, 3, H, W]`."""
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
+
+
+@one_clip
 def decode_audio(
     path: str | Path, max_seconds: float, downmix: Downmix = "sqrt2", video_start_seconds: float | None = None
 ) -> Tensor | None:
@@ -180,7 +192,10 @@ def decode_audio(
     num_channels = 1 if downmix == "sqrt2" else None
     try:
         decoder = decoders.AudioDecoder(decoder_path(path), sample_rate=SAMPLE_RATE, num_channels=num_channels)
-    except ValueError:  # torchcodec found no best audio stream
+    except ValueError:  # torchcodec found no audio stream that it can decode
+        codec = undecodable_sound(path)
+        if codec is not None:
+            raise MediaError(f"{path}: FFmpeg has no decoder for the audio ({codec})") from None
         return None
     except RuntimeError as error:
         raise MediaError(f"{path}: cannot open the audio ({_reason(error)})") from error
@@ -198,6 +213,7 @@ def decode_audio(
     return torch.nn.functional.pad(samples.data.mean(dim=0), (num_silent, 0))
 
 
+@one_clip
 def decode_clip(path: str | Path, settings: MediaSettings) -> DecodedClip:
     """Frames, waveform and duration of a clip.
 
@@ -205,12 +221,13 @@ def decode_clip(path: str | Path, settings: MediaSettings) -> DecodedClip:
         MediaError: the video, or an audio track that is there, does not decode.
         ImportError: FFmpeg's libraries are missing.
     """
-    video = decode_video(path, settings.num_frames)
+    fit = partial(fit_frame, image_size=settings.image_size, frame_fit=settings.frame_fit)
+    video = decode_video(path, settings.num_frames, fit)
     waveform = decode_audio(path, settings.max_audio_seconds, settings.downmix, video.begin_seconds)
     has_audio = waveform is not None
     waveform = waveform if has_audio else torch.zeros(0)
     return DecodedClip(
-        frames=fit_frames(video.frames, settings.image_size, settings.frame_fit),
+        frames=_stack(video.frames),
         waveform=waveform,
         has_audio=has_audio,
         duration_seconds=video.duration_seconds,

@@ -3,7 +3,7 @@
 import base64
 import mimetypes
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,10 @@ from io import BytesIO
 from pathlib import Path
 from urllib.parse import quote
 
-from PIL import Image
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
 
 from callbacks.pictures import frame_strip, spectrogram
 from datamodules.containers import MediaError
@@ -23,6 +26,7 @@ LARGEST_EMBEDDED = 4 * 1024**2
 """Bytes of the largest media file that is put into the page; a larger one is linked."""
 
 _FRAME_HEIGHT, _SPECTROGRAM_HEIGHT = 112, 44
+_WIDEST_FRAME = 4 * _FRAME_HEIGHT  # a JPEG has at most 65,500 pixels on a side
 _JPEG_QUALITY = 72
 
 
@@ -69,10 +73,10 @@ def draw_pictures(path: str, num_frames: int) -> Pictures:
         ImportError: FFmpeg's libraries are missing.
     """
     try:
-        video = decode_video(path, num_frames)
+        video = decode_video(path, num_frames, _thumbnail)
     except MediaError as error:
         return Pictures(None, None, (_reason(error, path),))
-    strip = frame_strip(video.frames, _FRAME_HEIGHT)
+    strip = frame_strip(_same_width(video.frames), _FRAME_HEIGHT)
     try:
         waveform = decode_audio(path, MediaSettings().max_audio_seconds, video_start_seconds=video.begin_seconds)
     except MediaError as error:
@@ -80,6 +84,19 @@ def draw_pictures(path: str, num_frames: int) -> Pictures:
     if waveform is None:
         return Pictures(_jpeg(strip), None, ("the file has no audio track",))
     return Pictures(_jpeg(strip), _jpeg(spectrogram(waveform, _SPECTROGRAM_HEIGHT, strip.width)), ())
+
+
+def _thumbnail(pixels: np.ndarray) -> np.ndarray:
+    height, width, _ = pixels.shape
+    size = (min(max(round(width * _FRAME_HEIGHT / height), 1), _WIDEST_FRAME), _FRAME_HEIGHT)
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+
+
+def _same_width(thumbnails: Sequence[np.ndarray]) -> Tensor:
+    """`[T, 3, H, W]`: where the picture changes its shape within a film, the narrower frames get black bars."""
+    size = (max(pixels.shape[1] for pixels in thumbnails), _FRAME_HEIGHT)
+    frames = [np.asarray(ImageOps.pad(Image.fromarray(pixels), size)) for pixels in thumbnails]
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
 
 
 def _reason(error: MediaError, path: str) -> str:

@@ -17,13 +17,13 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from datamodules.containers import decoder_path
+from datamodules.containers import UnreadableError, decoder_path, one_clip
+from datamodules.demuxing import video_info
 from datamodules.inspection.workers import run_isolated
 from datamodules.isolation import Lost
 from datamodules.media import MediaError, MediaSettings, decode_clip
-from datamodules.video import video_info
 
-_FORMAT = 2  # raise it when a check says something else of the same file
+_FORMAT = 3  # raise it when a check says something else of the same file
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class ClipCheck:
         sample_rate: of the audio track, in Hz.
         num_channels: of sound.
         peak: greatest magnitude of a sample as training hears it; 0 is silence, None is no audio track.
+        may_pass: the failure is the machine's and perhaps not the file's, so that it is not kept.
     """
 
     failure: str | None
@@ -55,6 +56,7 @@ class ClipCheck:
     sample_rate: int | None = None
     num_channels: int | None = None
     peak: float | None = None
+    may_pass: bool = False
 
 
 def check_clip(path: str, settings: MediaSettings) -> ClipCheck:
@@ -64,9 +66,14 @@ def check_clip(path: str, settings: MediaSettings) -> ClipCheck:
         ImportError: FFmpeg's libraries are missing.
     """
     try:
-        decoded = decode_clip(path, settings)
+        return _decode_and_describe(path, settings)
     except MediaError as error:
-        return ClipCheck(failure=str(error).removeprefix(f"{path}: "))
+        return ClipCheck(str(error).removeprefix(f"{path}: "), may_pass=isinstance(error, UnreadableError))
+
+
+@one_clip
+def _decode_and_describe(path: str | Path, settings: MediaSettings) -> ClipCheck:
+    decoded = decode_clip(path, settings)
     # Here and not above: torchcodec loads FFmpeg's libraries, and `decode_clip` says what to do when it cannot.
     from torchcodec.decoders import AudioDecoder
 
@@ -103,10 +110,10 @@ class FileStamp(NamedTuple):
 
     @classmethod
     def of(cls, path: str) -> "FileStamp":
-        """The stamp of a file now; a link to nowhere is listed like a file, and has size 0."""
+        """The stamp of a file now; one that the system does not show, as a link to nowhere, has size 0."""
         try:
             status = Path(path).stat()
-        except FileNotFoundError:
+        except OSError:
             return cls(str(Path(path).absolute()), 0, 0)
         return cls(str(Path(path).absolute()), status.st_size, status.st_mtime_ns)
 
@@ -161,8 +168,8 @@ def check_clips(
 ) -> tuple[dict[str, ClipCheck], int]:
     """Check files in parallel, with a progress bar on standard error; those that the cache knows are not read.
 
-    A clip whose decoder crashes or hangs counts as undecodable in this run and is checked again in the next: a machine
-    short of memory or time may have been the cause.
+    A clip whose decoder crashes or hangs, or that the system does not read, counts as undecodable in this run and is
+    checked again in the next: a machine short of memory or time may have been the cause.
 
     Args:
         paths: media files.
@@ -187,10 +194,9 @@ def check_clips(
         outcomes = run_isolated(partial(check_clip, settings=settings), pending, num_workers, timeout_seconds)
         with closing(outcomes):
             for path, outcome in outcomes:
-                if isinstance(outcome, Lost):
-                    checks[path] = ClipCheck(failure=outcome.reason)
-                else:
-                    checks[path] = outcome
-                    cache.add(stamps[path], outcome)
+                check = ClipCheck(outcome.reason, may_pass=True) if isinstance(outcome, Lost) else outcome
+                checks[path] = check
+                if not check.may_pass:
+                    cache.add(stamps[path], check)
                 progress.advance(task)
     return checks, num_known

@@ -6,6 +6,7 @@ The frames stand above the sound at the time that they were taken at: frame i of
 import random
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from math import ceil
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from datamodules.clip_datamodule import ClipDataModule
 from datamodules.clip_dataset import ClipRecord
 from datamodules.inspection.checks import ClipCheck
 from datamodules.inspection.report import UNLABELLED, Checks, Rows
-from datamodules.media import DecodedClip, decode_clip
+from datamodules.media import DecodedClip, MediaError, decode_clip
 
 _DPI = 100
 _NUM_COLUMNS = 3
@@ -84,9 +85,9 @@ def draw_contact_sheet(
         ]
         page.write(name, ", ".join(counts) + ("" if clips else "; none to show"), _CLASS_LINE, size=14)
         for position, (split, record) in enumerate(clips):
-            page.draw_clip(
-                position % _NUM_COLUMNS, split, record, checks[record.media], decode_clip(record.media, media)
-            )
+            with suppress(MediaError):  # gone, or changed, since it was checked: its place stays empty
+                decoded = decode_clip(record.media, media)
+                page.draw_clip(position % _NUM_COLUMNS, split, record, checks[record.media], decoded)
             if (position + 1) % _NUM_COLUMNS == 0 or position + 1 == len(clips):
                 page.go_down(page.clip_height)
     temporary = file.with_suffix(".part")

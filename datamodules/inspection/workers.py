@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -31,36 +31,42 @@ def _serve(function: Callable[[Any], Any], connection: Connection) -> None:
             connection.send(answer(function, connection.recv()))
 
 
+class _Call(NamedTuple):
+    """An item, the seconds that are left of its time, and whether a process has died over it."""
+
+    item: Any
+    seconds_left: float
+    is_retry: bool = False
+
+
 class _Worker:
-    """A process, and the item it is at; `deadline` is in seconds of `time.monotonic`."""
+    """A process, and the call it is at; `deadline` is in seconds of `time.monotonic`."""
 
     def __init__(self, context: SpawnContext, function: Callable[[Any], Any]) -> None:
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(function, theirs), daemon=True)
         self.process.start()
         theirs.close()  # the end of the process is then the end of the connection
-        self.busy = False
-        self.item: Any = None
+        self.call: _Call | None = None
         self.deadline = float("inf")
 
-    def give(self, item: Any, timeout_seconds: float) -> None:
-        self.busy, self.item, self.deadline = True, item, time.monotonic() + timeout_seconds
+    def give(self, call: _Call) -> None:
+        self.call, self.deadline = call, time.monotonic() + call.seconds_left
         with suppress(OSError):  # the process has just died: `receive` will find out
-            self.connection.send(item)
+            self.connection.send(call.item)
 
     def receive(self) -> Any:
-        """The result of the current item; None when a fresh worker reports for work."""
+        """The result of the current call; None when a fresh worker reports for work."""
         try:
             received = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
-            if not self.busy:
+            if self.call is None:
                 raise RuntimeError(
                     f"A checking process ended before its first clip, with status {self.process.exitcode}; see its "
                     "message above. If memory is short, lower num_workers."
                 ) from None
             return Lost.crashed(self.process.exitcode)
-        self.deadline = float("inf")
         if received is None:
             return None
         result, error = received
@@ -83,7 +89,8 @@ def run_isolated(
         function: picklable; the work. What it raises is raised here.
         items: picklable.
         num_workers: processes at a time, at least 1.
-        timeout_seconds: longest time of one call; its process is then killed and replaced.
+        timeout_seconds: longest time of one call; its process is then killed and replaced. A call whose process dies is
+            tried once more, for what is left of this time.
 
     Yields:
         Item and result, or item and `Lost`, in the order in which they end. Closing the iterator ends the processes.
@@ -91,7 +98,7 @@ def run_isolated(
     Raises:
         RuntimeError: a process ends before it can work at all.
     """
-    pending = deque(items)
+    pending = deque(_Call(item, timeout_seconds) for item in items)
     context = multiprocessing.get_context("spawn")
     workers: list[_Worker] = []
     try:
@@ -106,14 +113,17 @@ def run_isolated(
                     outcome = Lost.timed_out(timeout_seconds)
                 else:
                     continue
-                item, was_busy = worker.item, worker.busy
-                if pending and not isinstance(outcome, Lost):
-                    worker.give(pending.popleft(), timeout_seconds)
+                call, is_lost = worker.call, isinstance(outcome, Lost)
+                if call is not None and is_lost and outcome.may_pass and not call.is_retry:
+                    pending.appendleft(_Call(call.item, max(worker.deadline - time.monotonic(), 0.0), is_retry=True))
+                    call = None
+                if pending and not is_lost:
+                    worker.give(pending.popleft())
                 else:
                     worker.stop()
                     workers[position : position + 1] = [_Worker(context, function)] if pending else []
-                if was_busy:
-                    yield item, outcome
+                if call is not None:
+                    yield call.item, outcome
     finally:
         for worker in workers:
             worker.stop()

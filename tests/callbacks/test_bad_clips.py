@@ -189,30 +189,56 @@ class Folder(ClipDataModule):
 
 
 class Unmount(Callback):
-    """Takes the directory away after five batches."""
+    """Takes the directory away after five batches, and brings it back after the batch of an index."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, back_after: int | None = None) -> None:
+        self.root, self.elsewhere, self.back_after = root, root.with_name("elsewhere"), back_after
 
     def on_train_batch_end(self, *args: Any) -> None:
         if args[-1] == 4:
-            self.root.rename(self.root.with_name("elsewhere"))
+            self.root.rename(self.elsewhere)
+        elif args[-1] == self.back_after:
+            self.elsewhere.rename(self.root)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_mount_that_vanishes_ends_the_run_within_the_budget(
-    make_trainer: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
-) -> None:
+@pytest.fixture
+def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of forty clips."""
     monkeypatch.setattr(clip_dataset, "RETRY_PAUSE_SECONDS", 0.0)
     root = tmp_path / "mount"
     root.mkdir()
     for number in range(40):
         (root / f"{number}.mp4").write_bytes(GOLDEN_CLIP.read_bytes())
+    return root
+
+
+def folder(root: Path, num_workers: int) -> Folder:
     media = MediaSettings(num_frames=2, image_size=32, max_audio_seconds=1.0)
-    data = Folder(str(root), batch_size=2, num_workers=num_workers, media=media, validation_fraction=0.0)
+    return Folder(str(root), batch_size=2, num_workers=num_workers, media=media, validation_fraction=0.0)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_mount_that_comes_back_costs_the_clips_of_the_time_between(
+    make_trainer: Callable[..., Trainer], tmp_path: Path, mount: Path, num_workers: int
+) -> None:
+    module = Weight()
+    callbacks = Unmount(mount, back_after=9), BadClipBudget(max_share=1.0, min_clips=20)
+    make_trainer(*callbacks).fit(module, datamodule=folder(mount, num_workers))
+    assert module.num_steps == 20
+    # Ten clips of five batches are asked for meanwhile; workers are ahead, by up to two batches each.
+    assert {row["reason"] for row in rows(tmp_path)} == {"no such file"}
+    assert len(rows(tmp_path)) == 10 if num_workers == 0 else 2 <= len(rows(tmp_path)) <= 18
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_mount_that_vanishes_ends_the_run_within_the_budget(
+    make_trainer: Callable[..., Trainer], tmp_path: Path, mount: Path, num_workers: int
+) -> None:
     module = Weight()
     with pytest.raises(BadClipBudgetError, match="The last 8 clips of one process have all failed.*no such file"):
-        make_trainer(Unmount(root), BadClipBudget(max_share=1.0, min_clips=8)).fit(module, datamodule=data)
+        make_trainer(Unmount(mount), BadClipBudget(max_share=1.0, min_clips=8)).fit(
+            module, datamodule=folder(mount, num_workers)
+        )
     num_prefetched = 2 * num_workers
     assert 5 + 3 <= module.num_steps <= 5 + 3 + num_prefetched
     # The mount may vanish while a worker is within a batch, whose first clip is then still good.

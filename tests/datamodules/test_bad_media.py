@@ -1,6 +1,7 @@
 """Files that hang, vanish or come back while clips are loaded."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,6 +68,33 @@ def test_a_hang_is_fatal_by_choice(load: Callable[..., ClipDataset], hanging: Pa
         load(hanging, timeout_seconds=0.2, on_undecodable="error")[0]
 
 
+@pytest.mark.parametrize(("num_kills", "failure"), [(1, None), (2, "the decoder crashed (SIGKILL)")])
+def test_a_clip_whose_decoder_is_killed_from_outside_is_read_again(
+    load: Callable[..., ClipDataset],
+    write_clip: Callable[[Path, int], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    num_kills: int,
+    failure: str | None,
+) -> None:
+    killers = [tmp_path / f"killer_{number}" for number in range(num_kills)]
+    for killer in killers:
+        killer.touch()
+    decode_clip = clip_dataset.decode_clip
+
+    def decode(clip: str, settings: MediaSettings) -> DecodedClip:
+        for killer in killers:
+            if killer.exists():
+                killer.unlink()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return decode_clip(clip, settings)
+
+    monkeypatch.setattr(clip_dataset, "decode_clip", decode)
+    data = load(write_clip(tmp_path / "a.mp4", 0))
+    assert data[0].failure == failure
+    assert data[0].failure is None
+
+
 @pytest.mark.parametrize("timeout_seconds", [None, 60.0])
 def test_a_file_that_comes_back_is_read_after_a_pause(
     load: Callable[..., ClipDataset],
@@ -75,15 +103,19 @@ def test_a_file_that_comes_back_is_read_after_a_pause(
     monkeypatch: pytest.MonkeyPatch,
     timeout_seconds: float | None,
 ) -> None:
-    pauses: list[float] = []
-
     def mount_again(seconds: float) -> None:
-        pauses.append(seconds)
+        assert seconds == clip_dataset.RETRY_PAUSE_SECONDS
         write_clip(tmp_path / "a.mp4", 0)
 
     monkeypatch.setattr(clip_dataset, "time", SimpleNamespace(sleep=mount_again))
     assert load(tmp_path / "a.mp4", timeout_seconds=timeout_seconds)[0].failure is None
-    assert pauses == [clip_dataset.RETRY_PAUSE_SECONDS]
+
+
+def test_the_pause_counts_in_the_time_of_a_clip(
+    load: Callable[..., ClipDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clip_dataset, "RETRY_PAUSE_SECONDS", 500.0)
+    assert load(tmp_path / "gone.mp4", timeout_seconds=0.5)[0].failure == "timed out after 0.5 s"
 
 
 def test_a_file_that_stays_away_is_tried_twice_and_a_broken_one_once(
@@ -92,7 +124,7 @@ def test_a_file_that_stays_away_is_tried_twice_and_a_broken_one_once(
     pauses: list[float] = []
     monkeypatch.setattr(clip_dataset, "time", SimpleNamespace(sleep=pauses.append))
     (tmp_path / "empty.mp4").touch()
-    data = load(tmp_path / "gone.mp4", tmp_path / "empty.mp4")
+    data = load(tmp_path / "gone.mp4", tmp_path / "empty.mp4", timeout_seconds=None)
     assert data[0].failure == "no such file" and len(pauses) == 1
     assert data[1].failure == "the file has zero bytes" and len(pauses) == 1
 

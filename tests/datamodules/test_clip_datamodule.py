@@ -432,6 +432,20 @@ def test_cached_clips_are_not_decoded_again(
     assert first.failures == second.failures == [None] * 7
 
 
+def test_a_spawned_worker_loads_what_a_forked_one_does(corpus: Callable[..., ListCorpus], tmp_path: Path) -> None:
+    """Systems that spawn processes send them everything pickled (macOS, and Linux from Python 3.14 on)."""
+    data = corpus(num_workers=1, cache_dir=str(tmp_path / "cache"))
+    data.setup("test")
+    loader = data.test_dataloader()
+    loader.multiprocessing_context = "spawn"
+    (spawned,) = loader
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 7
+    (tmp_path / "cache").rename(tmp_path / "of_the_spawned_worker")
+    (forked,) = data.test_dataloader()
+    assert torch.equal(spawned.frames, forked.frames) and spawned.ids == forked.ids
+    assert spawned.failures == [None] * 7
+
+
 def test_bad_rows_are_listed_where_problems_are_collected(corpus: Callable[..., ListCorpus]) -> None:
     data = corpus()
     data.rows["train"] = data.rows["train"] + [data.rows["train"][0], data.rows["test"][0]]

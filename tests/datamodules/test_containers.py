@@ -14,6 +14,7 @@ def _box(kind: bytes, num_bytes: int) -> bytes:
     return struct.pack(">I4s", num_bytes, kind) + bytes(num_bytes - 8)
 
 
+SDP = b"c=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n"
 FTYP = _box(b"ftyp", 16)
 WIDE_MDAT = struct.pack(">I4sQ", 1, b"mdat", 100) + bytes(84)
 EBML_HEADER = b"\x1a\x45\xdf\xa3\x84" + bytes(4)
@@ -72,6 +73,17 @@ def test_declared_bytes(tmp_path: Path, content: bytes, expected: int | None) ->
         pytest.param(b"ffconcat version 1.0\n\x00\x01", False, id="list with bytes in it"),
         pytest.param(b"<?xml version='1.0'?><MPD", False, id="manifest"),
         pytest.param(b"", False, id="nothing"),
+        pytest.param((b"G" + bytes(187)) * 4 + b"x" + bytes(187), False, id="MPEG-TS that breaks off"),
+        pytest.param(b"RIFF....text", False, id="RIFF of another form"),
+        pytest.param(b"v=0\n" + (b"G" + b"x" * 190 + b"\n") * 2 + SDP, False, id="SDP with sync bytes of M2TS"),
+        pytest.param((b"G" + b"x" * 186 + b"\n") * 6 + SDP, False, id="SDP with sync bytes of MPEG-TS"),
+        pytest.param(b"skipfree\n" + SDP, False, id="SDP that begins as MOV"),
+        pytest.param(b"RIFF....WAVE\r" + SDP, False, id="SDP that begins as WAV"),
+        pytest.param(EBML_HEADER[:4] + b"\n" + SDP, False, id="SDP that begins as Matroska"),
+        pytest.param(b"skipfree<MPD>" + b"x" * 5000, False, id="DASH that begins as MOV"),
+        pytest.param(b"skipfree" + b"x" * 5000 + b"<mpd>", False, id="DASH far behind"),
+        pytest.param(b"skipfree<CompositionPlaylist>", False, id="IMF that begins as MOV"),
+        pytest.param(FTYP + b"\nc=IN IP4 1.2.3.4\n<MPD", True, id="words behind the zero bytes of a container"),
     ],
 )
 def test_only_what_holds_its_own_media_is_a_container(tmp_path: Path, content: bytes, expected: bool) -> None:

@@ -6,6 +6,7 @@ import pickle
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,59 @@ def test_a_crash_costs_one_call() -> None:
     function = IsolatedFunction(signal.raise_signal, 60.0)
     assert function(signal.SIGKILL) == Lost("the decoder crashed (SIGKILL)")
     assert function(signal.SIGCONT) is None
+
+
+def test_a_call_whose_process_is_killed_from_outside_is_tried_once_more(tmp_path: Path) -> None:
+    def die_once(times: int) -> int:
+        with (tmp_path / "tries").open("a+") as file:
+            file.write("x")
+            file.seek(0)
+            tries = len(file.read())
+        if tries <= times:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return tries
+
+    assert IsolatedFunction(die_once, 60.0)(1) == 2
+    assert IsolatedFunction(die_once, 60.0)(4) == Lost("the decoder crashed (SIGKILL)")
+
+
+def test_a_process_that_is_killed_between_calls_costs_none() -> None:
+    function = IsolatedFunction(own_process, 60.0)
+    first = function(0)
+    os.kill(first, signal.SIGKILL)
+    assert function(0) not in (first, os.getpid())
+
+
+def test_both_tries_of_a_call_share_its_time() -> None:
+    def crash_late(seconds: float) -> None:
+        time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    start = time.monotonic()
+    assert IsolatedFunction(crash_late, 1.0)(0.7) == Lost("timed out after 1 s")
+    assert time.monotonic() - start < 1.4
+
+
+class Unportable(ValueError):
+    """Pickles, but does not unpickle, as many exceptions of libraries."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"{where}: {why}")
+
+
+class Unpicklable(ValueError):
+    def __reduce__(self) -> str:
+        raise TypeError("a handle of a library")
+
+
+@pytest.mark.parametrize("error", [Unportable("here", "so"), Unpicklable("here: so")])
+def test_an_exception_that_does_not_travel_sends_its_words(error: Exception) -> None:
+    def fail(item: int) -> None:
+        raise error
+
+    function = IsolatedFunction(fail, 60.0)
+    with pytest.raises(RuntimeError, match=f"{type(error).__name__}: here: so"):
+        function(0)
 
 
 def test_an_exception_reaches_the_caller_and_the_process_goes_on() -> None:

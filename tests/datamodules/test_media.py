@@ -5,6 +5,7 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,7 +18,7 @@ from datamodules.media import (
     decode_audio,
     decode_clip,
     decode_frames,
-    fit_frames,
+    fit_frame,
 )
 from datamodules.video import frame_indices
 
@@ -48,23 +49,26 @@ def test_frame_indices_need_frames(available: int, wanted: int) -> None:
         frame_indices(available, wanted)
 
 
+def _fitted(frames: Tensor, image_size: int, frame_fit: str) -> Tensor:
+    """`[T, 3, H, W]` → `[T, 3, I, I]`."""
+    fitted = [fit_frame(pixels, image_size, frame_fit) for pixels in frames.permute(0, 2, 3, 1).numpy()]
+    return torch.from_numpy(np.stack(fitted)).permute(0, 3, 1, 2)
+
+
 @pytest.mark.parametrize("shape", ["wide", "tall", "square"])
 @pytest.mark.parametrize("frame_fit", ["pad", "stretch"])
 def test_fitted_frames_equal_the_reference_bit_for_bit(golden: dict[str, Tensor], shape: str, frame_fit: str) -> None:
-    fitted = fit_frames(golden[f"{shape}/frames"], 48, frame_fit)
+    fitted = _fitted(golden[f"{shape}/frames"], 48, frame_fit)
     assert fitted.dtype == torch.uint8
     torch.testing.assert_close(fitted, golden[f"{shape}/48/{frame_fit}"], atol=0, rtol=0)
 
 
 def test_enlarged_frame_equals_the_reference_bit_for_bit(golden: dict[str, Tensor]) -> None:
-    torch.testing.assert_close(
-        fit_frames(golden["wide/frames"][:1], 224, "pad"), golden["wide/224/pad"], atol=0, rtol=0
-    )
+    torch.testing.assert_close(_fitted(golden["wide/frames"][:1], 224, "pad"), golden["wide/224/pad"], atol=0, rtol=0)
 
 
 def test_pad_puts_grey_bars_with_the_odd_pixel_below() -> None:
-    frames = torch.zeros(1, 3, 1, 4, dtype=torch.uint8)
-    rows = fit_frames(frames, 4, "pad")[0, 0, :, 0].tolist()
+    rows = fit_frame(np.zeros((1, 4, 3), np.uint8), 4, "pad")[:, 0, 0].tolist()
     assert rows == [127, 0, 127, 127]
 
 

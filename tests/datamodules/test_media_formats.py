@@ -16,8 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from datamodules.demuxing import video_info
 from datamodules.media import MediaError, MediaSettings, decode_audio, decode_clip, decode_frames
-from datamodules.video import decode_video, frame_indices, video_info
+from datamodules.video import DecodedVideo, decode_video, frame_indices
 
 pytestmark = [
     pytest.mark.numerics,
@@ -59,6 +60,10 @@ def _numbers(frames: Tensor) -> list[int]:
     height, width = frames.shape[-2:]
     middle = frames[:, 1, height * 3 // 8 : height * 5 // 8, width * 3 // 8 : width * 5 // 8]
     return ((middle.float().mean(dim=(1, 2)) - 20) / 5).round().int().tolist()
+
+
+def _tensor(decoded: DecodedVideo) -> Tensor:
+    return torch.from_numpy(np.stack(decoded.frames)).permute(0, 3, 1, 2)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +127,7 @@ def test_variable_frame_rate_counts_frames_and_not_time(make: Make, tmp_path: Pa
     path = tmp_path / f"variable.{container}"
     _ffmpeg(f"-i {make('mkv', output=gaps, audio_seconds=2.8)} -c copy {path}")
     decoded = decode_video(path, 8)
-    assert _numbers(decoded.frames) == frame_indices(NUM_FRAMES, 8)
+    assert _numbers(_tensor(decoded)) == frame_indices(NUM_FRAMES, 8)
     assert decoded.duration_seconds == pytest.approx(SECONDS + 3 * 0.4, abs=MILLISECOND)
 
 
@@ -131,7 +136,7 @@ def test_duration_of_an_avi_counts_the_frames_that_are_shown_for_longer(make: Ma
     gaps = "-vf setpts=(N+10*floor(N/10))/(25*TB) -fps_mode passthrough"
     path = make("avi", CODECS[codec], output=gaps, audio_seconds=None)
     decoded = decode_video(path, 8)
-    assert _numbers(decoded.frames) == frame_indices(NUM_FRAMES, 8)
+    assert _numbers(_tensor(decoded)) == frame_indices(NUM_FRAMES, 8)
     assert decoded.duration_seconds == video_info(path).duration_seconds == pytest.approx(SECONDS + 3 * 0.4)
 
 
@@ -177,7 +182,7 @@ def test_cut_without_encoding_starts_where_players_start(
     _ffmpeg(f"-ss 0.5 -i {source} -c copy {path}")
     expected = [first + index for index in frame_indices(num_available, 8)]
     decoded = decode_video(path, 8)
-    assert _numbers(decoded.frames) == expected
+    assert _numbers(_tensor(decoded)) == expected
     assert decoded.duration_seconds == pytest.approx(num_available / FRAMES_PER_SECOND, abs=MILLISECOND)
 
 

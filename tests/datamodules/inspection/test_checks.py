@@ -5,11 +5,12 @@ import json
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from datamodules.inspection import checks as checks_module
 from datamodules.inspection.checks import CheckCache, ClipCheck, FileStamp, check_clip, check_clips
 from datamodules.media import MediaSettings
 from datamodules.mel import MelSettings
@@ -59,6 +60,28 @@ def test_failures_give_the_reason(what: str, reason: str, bad_files: dict[str, P
     check = check_clip(str(bad_files[what]), settings)
     assert reason in check.failure
     assert not check.failure.startswith(str(bad_files[what]))
+
+
+def test_what_the_system_does_not_read_is_checked_again_the_next_time(
+    tmp_path: Path,
+    write_clip: Callable[[Path, int], Path],
+    settings: MediaSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run_here(function: Callable[[str], ClipCheck], items: list[str], *limits: float) -> Iterator[tuple]:
+        yield from ((item, function(item)) for item in items)
+
+    monkeypatch.setattr(checks_module, "run_isolated", run_here)
+    link, loop = tmp_path / "link.mp4", tmp_path / "loop.mp4"
+    link.symlink_to(tmp_path / "gone.mp4")
+    loop.symlink_to(loop)
+    paths, file = [str(link), str(loop)], tmp_path / "checks.jsonl"
+    checks, _ = check_clips(paths, settings, CheckCache(file, settings), num_workers=1, timeout_seconds=60)
+    assert [check.failure is None for check in checks.values()] == [False, False]
+    assert not file.exists()
+    write_clip(tmp_path / "gone.mp4", 0)
+    checks, num_known = check_clips(paths, settings, CheckCache(file, settings), num_workers=1, timeout_seconds=60)
+    assert [check.failure is None for check in checks.values()] == [True, False] and num_known == 0
 
 
 def test_cache_survives_reopening_and_a_torn_line(tmp_path: Path, settings: MediaSettings) -> None:

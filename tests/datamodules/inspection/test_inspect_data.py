@@ -16,7 +16,7 @@ from PIL import Image
 from datamodules.clips import Clips
 from datamodules.dfew import DFEW
 from datamodules.inspection.checks import ClipCheck
-from datamodules.inspection.contact_sheet import choose_clips, frame_strip
+from datamodules.inspection.contact_sheet import choose_clips, draw_contact_sheet, frame_strip
 from datamodules.inspection.inspect_data import inspect_data
 from datamodules.inspection.report import build_report
 from datamodules.media import MediaSettings
@@ -161,6 +161,18 @@ def test_contact_sheet_shows_the_chosen_clips(
     for grey in (40, 80, 120, 160):
         num_pixels = (np.abs(sheet - grey).max(axis=2) <= 3).sum()
         assert num_pixels == pytest.approx(greys[grey] * 2 * 410 * 410, rel=0.06, abs=2000)
+
+
+def test_clips_that_are_gone_since_they_were_checked_leave_their_place_empty(
+    official_dfew: Path, settings: MediaSettings, tmp_path: Path
+) -> None:
+    data = DFEW(str(official_dfew), media=settings)
+    rows = data.read_splits()
+    checks = {row.media: ClipCheck(None, 0.4, num_frames=10) for records in rows.values() for row in records}
+    for path in list(checks)[::2]:
+        Path(path).unlink()
+    sheet = draw_contact_sheet(tmp_path / "sheet.png", data, rows, checks, clips_per_class=2, seed=0)
+    assert Image.open(sheet).width > 800
 
 
 def test_frame_strip_keeps_frames_upright_and_in_order() -> None:

@@ -3,6 +3,7 @@
 import multiprocessing
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,19 @@ def test_a_crash_costs_one_call() -> None:
         (signal.SIGSEGV, Lost("the decoder crashed (SIGSEGV)")),
         (signal.SIGCONT, None),
     ]
+
+
+def die_once(marker: str) -> str:
+    if not Path(marker).exists():
+        Path(marker).touch()
+        signal.raise_signal(signal.SIGKILL)
+    return "done"
+
+
+def test_a_call_whose_process_is_killed_from_outside_is_tried_once_more(tmp_path: Path) -> None:
+    items = [str(tmp_path / "a"), str(tmp_path / "b")]
+    outcomes = list(run_isolated(die_once, items, num_workers=1, timeout_seconds=60))
+    assert outcomes == [(item, "done") for item in items]
 
 
 def test_a_hanging_call_is_ended() -> None:
