@@ -8,6 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from callbacks.scoring import score_rows
 from datamodules.batch import ClipBatch
+from datamodules.files.printable import readable_name
 from datamodules.files.writing import write_json, write_rows
 from lightning_modules.policy import Evaluation, PolicyModule
 
@@ -35,7 +36,7 @@ def prediction_rows(module: PolicyModule, evaluation: Evaluation) -> list[dict[s
     for i, row in enumerate(rows):
         row |= {
             "dataset": batch.datasets[i],
-            "media": batch.media[i],
+            "media": readable_name(batch.media[i]),
             "completion": evaluation.responses[i].completion,
         }
         if batch.failures[i]:

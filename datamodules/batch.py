@@ -11,6 +11,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from datamodules.files.printable import readable_name
+
 SAMPLE_RATE = 16_000
 """Sample rate of every waveform in a batch, in Hz."""
 
@@ -56,13 +58,18 @@ class BadClip:
 
     Args:
         id: the clip's id as distributed.
-        media: path of its media file.
+        media: path of its media file, as `readable_name` writes it.
         reason: why.
     """
 
     id: str
     media: str
     reason: str
+
+    @classmethod
+    def of(cls, clip_id: str, media: str, reason: str) -> Self:
+        """The bad clip of a media file."""
+        return cls(clip_id, readable_name(media), reason)
 
     def __str__(self) -> str:
         return f"{self.media}: {self.reason}"
@@ -104,7 +111,7 @@ class ClipBatch:
     def bad_clips(self) -> list[BadClip]:
         """The clips that could not be decoded, left out or kept; not those whose row never had a file."""
         kept = zip(self.ids, self.media, self.failures, strict=True)
-        return self.skipped + [BadClip(i, media, failure) for i, media, failure in kept if failure and media]
+        return self.skipped + [BadClip.of(i, media, failure) for i, media, failure in kept if failure and media]
 
     def rows(self, start: int, stop: int) -> Self:
         """Clips `start` to `stop`, as views, with the padding of the whole batch; `skipped` is empty."""
@@ -176,5 +183,5 @@ def collate(clips: list[Clip], drop_failures: bool = False) -> ClipBatch:
         failures=[clip.failure for clip in kept],
         datasets=[clip.dataset for clip in kept],
         mel=_stack_mel(kept),
-        skipped=[BadClip(clip.id, clip.media, clip.failure) for clip in clips if drop_failures and clip.failure],
+        skipped=[BadClip.of(clip.id, clip.media, clip.failure) for clip in clips if drop_failures and clip.failure],
     )

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from datamodules.batch import Clip
 from datamodules.clip_cache import ClipCache
 from datamodules.containers import MediaError, UnreadableError
+from datamodules.files.printable import printable
 from datamodules.isolation import IsolatedFunction, Lost
 from datamodules.media import DecodedClip, MediaSettings, decode_clip, import_decoders
 from datamodules.mel import log_mel
@@ -106,7 +107,7 @@ class ClipDataset(Dataset[Clip]):
         except MediaError as error:
             if self.on_undecodable == "error":
                 raise
-            failure = str(error).removeprefix(f"{record.media}: ")
+            failure = printable(str(error).removeprefix(f"{record.media}: "))
             decoded = _failed_clip(self.settings)
         return Clip(
             id=record.id,

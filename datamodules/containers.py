@@ -16,6 +16,8 @@ from functools import wraps
 from pathlib import Path
 from typing import BinaryIO, Concatenate, ParamSpec, TypeVar
 
+from datamodules.files.printable import is_unicode
+
 Options = ParamSpec("Options")
 Decoded = TypeVar("Decoded")
 
@@ -105,6 +107,11 @@ def check_file(path: str | Path) -> None:
 def decoder_path(path: str | Path) -> str:
     """The path as FFmpeg is given it: absolute, so that no name of a file reads as a protocol (`http:/host/a.mp4`)."""
     return str(Path(path).absolute())
+
+
+def decoder_source(path: str | Path) -> str | bytes:
+    """What torchcodec is given: the path, or the file's content where the bytes of its name are no UTF-8."""
+    return decoder_path(path) if is_unicode(str(path)) else Path(path).read_bytes()
 
 
 def holds_media(path: str | Path) -> bool:

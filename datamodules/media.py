@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.batch import SAMPLE_RATE
-from datamodules.containers import MediaError, check_file, decoder_path, one_clip
+from datamodules.containers import MediaError, check_file, decoder_source, one_clip
 from datamodules.demuxing import undecodable_sound
 from datamodules.mel import MelSettings, log_mel
 from datamodules.video import decode_video
@@ -191,7 +191,7 @@ def decode_audio(
     # One output channel lets FFmpeg downmix, which is (L+R)/√2 for stereo and its standard matrix for surround.
     num_channels = 1 if downmix == "sqrt2" else None
     try:
-        decoder = decoders.AudioDecoder(decoder_path(path), sample_rate=SAMPLE_RATE, num_channels=num_channels)
+        decoder = decoders.AudioDecoder(decoder_source(path), sample_rate=SAMPLE_RATE, num_channels=num_channels)
     except ValueError:  # torchcodec found no audio stream that it can decode
         codec = undecodable_sound(path)
         if codec is not None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
 from urllib.parse import quote
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from callbacks.pictures import frame_strip, spectrogram
 from datamodules.containers import MediaError
+from datamodules.files.printable import is_unicode, readable_name
 from datamodules.inspection.workers import Lost, run_isolated
 from datamodules.media import MediaSettings, decode_audio
 from datamodules.video import decode_video
@@ -133,6 +134,26 @@ def draw_all(
     return drawn
 
 
+def find_media(name: str) -> str | None:
+    """The path of the media file that a result names; None where it is not at hand.
+
+    A result names a file whose own name is in other bytes than UTF-8 as `readable_name` does.
+    """
+    if os.path.isfile(name):  # noqa: PTH113 (False, too, for a name that no system takes)
+        return name
+    path = Path(name)
+    return _odd_files(path.parent).get(path.name)
+
+
+@lru_cache
+def _odd_files(directory: Path) -> dict[str, str]:
+    """Readable name → path of the files in a directory whose names are no UTF-8."""
+    try:
+        return {readable_name(path.name): str(path) for path in directory.iterdir() if not is_unicode(path.name)}
+    except OSError:
+        return {}
+
+
 def clip_media(path: str | None, drawn: Mapping[str, Pictures], directory: Path, embed: bool) -> ClipMedia:
     """What the page shows of a clip.
 
@@ -145,7 +166,7 @@ def clip_media(path: str | None, drawn: Mapping[str, Pictures], directory: Path,
     if not path:
         return ClipMedia(None, None, None, ("The prediction file names no media file.",))
     if path not in drawn:
-        return ClipMedia(None, None, None, (f"The media file is not at hand: {path}",))
+        return ClipMedia(None, None, None, (f"The media file is not at hand: {readable_name(path)}",))
     pictures = drawn[path]
     # What is no video stays outside: a prediction file may name any file of this machine.
     embed = embed and pictures.strip is not None and Path(path).stat().st_size <= LARGEST_EMBEDDED
@@ -160,7 +181,7 @@ def clip_media(path: str | None, drawn: Mapping[str, Pictures], directory: Path,
 def _link(path: str, directory: Path) -> str:
     """Address relative to the page; `./` keeps a colon in a name from being read as a scheme."""
     relative = Path(os.path.relpath(path, directory)).as_posix()
-    return f"./{quote(relative)}"
+    return f"./{quote(os.fsencode(relative))}"
 
 
 def _embedded(path: str) -> str | None:

@@ -8,6 +8,8 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from datamodules.files.printable import whole_characters
+
 _SCRIPTS = ("state.js", "elements.js", "overview.js", "clips.js", "clip.js", "main.js")
 _IN_SCRIPT = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 """Legal in JSON; in a script element the first three could end it, the last two are line ends to older browsers."""
@@ -35,7 +37,7 @@ def embed_json(data: Any) -> str:
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character, escape in _IN_SCRIPT.items():
         text = text.replace(character, escape)
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return whole_characters(text)
 
 
 def _part(name: str) -> str:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from callbacks.report.data import Run, check_runs, page_data, run_names
-from callbacks.report.media import ClipMedia, Pictures, clip_media, draw_all
+from callbacks.report.media import ClipMedia, Pictures, clip_media, draw_all, find_media
 from callbacks.report.page_writer import build_page
 from datamodules.files.writing import write_text
 from lightning_modules.metrics.intervals import RATES
@@ -91,17 +91,18 @@ def _media(
     for run in runs:
         for prediction in run.file.predictions:
             named.setdefault(prediction.id, []).extend([prediction.media] if prediction.media else [])
-    chosen = {
-        identifier: next(filter(os.path.isfile, paths), next(iter(paths), None)) for identifier, paths in named.items()
-    }
-    present = [path for path in dict.fromkeys(chosen.values()) if path is not None and Path(path).is_file()]
+    found = {identifier: next(filter(None, map(find_media, paths)), None) for identifier, paths in named.items()}
+    present = list(dict.fromkeys(path for path in found.values() if path is not None))
     drawn = {path: Pictures(None, None, ()) for path in present}
     if num_frames and present:
         columns = (TextColumn("decoding clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True)) as progress:
             task = progress.add_task("", total=len(present))
             drawn = draw_all(present, num_frames, num_workers, timeout_seconds, lambda: progress.advance(task))
-    return {identifier: clip_media(path, drawn, directory, embed) for identifier, path in chosen.items()}
+    return {
+        identifier: clip_media(found[identifier] or next(iter(paths), None), drawn, directory, embed)
+        for identifier, paths in named.items()
+    }
 
 
 def _print(data: dict[str, Any], media: dict[str, ClipMedia], file: Path) -> None:

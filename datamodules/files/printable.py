@@ -33,13 +33,22 @@ def whole_characters(text: str) -> str:
 def readable_name(name: str) -> str:
     """A file's name or path as it is written and shown; itself where it is in UTF-8.
 
-    A name in other bytes is read as GB18030, which a Chinese archive leaves when it is unpacked, else escaped.
+    A part of it in other bytes is read as GB18030, which a Chinese archive leaves when it is unpacked, else escaped.
     """
+    return "/".join(printable(part if is_unicode(part) else _read_as_chinese(part)) for part in name.split("/"))
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text has only whole characters; a file's name has others where its bytes are no UTF-8."""
     try:
-        name.encode()
+        text.encode()
     except UnicodeEncodeError:
-        try:
-            name = os.fsencode(name).decode("gb18030")
-        except UnicodeError:
-            name = printable(name)
-    return printable(name)
+        return False
+    return True
+
+
+def _read_as_chinese(name: str) -> str:
+    try:
+        return os.fsencode(name).decode("gb18030")
+    except UnicodeError:
+        return name

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from datamodules.containers import UnreadableError, decoder_path, one_clip
+from datamodules.containers import UnreadableError, decoder_source, one_clip
 from datamodules.demuxing import video_info
 from datamodules.inspection.workers import run_isolated
 from datamodules.isolation import Lost
@@ -78,7 +78,7 @@ def _decode_and_describe(path: str | Path, settings: MediaSettings) -> ClipCheck
     from torchcodec.decoders import AudioDecoder
 
     video = video_info(path)
-    audio = AudioDecoder(decoder_path(path)).metadata if decoded.has_audio else None
+    audio = AudioDecoder(decoder_source(path)).metadata if decoded.has_audio else None
     peak = float(decoded.waveform.abs().max()) if decoded.waveform.numel() else 0.0
     return ClipCheck(
         failure=None,

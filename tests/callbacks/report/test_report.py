@@ -1,6 +1,8 @@
 """The tool, through the command line."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 
 import main
+from datamodules.files.printable import readable_name
 
 pytestmark = pytest.mark.e2e
 
@@ -39,6 +42,18 @@ def test_two_files_become_one_page(
     shown = capsys.readouterr().out
     assert "2 of 4 clips have no media file at hand" in shown and "1 of 4 clips do not decode" in shown
     assert "cold" in shown and "100.0" in shown
+
+
+def test_a_clip_whose_name_is_no_utf8_and_one_whose_name_no_system_takes(
+    clip: Path, row: Rows, write: Write, tmp_path: Path
+) -> None:
+    odd = tmp_path / os.fsdecode("开心.mp4".encode("gb18030"))
+    shutil.copy(clip, odd)
+    rows = [row("1", media=readable_name(str(odd))), row("2", media="/" + "n" * 5000 + ".mp4")]
+    report("--predictions", write("run", rows), "--output", str(tmp_path / "out"), "--num_frames", "2")
+    first, second = embedded(tmp_path / "out" / "report.html")["clips"]
+    assert first["strip"] is not None and first["source"] == "./../%BF%AA%D0%C4.mp4"
+    assert second["notes"][0].startswith("The media file is not at hand: /nnn")
 
 
 def test_rows_of_score_without_media_are_enough(row: Rows, write: Write, tmp_path: Path) -> None:

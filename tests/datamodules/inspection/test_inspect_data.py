@@ -264,7 +264,7 @@ def test_strict_fails_after_writing_the_report(faulty: Path, tmp_path: Path) -> 
 
 
 def test_no_corpus_at_all_ends_with_every_place_looked_at(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="No DFEW train labels under .*EmoLabel_.*label/single_trainset_5.csv"):
+    with pytest.raises(ValueError, match="No DFEW train labels under .*EmoLabel_.*label/single_trainset_5.csv"):
         inspect_data(DFEW(str(tmp_path)), output=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
