@@ -23,6 +23,7 @@ from datamodules.batch import Clip, collate
 from datamodules.clip_cache import ClipCache
 from datamodules.clip_dataset import ClipDataset, ClipRecord, split_validation
 from datamodules.emotions import Taxonomy
+from datamodules.files.printable import printable
 from datamodules.files.tables import refuse_row
 from datamodules.loader import ResumableLoader
 from datamodules.media import MediaError, MediaSettings
@@ -207,7 +208,10 @@ class ClipDataModule(LightningDataModule, ABC):
         return self._rows
 
     def _read(self, split: Split) -> list[ClipRecord]:
-        records = [record if record.dataset else replace(record, dataset=self.name) for record in self.records(split)]
+        records = [
+            replace(record, id=printable(record.id), dataset=record.dataset or self.name)
+            for record in self.records(split)
+        ]
         if not records:
             self.refuse(f"{self.name} at {self.root}: the {split} split lists no clips.")
         rows: dict[str, ClipRecord] = {}

@@ -319,3 +319,22 @@ def test_backbones(tmp_path: Path, tiny_models: Path, refused: Refused, part: st
     arguments += ["--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}/run"]
     composed = ["-c", str(ROOT / "configs/backbone/composed.yaml"), "--data=Clips", f"--data.path={tmp_path}"]
     refused("predict", *composed, *arguments, names=str(directory / part))
+
+
+STEERING = "\x1b]0;title\x07\x1b[2J\u202e"
+
+
+@pytest.mark.parametrize("command", ["compare", "alarms", "report", "verifier_effect", "judge", "agreement"])
+def test_nothing_in_a_file_steers_the_terminal(
+    tmp_path: Path, arguments_for: Any, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    file = tmp_path / "odd.jsonl"
+    names = {name: PREDICTION[name] + STEERING for name in ("id", "completion", "media", "judge")}
+    told = [{"text": "He frowns." + STEERING, "emotions": ["anger"], "probabilities": {"anger": 0.9, STEERING: 0.1}}]
+    file.write_bytes(line(**names, dataset=STEERING, failure=STEERING, sentences=told, **{STEERING: STEERING}))
+    (tmp_path / "good.jsonl").write_bytes(line())
+    arguments = [argument.replace("good.jsonl", "odd.jsonl") for argument in arguments_for(command, file)]
+    assert main.main(arguments) in (0, 2)
+    printed = capsys.readouterr()
+    allowed = {"\n", "\r"}
+    assert {character for character in printed.out + printed.err if not character.isprintable()} <= allowed

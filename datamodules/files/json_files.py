@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,7 +16,9 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse_json(text: str, where: str) -> Any:
-    """The value of a JSON text; half a surrogate pair, which no file can hold, is a replacement character in it.
+    """The value of a JSON text.
+
+    Half a surrogate pair, which no file can hold, is a replacement character in it, and a key is `printable`.
 
     Args:
         text: of one value.
@@ -92,11 +95,16 @@ def _loads(text: str) -> Any:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
+    content = {_name(key): value for key, value in pairs}
     if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
+        keys = [_name(key) for key, _ in pairs]
         raise ValueError(f"the key {shown(next(key for key in keys if keys.count(key) > 1))} is there twice")
     return content
+
+
+@lru_cache(maxsize=1024)  # most keys are the same few
+def _name(key: str) -> str:
+    return printable(key)
 
 
 def _refuse_constant(name: str) -> NoReturn:

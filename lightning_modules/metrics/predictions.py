@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.emotions import Taxonomy, get_taxonomy, members
+from datamodules.files.printable import printable
 from lightning_modules.metrics.records import Record, read_records
 
 
@@ -102,7 +103,7 @@ def read_predictions(path: str | Path) -> PredictionFile:
     except ValueError as error:
         raise ValueError(f"{first.where}: {error}") from error
     predictions = tuple(_prediction(record, taxonomy) for record in records)
-    return PredictionFile(Path(path), taxonomy, _text(first, "judge"), predictions)
+    return PredictionFile(Path(path), taxonomy, _name(first, "judge"), predictions)
 
 
 def _prediction(record: Record, taxonomy: Taxonomy) -> Prediction:
@@ -133,10 +134,10 @@ def _prediction(record: Record, taxonomy: Taxonomy) -> Prediction:
         explanation=rewards["explanation"],
         sentences=tuple(_sentence(sentence, record.where) for sentence in sentences),
         judged=_text(record, "judged"),
-        dataset=_text(record, "dataset"),
+        dataset=_name(record, "dataset"),
         media=_text(record, "media"),
         completion=_text(record, "completion"),
-        failure=_text(record, "failure"),
+        failure=_name(record, "failure"),
     )
 
 
@@ -145,6 +146,12 @@ def _text(record: Record, name: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{record.where}: {name} must be text or null; got {value!r}.")
     return value
+
+
+def _name(record: Record, name: str) -> str | None:
+    """A text that is shown on screens."""
+    value = _text(record, name)
+    return None if value is None else printable(value)
 
 
 def _number(record: Record, name: str) -> float | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.files.json_files import read_json_lines, shown
+from datamodules.files.printable import printable
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class Record:
     """One line of a JSONL file.
 
     Args:
-        id: the record's id; a number in the file is taken as text.
+        id: the record's id, `printable`; a number in the file is taken as text.
         fields: the other fields asked for; None where an optional one is absent.
         where: file and line, for messages.
     """
@@ -57,4 +58,4 @@ def _record(content: Any, fields: Sequence[str], optional: Sequence[str], where:
     identifier = content["id"]
     if isinstance(identifier, bool) or not isinstance(identifier, str | int):
         raise ValueError(f"{where}: id must be text or a whole number; got {shown(identifier)}.")
-    return Record(str(identifier), {name: content.get(name) for name in (*fields, *optional)}, where)
+    return Record(printable(str(identifier)), {name: content.get(name) for name in (*fields, *optional)}, where)

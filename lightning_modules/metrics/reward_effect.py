@@ -17,6 +17,10 @@ REWARD = LabelReading("reward")
 """The reading that the reward uses."""
 
 
+_FEWEST_LABELS = 3
+"""The margin of a label set compares the second and the third."""
+
+
 @dataclass(frozen=True)
 class _ReadClip:
     """A clip with n sentences over L labels: its target, the labels' names, probabilities float32 `[n, L]`."""
@@ -36,6 +40,11 @@ def _read_clip(prediction: Prediction) -> _ReadClip | None:
         return None
     sentences = [sentence.probabilities for sentence in prediction.sentences]
     labels = GO_EMOTIONS if not sentences or sentences[0] is None else tuple(sentences[0])
+    if len(labels) < _FEWEST_LABELS:
+        raise ValueError(
+            f"Clip {prediction.id!r}: a sentence has probabilities of {', '.join(labels) or 'no label'}. Expected those "
+            f"of {_FEWEST_LABELS} labels or more, as `score` and `test` write them."
+        )
     rows = [[own[label] for label in labels] for own in sentences if own is not None and own.keys() == set(labels)]
     if len(rows) < len(sentences):
         return None

@@ -29,12 +29,11 @@ def test_values_are_read(file: Path) -> None:
         ("", "not valid JSON: Expecting value"),
         ('{"a": 1} {"b": 2}', "not valid JSON: Extra data"),
         ('{"id": "x", "id": "y"}', 'the key "id" is there twice'),
-        ('[{"a": {"\\u001b": 1, "\\u001b": 2}}]', r'the key ".*u001b" is there twice'),
+        ('[{"a": {"\\u001b": 1, "\\u001b": 2}}]', r'the key ".*x1b" is there twice'),
         ('{"a": NaN}', "NaN is no number"),
         ('{"a": -Infinity}', "-Infinity is no number"),
         ('{"a": 1e999}', "the number 1e999 is too large"),
         ('{"a": ' + "9" * 5000 + "}", "a number of 5,000 digits"),
-        ('{"\\uDC00": 1, "\\uDC01": 1}', 'the key ".*" is there twice'),
         ("[" * 100_000, "more levels"),
         ('{"a":' * 100_000, "more levels"),
     ],
@@ -53,7 +52,12 @@ def test_what_would_be_guessed_changed_or_lost_is_refused(file: Path, text: str,
 
 def test_half_a_surrogate_pair_is_replaced(file: Path) -> None:
     file.write_text('{"\\uD83D": ["half \\ud83d pair", "\\ude00\\ud83d", "\\\\ud83d", "\\ud83d\\ude00"]}')
-    assert read_json(file) == {"\ufffd": ["half \ufffd pair", "\ufffd\ufffd", r"\ud83d", "😀"]}
+    assert read_json(file) == {r"\ud83d": ["half \ufffd pair", "\ufffd\ufffd", r"\ud83d", "😀"]}
+
+
+def test_keys_steer_no_terminal(file: Path) -> None:
+    file.write_text('{"\\u001b[31m": ["\\u001b[31m"]}')
+    assert read_json(file) == {r"\x1b[31m": ["\x1b[31m"]}
 
 
 def test_an_object_is_expected_by_name(file: Path) -> None:
