@@ -42,8 +42,8 @@ def _read_clip(prediction: Prediction) -> _ReadClip | None:
     labels = GO_EMOTIONS if not sentences or sentences[0] is None else tuple(sentences[0])
     if len(labels) < _FEWEST_LABELS:
         raise ValueError(
-            f"Clip {prediction.id!r}: a sentence has probabilities of {', '.join(labels) or 'no label'}. Expected those "
-            f"of {_FEWEST_LABELS} labels or more, as `score` and `test` write them."
+            f"Clip {prediction.id!r}: a sentence has the probabilities of {len(labels)} labels. Expected "
+            f"{_FEWEST_LABELS} or more, as `score` and `test` write them."
         )
     rows = [[own[label] for label in labels] for own in sentences if own is not None and own.keys() == set(labels)]
     if len(rows) < len(sentences):
