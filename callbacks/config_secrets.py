@@ -6,11 +6,14 @@ configuration itself is refused, because copies of it would be written.
 
 Secrets are known by the name of the option (`api_key`, `password`) or of the variable (`..._KEY`, `..._TOKEN`); other
 values from the environment, such as a scratch directory, are written as what they are.
+
+The run directory is written as a reference, too, where loggers and callbacks write to it: a run of a recorded
+configuration with another `trainer.default_root_dir` would else write to the old one.
 """
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import yaml
@@ -23,6 +26,8 @@ _OPTION = re.compile(
     r"(^|_)(api_?key|passw(or)?d|secret|(access|auth|bearer|hf|private|secret)_(key|token))$|^token$", re.IGNORECASE
 )
 _VARIABLE = re.compile(r"(^|_)(api_?key|key|token|secret|passw(or)?d|credentials?)(_|$)", re.IGNORECASE)
+
+_RUN = "${trainer.default_root_dir}"
 
 _SHORT = 8
 """Characters of the shortest secret that is looked for inside words, too."""
@@ -47,7 +52,7 @@ class SecretKeepingParser(LightningArgumentParser):
         OmegaConf.register_resolver("oc.env", _from_environment, replace=True)
 
     def dump(self, *args: Any, **kwargs: Any) -> str:
-        """A configuration as text, secrets as references to the environment.
+        """A configuration as text: secrets as references to the environment, the run directory as one to its option.
 
         A secret that is written in the configuration is an error of the parser's.
         """
@@ -59,11 +64,11 @@ class SecretKeepingParser(LightningArgumentParser):
                     f"{name} holds a secret, which would be written to config.yaml. Put it into an environment "
                     "variable, and set the option to ${oc.env:NAME}, with the variable's name."
                 )
-        hidden = _hidden(config)
-        if hidden == config:
+        written = _following_run(_map_texts(config, hide_secrets))
+        if written == config:
             return text
         header = [line for line in text.splitlines(keepends=True) if line.startswith("#")]
-        return "".join(header) + yaml.safe_dump(hidden, sort_keys=False, allow_unicode=True)
+        return "".join(header) + yaml.safe_dump(written, sort_keys=False, allow_unicode=True)
 
     def refuse_written_secrets(self, config: Namespace) -> None:
         """End with an error where a secret stands in a configuration."""
@@ -95,9 +100,21 @@ def _leaves(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, config
 
 
-def _hidden(config: Any) -> Any:
+def _following_run(config: Any) -> Any:
+    """The configuration, where what loggers and callbacks write to the run directory follows its option."""
+    trainer = config.get("trainer") if isinstance(config, dict) else None
+    directory = trainer and trainer.get("default_root_dir")
+    if not directory:
+        return config
+    inside = re.compile(rf"^{re.escape(str(directory))}(?=/|$)")
+    parts = {part: trainer[part] for part in ("logger", "callbacks") if part in trainer}
+    following = {part: _map_texts(own, lambda text: inside.sub(lambda _: _RUN, text)) for part, own in parts.items()}
+    return {**config, "trainer": {**trainer, **following}}
+
+
+def _map_texts(config: Any, change: Callable[[str], str]) -> Any:
     if isinstance(config, dict):
-        return {key: _hidden(value) for key, value in config.items()}
+        return {key: _map_texts(value, change) for key, value in config.items()}
     if isinstance(config, list):
-        return [_hidden(value) for value in config]
-    return hide_secrets(config) if isinstance(config, str) else config
+        return [_map_texts(value, change) for value in config]
+    return change(config) if isinstance(config, str) else config
