@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
 from inspect import signature
 from itertools import pairwise
@@ -222,18 +223,25 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
 def run_stage(command: str, arguments: list[str]) -> None:
     """Run a Trainer command."""
     from callbacks.checkpointing.files import resolve
+    from callbacks.run_directory import own_run_directory
     from lightning_modules.trainable_policy import TrainablePolicyModule
 
     cli = build_stage(command, arguments)
     # Predictions are written batch by batch: the Trainer need not keep them.
     options = {"return_predictions": False} if command == "predict" else {}
-    checkpoint = resolve(cli.config.ckpt_path, Path(cli.trainer.default_root_dir))
     if isinstance(cli.model, TrainablePolicyModule):
         cli.model.checkpoint_mismatch = cli.config.checkpoint_mismatch
-    # A checkpoint may come from a download, and must not be able to run code.
-    getattr(cli.trainer, command)(
-        cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True, **options
-    )
+    run = Path(cli.trainer.default_root_dir)
+    writes = cli.trainer.is_global_zero and not cli.trainer.fast_dev_run
+    with own_run_directory(run) if writes else nullcontext():
+        # A checkpoint may come from a download, and must not be able to run code.
+        getattr(cli.trainer, command)(
+            cli.model,
+            datamodule=cli.datamodule,
+            ckpt_path=resolve(cli.config.ckpt_path, run),
+            weights_only=True,
+            **options,
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,7 +5,9 @@ from typing import Any
 
 import torch.distributed
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from callbacks.run_record import evaluated_part
 from callbacks.scoring import score_rows, write_metrics, write_rows
 from datamodules.batch import ClipBatch
 from lightning_modules.policy import Evaluation, PolicyModule
@@ -54,7 +56,7 @@ def gather_rows(trainer: Trainer, rows: list[dict[str, Any]]) -> list[dict[str, 
 class PredictionWriter(Callback):
     """Writes to the run directory after `test` and `predict`; the row schema is that of `score`, plus the completion.
 
-    Files appear whole or not at all.
+    Files appear whole or not at all; under `trainer.fast_dev_run` none does. Metrics of a part of the batches say so.
     """
 
     def __init__(self) -> None:
@@ -62,7 +64,7 @@ class PredictionWriter(Callback):
 
     def _write_rows(self, trainer: Trainer) -> None:
         rows, self._rows = gather_rows(trainer, self._rows), []
-        if trainer.is_global_zero and rows:
+        if trainer.is_global_zero and rows and not trainer.fast_dev_run:
             write_rows(Path(trainer.default_root_dir) / PREDICTIONS_FILE, rows)
 
     def on_test_batch_end(
@@ -83,9 +85,19 @@ class PredictionWriter(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write_rows(trainer)
         # Every process takes part in computing: the metrics are summed over processes.
-        report = pl_module.metrics_report()
-        if trainer.is_global_zero:
+        report = pl_module.metrics_report() | evaluated_part(trainer, "test")
+        if trainer.is_global_zero and not trainer.fast_dev_run:
             write_metrics(Path(trainer.default_root_dir) / METRICS_FILE, report)
+        _warn_of_part(trainer, "test")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write_rows(trainer)
+        _warn_of_part(trainer, "predict")
+
+
+def _warn_of_part(trainer: Trainer, stage: str) -> None:
+    for part in evaluated_part(trainer, stage).values():
+        rank_zero_warn(
+            f"Only {part['batches']} of {part['of']} batches were evaluated (trainer.limit_{stage}_batches): the "
+            "results are those of a part."
+        )

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from callbacks.prediction_writer import METRICS_FILE
-from callbacks.run_record import RUN_FILE
+from callbacks.run_record import PARTIAL, RUN_FILE
 
 METRICS = ("war", "uar", "eea", "epc", "fcr")
 _COLOURS = ("#9aa5b1", "#e0a458", "#3a7ca5", "#6a994e", "#bc4b51", "#7a5195")
@@ -52,6 +52,7 @@ def _read_row(run: Path, test: str) -> dict[str, Any]:
         "judge": metrics["judge"],
         "unknown_answers": metrics["unknown_answers"],
         "judge_failures": metrics["judge_failures"],
+        PARTIAL: metrics.get(PARTIAL),
         "seconds": round(sum(seconds.values()), 1),
     }
 
@@ -70,7 +71,9 @@ def _print(rows: dict[str, dict[str, Any]]) -> None:
         table.add_column(name.upper() if name in METRICS else name, justify="right")
     for name, row in rows.items():
         values = ["–" if row[metric] is None else f"{row[metric]:.3f}" for metric in METRICS]
-        table.add_row(name, *values, f"{row['seconds']:.0f}")
+        part = row[PARTIAL]
+        shown = name if part is None else f"{name} ({part['batches']} of {part['of']} batches)"
+        table.add_row(shown, *values, f"{row['seconds']:.0f}")
     Console().print(table)
 
 
