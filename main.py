@@ -152,6 +152,7 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
     from callbacks.bad_clips import BadClipBudget
     from callbacks.checkpointing.run_checkpoint import RunCheckpoint
     from callbacks.config_secrets import SecretKeepingParser
+    from callbacks.curves import CurvesMayEnd
     from callbacks.export import ExportCallback
     from callbacks.inspection.callback import InspectionCallback
     from callbacks.prediction_writer import PredictionWriter
@@ -209,6 +210,7 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
                 VerifierFigures(),
                 InspectionCallback(),
                 AlarmCallback(),
+                CurvesMayEnd(),
                 RunRecord(),
             ]
         },
@@ -246,6 +248,9 @@ def run_stage(command: str, arguments: list[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Dispatch a command line; returns the exit status."""
+    # Threads that wait for each other in a busy loop take the time of those that they wait for, where cores are shared
+    # with other work (benchmarks/busy_machine.py). OpenMP reads it when torch is imported; children inherit it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # The bars of loading and writing a few megabytes say nothing; training and decoding have their own.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     arguments = sys.argv[1:] if arguments is None else arguments

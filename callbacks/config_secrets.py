@@ -14,6 +14,7 @@ configuration with another `trainer.default_root_dir` would else write to the ol
 import os
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -69,6 +70,15 @@ class SecretKeepingParser(LightningArgumentParser):
             return text
         header = [line for line in text.splitlines(keepends=True) if line.startswith("#")]
         return "".join(header) + yaml.safe_dump(written, sort_keys=False, allow_unicode=True)
+
+    def save(self, config: Namespace, path: str, *args: Any, **kwargs: Any) -> None:
+        """Write a configuration whole or not at all: on a full disk the earlier one stays."""
+        partial = f"{path}.partial"
+        try:
+            super().save(config, partial, *args, **kwargs)
+            Path(partial).replace(path)
+        finally:
+            Path(partial).unlink(missing_ok=True)
 
     def refuse_written_secrets(self, config: Namespace) -> None:
         """End with an error where a secret stands in a configuration."""

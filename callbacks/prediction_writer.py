@@ -1,5 +1,6 @@
 """Evaluation results as files: `predictions.jsonl`, a line per clip, and `metrics.json`."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ class PredictionWriter(Callback):
     def _write_rows(self, trainer: Trainer) -> None:
         rows, self._rows = gather_rows(trainer, self._rows), []
         if trainer.is_global_zero and rows and not trainer.fast_dev_run:
-            write_rows(Path(trainer.default_root_dir) / PREDICTIONS_FILE, rows)
+            _write_somewhere(Path(trainer.default_root_dir) / PREDICTIONS_FILE, rows)
 
     def on_test_batch_end(
         self,
@@ -93,6 +94,20 @@ class PredictionWriter(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write_rows(trainer)
         _warn_of_part(trainer, "predict")
+
+
+def _write_somewhere(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows, which may have taken days to make, or leave them where there is room.
+
+    Raises:
+        OSError: they cannot be written to the path; says where they are.
+    """
+    try:
+        write_rows(path, rows)
+    except OSError as error:
+        spare = Path(tempfile.mkdtemp(prefix="predictions-")) / path.name
+        write_rows(spare, rows)
+        raise OSError(f"Cannot write {path} ({error}): its {len(rows)} rows are in {spare}.") from error
 
 
 def _warn_of_part(trainer: Trainer, stage: str) -> None:

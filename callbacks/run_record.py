@@ -1,6 +1,5 @@
 """What a run was: seconds, versions, hardware; beside its configuration in the run directory."""
 
-import json
 import platform
 import time
 from importlib.metadata import version
@@ -8,6 +7,8 @@ from pathlib import Path
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+
+from callbacks.scoring import write_metrics
 
 RUN_FILE = "run.json"
 PARTIAL = "partial"
@@ -54,6 +55,4 @@ class RunRecord(Callback):
             "python": platform.python_version(),
             "versions": {package: version(package) for package in _PACKAGES},
         }
-        directory = Path(trainer.default_root_dir)
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / RUN_FILE).write_text(json.dumps(record, indent=2) + "\n")
+        write_metrics(Path(trainer.default_root_dir) / RUN_FILE, record)
