@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
 from inspect import signature
 from io import TextIOWrapper
@@ -158,6 +159,7 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
     from callbacks.checkpointing.run_checkpoint import RunCheckpoint
     from callbacks.command_line import read_strictly, settled
     from callbacks.config_secrets import SecretKeepingParser
+    from callbacks.curves import CurvesMayEnd
     from callbacks.export import ExportCallback
     from callbacks.inspection.callback import InspectionCallback
     from callbacks.prediction_writer import PredictionWriter
@@ -217,6 +219,7 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
                 VerifierFigures(),
                 InspectionCallback(),
                 AlarmCallback(),
+                CurvesMayEnd(),
                 RunRecord(),
             ]
         },
@@ -232,18 +235,25 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
 def run_stage(command: str, arguments: list[str]) -> None:
     """Run a Trainer command."""
     from callbacks.checkpointing.files import resolve
+    from callbacks.run_directory import own_run_directory
     from lightning_modules.trainable_policy import TrainablePolicyModule
 
     cli = build_stage(command, arguments)
     # Predictions are written batch by batch: the Trainer need not keep them.
     options = {"return_predictions": False} if command == "predict" else {}
-    checkpoint = resolve(cli.config.ckpt_path, Path(cli.trainer.default_root_dir))
     if isinstance(cli.model, TrainablePolicyModule):
         cli.model.checkpoint_mismatch = cli.config.checkpoint_mismatch
-    # A checkpoint may come from a download, and must not be able to run code.
-    getattr(cli.trainer, command)(
-        cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True, **options
-    )
+    run = Path(cli.trainer.default_root_dir)
+    writes = cli.trainer.is_global_zero and not cli.trainer.fast_dev_run
+    with own_run_directory(run) if writes else nullcontext():
+        # A checkpoint may come from a download, and must not be able to run code.
+        getattr(cli.trainer, command)(
+            cli.model,
+            datamodule=cli.datamodule,
+            ckpt_path=resolve(cli.config.ckpt_path, run),
+            weights_only=True,
+            **options,
+        )
 
 
 def run(arguments: list[str]) -> None:
@@ -267,6 +277,9 @@ def run(arguments: list[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; returns the exit status: 2 after an error that its user can mend, said in one sentence."""
+    # Threads that wait for each other in a busy loop take the time of those that they wait for, where cores are shared
+    # with other work (benchmarks/busy_machine.py). OpenMP reads it when torch is imported; children inherit it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # The bars of loading and writing a few megabytes say nothing; training and decoding have their own.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     arguments = sys.argv[1:] if arguments is None else arguments

@@ -112,7 +112,7 @@ class ModalityAblation(Callback):
         rows = {mode: gather_rows(trainer, own) for mode, own in self._rows.items()}
         sounds = {str(sound.pop("id")): sound for sound in gather_rows(trainer, self._sounds)}
         self._rows, self._sounds = {}, []
-        if not trainer.is_global_zero or not rows["full"]:
+        if not trainer.is_global_zero or not rows["full"] or trainer.fast_dev_run:
             return
         directory = Path(trainer.default_root_dir)
         paths = {mode: directory / f"predictions_{mode}.jsonl" for mode in rows}

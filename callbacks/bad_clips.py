@@ -2,6 +2,7 @@
 
 import re
 import time
+import warnings
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -244,7 +245,10 @@ class BadClipBudget(Callback):
         self._written_at = time.monotonic()
         path = Path(trainer.default_root_dir) / BAD_CLIPS_FILE
         if self._records or path.exists():  # a file of an earlier run in this directory must not stay
-            write_rows(path, [asdict(record) for record in self._records.values()])
+            try:
+                write_rows(path, [asdict(record) for record in self._records.values()])
+            except OSError as error:  # what they say is on the screen, and in every checkpoint
+                warnings.warn(f"{path} cannot be written ({error}): going on without.", stacklevel=2)
 
 
 def _num_failures(records: list[BadClipRecord]) -> int:

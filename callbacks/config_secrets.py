@@ -6,11 +6,15 @@ configuration itself is refused, because copies of it would be written.
 
 What counts as a secret: `callbacks/secret_names.py`. Other values from the environment, such as a scratch directory,
 are written as what they are.
+
+The run directory is written as a reference, too, where loggers and callbacks write to it: a run of a recorded
+configuration with another `trainer.default_root_dir` would else write to the old one.
 """
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -20,6 +24,8 @@ from omegaconf import Node, OmegaConf
 from omegaconf.resolvers import oc
 
 from callbacks.secret_names import is_secret_option, is_secret_variable, without_named_values, without_passwords
+
+_RUN = "${trainer.default_root_dir}"
 
 _SHORT = 8
 """Characters of the shortest secret that is looked for inside words, too."""
@@ -47,7 +53,7 @@ class SecretKeepingParser(LightningArgumentParser):
         OmegaConf.register_resolver("oc.env", _from_environment, replace=True)
 
     def dump(self, *args: Any, **kwargs: Any) -> str:
-        """A configuration as text, secrets as references to the environment.
+        """A configuration as text: secrets as references to the environment, the run directory as one to its option.
 
         A secret that is written in the configuration is an error of the parser's.
         """
@@ -62,11 +68,20 @@ class SecretKeepingParser(LightningArgumentParser):
                     f"{name} holds a secret, which would be written to config.yaml. Put it into an environment "
                     "variable, and set the option to ${oc.env:NAME}, with the variable's name."
                 )
-        hidden = _hidden(config)
-        if hidden == config:
+        written = _following_run(_map_values(config, _hidden))
+        if written == config:
             return text
         header = [line for line in text.splitlines(keepends=True) if line.startswith("#")]
-        return "".join(header) + yaml.safe_dump(hidden, sort_keys=False, allow_unicode=True)
+        return "".join(header) + yaml.safe_dump(written, sort_keys=False, allow_unicode=True)
+
+    def save(self, config: Namespace, path: str, *args: Any, **kwargs: Any) -> None:
+        """Write a configuration whole or not at all: on a full disk the earlier one stays."""
+        partial = f"{path}.partial"
+        try:
+            super().save(config, partial, *args, **kwargs)
+            Path(partial).replace(path)
+        finally:
+            Path(partial).unlink(missing_ok=True)
 
     def refuse_written_secrets(self, config: Namespace) -> None:
         """End with an error where a secret stands in a configuration."""
@@ -102,12 +117,30 @@ def _leaves(config: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, config
 
 
-def _hidden(config: Any, name: str = "") -> Any:
+def _hidden(value: Any, name: str) -> Any:
+    """A value of a configuration, or the reference that it is written as."""
+    if isinstance(value, str) or is_secret_option(name):  # a password of digits is a number in YAML
+        written = _with_references(str(value))
+        return value if written == str(value) else written
+    return value
+
+
+def _following_run(config: Any) -> Any:
+    """The configuration, where what loggers and callbacks write to the run directory follows its option."""
+    trainer = config.get("trainer") if isinstance(config, dict) else None
+    directory = trainer and trainer.get("default_root_dir")
+    if not directory:
+        return config
+    inside = re.compile(rf"^{re.escape(str(directory))}(?=/|$)")
+    parts = {part: trainer[part] for part in ("logger", "callbacks") if part in trainer}
+    following = _map_values(parts, lambda value, _: inside.sub(_RUN, value) if isinstance(value, str) else value)
+    return {**config, "trainer": {**trainer, **following}}
+
+
+def _map_values(config: Any, change: Callable[[Any, str], Any], name: str = "") -> Any:
+    """The configuration with each of its values, given with its name, changed."""
     if isinstance(config, dict):
-        return {key: _hidden(value, f"{name}.{key}") for key, value in config.items()}
+        return {key: _map_values(value, change, f"{name}.{key}") for key, value in config.items()}
     if isinstance(config, list):
-        return [_hidden(value, name) for value in config]
-    if isinstance(config, str) or is_secret_option(name):  # a password of digits is a number in YAML
-        written = _with_references(str(config))
-        return config if written == str(config) else written
-    return config
+        return [_map_values(value, change, name) for value in config]
+    return change(config, name)

@@ -1,17 +1,29 @@
 """The trained model as a Hugging Face directory at the end of a run."""
 
+import os
+import shutil
 from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
 
+from callbacks.checkpointing.files import PARTIAL, free_gib
 from lightning_modules.sharding import exportable
+
+
+class ExportError(RuntimeError):
+    """The model cannot be written."""
 
 
 class ExportCallback(Callback):
     """After `fit`, writes the model to `<run directory>/model`: a policy as a backbone, a verifier as a classifier.
 
+    It appears whole or not at all; one that stood there before is replaced then.
+
     Args:
         directory: name of the directory within the run directory.
+
+    Raises:
+        ExportError: it cannot be written, for instance because the disk is full.
     """
 
     def __init__(self, directory: str = "model") -> None:
@@ -22,4 +34,28 @@ class ExportCallback(Callback):
             return
         with exportable(pl_module, here=trainer.is_global_zero):
             if trainer.is_global_zero:
-                pl_module.export(Path(trainer.default_root_dir) / self.directory)
+                _export(pl_module, Path(trainer.default_root_dir) / self.directory)
+
+
+def _export(module: LightningModule, directory: Path) -> None:
+    partial = directory.with_name(PARTIAL + directory.name)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        module.export(partial)
+    except Exception as error:  # the tokenizers have no narrower one
+        shutil.rmtree(partial, ignore_errors=True)
+        raise ExportError(
+            f"Cannot write the model {directory}: {error}. Free space there: {free_gib(directory.parent):.1f} GiB. The "
+            "newest checkpoint has the trained weights: make room, then repeat the command with --ckpt_path last."
+        ) from error
+    _follow_umask(partial)
+    shutil.rmtree(directory, ignore_errors=True)
+    partial.rename(directory)
+
+
+def _follow_umask(directory: Path) -> None:
+    """Give all files the permissions of new files here: safetensors makes its own readable to their owner only."""
+    os.umask(mask := os.umask(0o077))
+    for file in directory.rglob("*"):
+        if file.is_file():
+            file.chmod(0o666 & ~mask)

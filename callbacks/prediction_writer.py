@@ -1,11 +1,14 @@
 """Evaluation results as files: `predictions.jsonl`, a line per clip, and `metrics.json`."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch.distributed
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from callbacks.run_record import evaluated_part
 from callbacks.scoring import score_rows
 from datamodules.batch import ClipBatch
 from datamodules.files.printable import readable_name
@@ -56,7 +59,7 @@ def gather_rows(trainer: Trainer, rows: list[dict[str, Any]]) -> list[dict[str, 
 class PredictionWriter(Callback):
     """Writes to the run directory after `test` and `predict`; the row schema is that of `score`, plus the completion.
 
-    Files appear whole or not at all.
+    Files appear whole or not at all; under `trainer.fast_dev_run` none does. Metrics of a part of the batches say so.
     """
 
     def __init__(self) -> None:
@@ -64,8 +67,8 @@ class PredictionWriter(Callback):
 
     def _write_rows(self, trainer: Trainer) -> None:
         rows, self._rows = gather_rows(trainer, self._rows), []
-        if trainer.is_global_zero and rows:
-            write_rows(Path(trainer.default_root_dir) / PREDICTIONS_FILE, rows)
+        if trainer.is_global_zero and rows and not trainer.fast_dev_run:
+            _write_somewhere(Path(trainer.default_root_dir) / PREDICTIONS_FILE, rows)
 
     def on_test_batch_end(
         self,
@@ -85,9 +88,33 @@ class PredictionWriter(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write_rows(trainer)
         # Every process takes part in computing: the metrics are summed over processes.
-        report = pl_module.metrics_report()
-        if trainer.is_global_zero:
+        report = pl_module.metrics_report() | evaluated_part(trainer, "test")
+        if trainer.is_global_zero and not trainer.fast_dev_run:
             write_json(Path(trainer.default_root_dir) / METRICS_FILE, report)
+        _warn_of_part(trainer, "test")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write_rows(trainer)
+        _warn_of_part(trainer, "predict")
+
+
+def _write_somewhere(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows, which may have taken days to make, or leave them where there is room.
+
+    Raises:
+        OSError: they cannot be written to the path; says where they are.
+    """
+    try:
+        write_rows(path, rows)
+    except OSError as error:
+        spare = Path(tempfile.mkdtemp(prefix="predictions-")) / path.name
+        write_rows(spare, rows)
+        raise OSError(f"Cannot write {path} ({error}): its {len(rows)} rows are in {spare}.") from error
+
+
+def _warn_of_part(trainer: Trainer, stage: str) -> None:
+    for part in evaluated_part(trainer, stage).values():
+        rank_zero_warn(
+            f"Only {part['batches']} of {part['of']} batches were evaluated (trainer.limit_{stage}_batches): the "
+            "results are those of a part."
+        )

@@ -11,7 +11,26 @@ from lightning import Callback, LightningModule, Trainer
 from datamodules.files.writing import write_json
 
 RUN_FILE = "run.json"
+PARTIAL = "partial"
+"""Key of `run.json` and `metrics.json`: how much was evaluated, where that is not all."""
+
 _PACKAGES = ("torch", "lightning", "transformers", "torchmetrics", "torchcodec", "av")
+
+
+def evaluated_part(trainer: Trainer, stage: str) -> dict[str, dict[str, int]]:
+    """`{"partial": {"batches": n, "of": m}}` of an evaluation that a limit cut short, per process; else nothing.
+
+    Args:
+        trainer: during the evaluation, or after it.
+        stage: `test` or `predict`; nothing of others.
+    """
+    if stage not in ("test", "predict"):
+        return {}
+    loaders = trainer.test_dataloaders if stage == "test" else trainer.predict_dataloaders
+    loaders = loaders if isinstance(loaders, list) else [loaders]
+    numbers = trainer.num_test_batches if stage == "test" else trainer.num_predict_batches
+    batches, whole = int(sum(numbers)), sum(map(len, loaders))
+    return {PARTIAL: {"batches": batches, "of": whole}} if batches < whole else {}
 
 
 class RunRecord(Callback):
@@ -26,6 +45,7 @@ class RunRecord(Callback):
         device = pl_module.device
         record = {
             "stage": stage,
+            **evaluated_part(trainer, stage),
             "seconds": round(time.monotonic() - self._started, 3),
             "optimizer_steps": trainer.global_step,
             "num_processes": trainer.world_size,

@@ -128,7 +128,7 @@ class VerifierFigures(Callback):
     """After `test` of a verifier, draws `metrics.json`: PNG files in the run directory, figures in TensorBoard."""
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not isinstance(pl_module, VerifierModule) or not trainer.is_global_zero:
+        if not isinstance(pl_module, VerifierModule) or not trainer.is_global_zero or trainer.fast_dev_run:
             return
         directory = Path(trainer.default_root_dir)
         directory.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ One safetensors file per entry, so that reading one never runs code. Entries are
 renamed when complete; what a killed process leaves behind is removed when the directory is next opened.
 """
 
+import errno
 import os
 import uuid
 import warnings
@@ -19,6 +20,7 @@ from torch import Tensor
 
 _COUNTER_DIGITS = 20
 _LOCK_SECONDS = 60.0  # the lock is held for well under a millisecond: who waits this long waits for a stopped process
+_DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT}
 _PRUNE_ABOVE, _PRUNE_TO = 0.9, 0.5  # shares of the limit
 
 T = TypeVar("T")
@@ -39,7 +41,7 @@ class TensorStore:
 
     Raises:
         ValueError: `max_gigabytes` is not positive.
-        OSError: the directory cannot be made or written to.
+        OSError: the directory cannot be made or written to, for another reason than a full disk, which is warned of.
     """
 
     content: ClassVar[str]
@@ -54,13 +56,18 @@ class TensorStore:
         self.directory = Path(directory).absolute()
         self.max_bytes = int(max_gigabytes * 1e9)
         self._failed = False  # the disk refused a write in this process: no further attempts
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with self._lock():
-            # Under the lock every temporary has its full size (see `_reserve`). One of a run that is writing right now
-            # goes as well; that run then finds its temporary gone and does without the entry.
-            for temporary in self.directory.glob("*/*.tmp"):
-                temporary.unlink(missing_ok=True)
-            self._remove_oldest(self._entries(), down_to=self.max_bytes)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with self._lock():
+                # Under the lock every temporary has its full size (see `_reserve`). One of a run that is writing right
+                # now goes as well; that run then finds its temporary gone and does without the entry.
+                for temporary in self.directory.glob("*/*.tmp"):
+                    temporary.unlink(missing_ok=True)
+                self._remove_oldest(self._entries(), down_to=self.max_bytes)
+        except OSError as error:
+            if error.errno not in _DISK_IS_FULL:
+                raise
+            self._go_without(error)
 
     def _get(
         self, entry: Path, restore: Callable[[dict[str, Tensor], dict[str, str]], T | None], owner: str
@@ -111,9 +118,12 @@ class TensorStore:
             temporary = self._reserve(entry, len(content))
             return temporary is not None and self._write(temporary, entry, content)
         except OSError as error:
-            self._failed = True
-            warnings.warn(f"{self.directory}: cannot store {self.content} ({error}); going on without.", stacklevel=3)
+            self._go_without(error)
             return False
+
+    def _go_without(self, error: OSError) -> None:
+        self._failed = True
+        warnings.warn(f"{self.directory}: cannot store {self.content} ({error}); going on without.", stacklevel=4)
 
     def _prune_others(self, keep: Path) -> int:
         """Make room for the entries of one subdirectory, where those of others fill the directory.
@@ -123,6 +133,8 @@ class TensorStore:
         Returns:
             the number of entries removed.
         """
+        if self._failed:
+            return 0
         with self._lock():
             if self._read_total() <= _PRUNE_ABOVE * self.max_bytes:
                 return 0

@@ -197,7 +197,7 @@ class GRPOModule(TrainablePolicyModule):
         broadcasts = getattr(self.trainer.strategy.model, "broadcast_buffers", False)
         self._prompts_can_stay = not broadcasts and self.shards is None and self.uniform_groups == "keep"
 
-    def num_optimizer_steps(self) -> int:
+    def num_optimizer_steps(self) -> float:
         return super().num_optimizer_steps() * self.num_updates
 
     @torch.no_grad()

@@ -1,9 +1,13 @@
-"""AdamW as every stage uses it."""
+"""AdamW and its schedule as every stage uses them."""
 
+import math
 from typing import Any
 
 import torch
 from lightning import Trainer
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch.optim import Optimizer
+from transformers import get_scheduler
 
 
 def adamw(parameters: Any, trainer: Trainer, **options: Any) -> torch.optim.AdamW:
@@ -17,4 +21,37 @@ def adamw(parameters: Any, trainer: Trainer, **options: Any) -> torch.optim.Adam
         options: of `torch.optim.AdamW`.
     """
     has_scaler = getattr(trainer.precision_plugin, "scaler", None) is not None
-    return torch.optim.AdamW(parameters, fused=not has_scaler, **options)
+    optimizer = torch.optim.AdamW(parameters, fused=not has_scaler, **options)
+    # Lightning takes this for "unscales by itself" under any mixed precision, and refuses to clip; without a scaler
+    # there is nothing to unscale.
+    optimizer._step_supports_amp_scaling = False
+    return optimizer
+
+
+def scheduled(optimizer: Optimizer, schedule: str, warmup_ratio: float, num_steps: float) -> OptimizerLRSchedulerConfig:
+    """An optimizer with its learning rate, step by step: a linear rise from 0, then a schedule.
+
+    Args:
+        optimizer: at its peak learning rate.
+        schedule: `constant`, `linear` or `cosine`.
+        warmup_ratio: share of the steps in which the learning rate rises.
+        num_steps: of the whole run; infinite where only time, or a callback, ends it.
+
+    Raises:
+        ValueError: the learning rate depends on the number of steps, and there is none.
+    """
+    if math.isinf(num_steps):
+        if schedule != "constant" or warmup_ratio:
+            raise ValueError(
+                f"A {schedule} schedule with a warm-up of {warmup_ratio:.0%} is laid out over the run's steps, and "
+                "this run has no end in steps: set trainer.max_steps or trainer.max_epochs (trainer.max_time may end "
+                "it earlier), or, in stages 1 and 3, model.schedule to constant and model.warmup_ratio to 0."
+            )
+        num_steps = 0  # that schedule does not look at it
+    scheduler = get_scheduler(
+        "constant_with_warmup" if schedule == "constant" else schedule,
+        optimizer,
+        num_warmup_steps=round(warmup_ratio * num_steps),
+        num_training_steps=int(num_steps),
+    )
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -3,19 +3,21 @@
 from typing import Any, ClassVar, Literal
 
 import torch
+from lightning import Callback
 from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch.optim import Optimizer
-from transformers import get_scheduler
 
 from datamodules.batch import ClipBatch
 from lightning_modules.backbones.feature_cache import FeatureCache
 from lightning_modules.backbones.interface import Backbone, Completions, Sampling
 from lightning_modules.health import OnNonFinite, StepHealth
 from lightning_modules.judges import Judge
-from lightning_modules.optimizer import adamw
+from lightning_modules.optimizer import adamw, scheduled
 from lightning_modules.policy import PolicyModule, num_silent
 from lightning_modules.processes import sum_over_processes
 from lightning_modules.provenance import Mismatch, check_provenance, code_version
+from lightning_modules.refusals import AVERAGING, FINDERS, refuse_automatic_steps, refuse_callbacks
 from lightning_modules.sharding import Shards
 from lightning_modules.step_seed import SeededSteps
 
@@ -104,6 +106,13 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
             )
         return getattr(recipe, name) if value is None else value
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Adds none; refuses those that cannot work, as this is asked before anything else."""
+        refuse_callbacks(self.trainer, *FINDERS, *AVERAGING)
+        if not self.automatic_optimization:
+            refuse_automatic_steps(self.trainer)
+        return []
+
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self.health.check_strategy(self.trainer.strategy)
@@ -140,21 +149,14 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
     on_test_start = on_predict_start = on_validation_start
     on_test_end = on_predict_end = on_validation_end
 
-    def num_optimizer_steps(self) -> int:
-        """Optimizer steps of the whole run, for the schedule."""
-        return int(self.trainer.estimated_stepping_batches)
+    def num_optimizer_steps(self) -> float:
+        """Optimizer steps of the whole run, for the schedule; infinite where nothing says when it ends."""
+        return self.trainer.estimated_stepping_batches
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         parameters = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
         optimizer = adamw(parameters, self.trainer, lr=self.learning_rate, weight_decay=self.weight_decay)
-        num_steps = self.num_optimizer_steps()
-        scheduler = get_scheduler(
-            "constant_with_warmup" if self.schedule == "constant" else self.schedule,
-            optimizer,
-            num_warmup_steps=round(self.warmup_ratio * num_steps),
-            num_training_steps=num_steps,
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return scheduled(optimizer, self.schedule, self.warmup_ratio, self.num_optimizer_steps())
 
     def provenance(self) -> dict[str, Any]:
         """What a checkpoint of this module names: `taxonomy`, `verifier` (`path`, `sha256`), `backbone`, `code`."""

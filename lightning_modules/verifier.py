@@ -10,6 +10,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from lightning import Callback
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.nn import functional
@@ -18,14 +20,14 @@ from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    get_linear_schedule_with_warmup,
 )
 
 from datamodules.emotions import GO_EMOTIONS
 from datamodules.rationale_text import SentenceBatch
 from lightning_modules.emotion_verifier import load_classifier, usable_tokens
 from lightning_modules.metrics.sentences import SentenceLabelReport
-from lightning_modules.optimizer import adamw
+from lightning_modules.optimizer import adamw, scheduled
+from lightning_modules.refusals import FINDERS, refuse_callbacks
 from lightning_modules.step_seed import SeededSteps
 
 logger = logging.getLogger(__name__)
@@ -114,6 +116,24 @@ class VerifierModule(SeededSteps):
         inputs = self.tokenizer(texts, padding=True, return_tensors="pt", **options)
         return self.model(**inputs.to(self.device)).logits.float()
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Adds none; refuses those that cannot work, as this is asked before anything else."""
+        refuse_callbacks(self.trainer, *FINDERS)
+        return []
+
+    def setup(self, stage: str) -> None:
+        """Refuse to be sharded.
+
+        Raises:
+            ValueError: the strategy shards.
+        """
+        strategy = self.trainer.strategy
+        if isinstance(strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
+            raise ValueError(
+                f"{type(strategy).__name__} shards the model; stage 2 trains a small classifier on one device or in "
+                "several whole copies. Use configs/trainer/ddp.yaml, gpu.yaml or cpu.yaml."
+            )
+
     def on_train_batch_start(self, batch: SentenceBatch, batch_idx: int) -> None:
         """Dropout is a function of the place in the run."""
         self.seed_step(batch_idx)
@@ -197,11 +217,7 @@ class VerifierModule(SeededSteps):
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
         optimizer = adamw(groups, self.trainer, lr=self.learning_rate)
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise ValueError("The learning rate falls to 0 at the end: set trainer.max_epochs or trainer.max_steps.")
-        schedule = get_linear_schedule_with_warmup(optimizer, round(self.warmup_ratio * steps), int(steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return scheduled(optimizer, "linear", self.warmup_ratio, self.trainer.estimated_stepping_batches)
 
     def export(self, directory: str | Path) -> None:
         """Write the Hugging Face directory that `EmotionVerifier` loads: model (safetensors) and tokenizer."""

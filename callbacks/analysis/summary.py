@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from callbacks.prediction_writer import METRICS_FILE
-from callbacks.run_record import RUN_FILE
+from callbacks.run_record import PARTIAL, RUN_FILE
 from datamodules.files.json_files import read_json_object, shown
 from datamodules.files.printable import printable
 from datamodules.files.writing import write_json
@@ -63,6 +63,7 @@ def _read_row(run: Path, test: str) -> dict[str, Any]:
         **{name: _number(file, metrics, name) for name in (*METRICS, "num_samples", "unknown_answers")},
         "judge": metrics.get("judge"),
         "judge_failures": _number(file, metrics, "judge_failures"),
+        PARTIAL: metrics.get(PARTIAL),
         "seconds": round(sum(value or 0.0 for value in seconds), 1),
     }
 
@@ -81,7 +82,9 @@ def _print(rows: dict[str, dict[str, Any]]) -> None:
         table.add_column(name.upper() if name in METRICS else name, justify="right")
     for name, row in rows.items():
         values = ["–" if row[metric] is None else f"{row[metric]:.3f}" for metric in METRICS]
-        table.add_row(Text(printable(name)), *values, f"{row['seconds']:.0f}")
+        part = row[PARTIAL]
+        shown = name if part is None else f"{name} ({part['batches']} of {part['of']} batches)"
+        table.add_row(Text(printable(shown)), *values, f"{row['seconds']:.0f}")
     Console().print(table)
 
 

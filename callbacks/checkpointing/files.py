@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,12 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 SUFFIX = ".ckpt"
 PARTIAL = ".partial-"
 """What the name of a checkpoint begins with while it is written."""
+
+DIRECTORY = "checkpoints"
+"""Within the run directory."""
+
+_OWN = re.compile(r"step=(\d{8,})\.ckpt")
+_STEP = re.compile(r"step=(\d+)")
 
 
 class CheckpointError(RuntimeError):
@@ -98,15 +105,30 @@ class CheckpointFiles(TorchCheckpointIO):
             ) from error
 
 
-def finished_checkpoints(run: Path) -> list[Path]:
-    """Checkpoints of a run directory, whole ones only, the oldest first."""
-    found = [path for path in run.rglob(f"*{SUFFIX}") if not path.name.startswith(".")]
-    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+def own_checkpoints(directory: Path) -> dict[int, Path]:
+    """Whole checkpoints that `RunCheckpoint` wrote to a directory: optimizer steps → file, fewest steps first.
+
+    The order is that of the steps: times of files are lost in copies, and clocks may be wrong.
+    """
+    found = {int(own[1]): path for path in directory.glob(f"*{SUFFIX}") if (own := _OWN.fullmatch(path.name))}
+    return dict(sorted(found.items()))
 
 
 def newest_checkpoint(run: Path) -> Path | None:
-    """The checkpoint of a run directory that was written last, or None."""
-    return next(reversed(finished_checkpoints(run)), None)
+    """The checkpoint of a run directory after most optimizer steps, or None.
+
+    Others than `RunCheckpoint`'s count only where it wrote none, by the steps that their names tell.
+    """
+    own = own_checkpoints(run / DIRECTORY)
+    if own:
+        return own[max(own)]
+    others = [path for path in run.rglob(f"*{SUFFIX}") if not path.name.startswith(".")]
+    return max(others, key=_step_and_name, default=None)
+
+
+def _step_and_name(path: Path) -> tuple[int, str]:
+    steps = _STEP.findall(path.name)
+    return (int(steps[-1]) if steps else 0, path.name)
 
 
 def best_checkpoint(run: Path) -> Path:

@@ -9,19 +9,17 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-from callbacks.checkpointing.files import PARTIAL, SUFFIX, CheckpointFiles, finished_checkpoints
-
-DIRECTORY = "checkpoints"
-"""Within the run directory."""
-
-_PREFIX = "step="
+from callbacks.checkpointing.files import DIRECTORY, PARTIAL, SUFFIX, CheckpointFiles, own_checkpoints
 
 
 class RunCheckpoint(Checkpoint):
     """Writes `checkpoints/step=N.ckpt` in the run directory; `--ckpt_path last` goes on from the newest.
+
+    Newest is what has most optimizer steps. A run that begins anew, or further back, where another one got further
+    replaces what is ahead of it when it writes its first checkpoint, and says so when it begins.
 
     Written at the end of every epoch and of the run, every so many optimizer steps or minutes, and when the scheduler
     of a cluster asks the run to end (SIGTERM). Always between two optimizer steps: gradients under accumulation are
@@ -32,7 +30,7 @@ class RunCheckpoint(Checkpoint):
     Args:
         every_n_steps: optimizer steps between two checkpoints; None: not by steps.
         every_n_minutes: minutes between two checkpoints; None: not by time.
-        keep: how many of the newest stay; the older ones are removed after a new one is complete.
+        keep: how many of the newest stay; the others are removed after a new one is complete.
 
     Raises:
         ValueError: a number is not positive.
@@ -65,6 +63,13 @@ class RunCheckpoint(Checkpoint):
         trainer.fit_loop._load_combined_loader_states()
         if trainer.global_step:
             _cut_curves(trainer)
+        furthest = max(own_checkpoints(self._directory(trainer)), default=0)
+        if furthest > trainer.global_step and not trainer.fast_dev_run:
+            rank_zero_warn(
+                f"{self._directory(trainer)} holds checkpoints up to step {furthest}, and this run begins at step "
+                f"{trainer.global_step}: its first checkpoint will replace those that are ahead of it. To go on from "
+                "them, stop, and add --ckpt_path last; to keep them, choose another --trainer.default_root_dir."
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -104,7 +109,7 @@ class RunCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:
             return
-        path = self._directory(trainer) / f"{_PREFIX}{trainer.global_step:08d}{SUFFIX}"
+        path = self._directory(trainer) / f"step={trainer.global_step:08d}{SUFFIX}"
         partial = path.with_name(PARTIAL + path.name)
         trainer.save_checkpoint(partial, weights_only=False)  # all of it, in Lightning's words
         if trainer.is_global_zero:
@@ -112,15 +117,21 @@ class RunCheckpoint(Checkpoint):
                 _remove(path)
             partial.replace(path)
             _flush_directory(path.parent)
-            own = [file for file in finished_checkpoints(path.parent) if file.name.startswith(_PREFIX)]
-            for old in own[: -self.keep]:
-                _remove(old)
+            self._remove_old(path.parent, trainer.global_step)
         trainer.strategy.barrier("RunCheckpoint")
         self._saved_step = trainer.global_step
         self._saved_at = time.monotonic()
         self._is_waiting = False
         if trainer.received_sigterm:
             rank_zero_info(f"Asked to end (SIGTERM): saved {path}. Go on with --ckpt_path last.")
+
+    def _remove_old(self, directory: Path, step: int) -> None:
+        """Leave the checkpoint just written and those before it, `keep` in all."""
+        own = own_checkpoints(directory)
+        kept = [saved for saved in own if saved <= step][-self.keep :]
+        for saved, file in own.items():
+            if saved not in kept:  # too old, or of a run that got further and that this one replaces
+                _remove(file)
 
 
 def _remove(path: Path) -> None:

@@ -265,3 +265,16 @@ def test_refusal_of_the_disk_is_warned_of_once_and_ends_the_storing(
         assert holds(cache, paths[0])
     assert not temporaries(cache)
     assert counted(cache) == bytes_on_disk(cache.directory)
+
+
+def test_a_cache_on_a_full_disk_is_opened_and_gone_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (media,) = media_files(tmp_path / "media", 1)
+
+    def refuse(store: ClipCache, total: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(ClipCache, "_write_total", refuse)
+    with pytest.warns(UserWarning, match="cannot store decoded clips .*No space left on device.*going on without"):
+        cache = ClipCache(tmp_path / "cache", max_gigabytes=1.0)
+    assert not cache.store(media, SETTINGS, made_up(0)) and cache.prune(SETTINGS) == 0
+    assert cache.load(media, SETTINGS) is None

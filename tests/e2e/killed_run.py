@@ -18,11 +18,13 @@ def moments() -> dict[str, tuple[Any, str]]:
     from lightning_modules.cold_start import ColdStartModule
     from lightning_modules.grpo import GRPOModule
     from lightning_modules.policy import PolicyModule
+    from lightning_modules.verifier import VerifierModule
 
     return {
         "between rollout and update": (GRPOModule, "_learn"),
         "before the optimizer's step": (GRPOModule, "_step"),
         "in mid-accumulation": (ColdStartModule, "on_after_backward"),
+        "in a step of the verifier": (VerifierModule, "training_step"),
         "in validation": (PolicyModule, "on_validation_epoch_end"),
         "while a checkpoint is written": (CheckpointFiles, "save_checkpoint"),
     }

@@ -106,15 +106,27 @@ def test_a_killed_run_goes_on_exactly(
     assert not list((tmp_path / "checkpoints").glob(".partial*"))
 
 
+@pytest.mark.parametrize(
+    ("stage", "moment", "count", "step"),
+    [
+        # The batch is finished: the third one's two optimizer steps, the fourth one's end of an accumulation.
+        ("grpo", "between rollout and update", 3, 6),
+        ("cold_start", "in mid-accumulation", 4, 2),
+        ("verifier", "in a step of the verifier", 3, 3),
+    ],
+)
 def test_a_run_that_is_asked_to_end_saves_first(
-    world: Path, uninterrupted: Callable[[str], Path], tmp_path: Path
+    stage: str, moment: str, count: int, step: int, world: Path, uninterrupted: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    arguments = [*STAGES["grpo"](world), f"--trainer.default_root_dir={tmp_path}", "--ckpt_path=last"]
+    arguments = [*STAGES[stage](world), f"--trainer.default_root_dir={tmp_path}", "--ckpt_path=last"]
     rarely = "--checkpoint.every_n_steps=1000"
-    assert run([*arguments, rarely], "between rollout and update", count=3, sent=signal.SIGTERM) == 0, "a clean exit"
+    assert run([*arguments, rarely], moment, count=count, sent=signal.SIGTERM) == 0, "a clean exit"
     saved = [file.name for file in (tmp_path / "checkpoints").iterdir()]
-    assert saved == ["step=00000006.ckpt"], "the third batch was finished, with its two optimizer steps"
+    assert saved == [f"step={step:08d}.ckpt"]
     assert not (tmp_path / "model").exists()
     assert run([*arguments, rarely]) == 0
-    expected = uninterrupted("grpo") / "model" / "language_model" / "model.safetensors"
-    assert (tmp_path / "model" / "language_model" / "model.safetensors").read_bytes() == expected.read_bytes()
+    expected = uninterrupted(stage) / "model"
+    files = [file.relative_to(expected) for file in expected.rglob("*.safetensors")]
+    assert files
+    for file in files:
+        assert (tmp_path / "model" / file).read_bytes() == (expected / file).read_bytes()

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from callbacks.checkpointing.run_checkpoint import DIRECTORY, RunCheckpoint
+from callbacks.checkpointing.files import DIRECTORY
+from callbacks.checkpointing.run_checkpoint import RunCheckpoint
 from callbacks.rl import RLCallback
 from datamodules.batch import Clip
 from lightning_modules.backbones.composed import ComposedBackbone

@@ -119,7 +119,7 @@ def test_learning_rate_rises_and_falls(tmp_path):
 
 
 def test_endless_training_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="set trainer.max_epochs or trainer.max_steps"):
+    with pytest.raises(ValueError, match="set trainer.max_steps or trainer.max_epochs"):
         trainer(tmp_path, max_epochs=-1).fit(VerifierModule(str(TINY)), loader())
 
 

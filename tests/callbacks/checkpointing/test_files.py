@@ -12,8 +12,8 @@ from callbacks.checkpointing.files import (
     CheckpointError,
     CheckpointFiles,
     best_checkpoint,
-    finished_checkpoints,
     newest_checkpoint,
+    own_checkpoints,
     resolve,
 )
 
@@ -77,19 +77,27 @@ def test_a_full_disk_is_reported_and_leaves_the_last_good_checkpoint(tmp_path: P
 
 def test_the_newest_whole_checkpoint_is_last(tmp_path: Path) -> None:
     assert resolve("last", tmp_path) is None, "a first start"
-    newest = write(tmp_path / "checkpoints" / "step=2.ckpt", age=1)
-    write(tmp_path / "checkpoints" / "step=9.ckpt", age=2)  # of a run that was begun again further back
-    write(tmp_path / "checkpoints" / ".partial-step=3.ckpt")
-    assert newest_checkpoint(tmp_path) == newest and len(finished_checkpoints(tmp_path)) == 2
+    run = tmp_path / "checkpoints"
+    newest = write(run / "step=00000100.ckpt", age=2)
+    write(run / "step=00000099.ckpt", age=1)  # copied later, or while the clock was wrong
+    write(run / ".partial-step=00000101.ckpt")
+    write(run / "best-step=101.ckpt")  # ModelCheckpoint's
+    assert newest_checkpoint(tmp_path) == newest and list(own_checkpoints(run)) == [99, 100]
     assert resolve("last", tmp_path) == str(newest)
     assert resolve("a.ckpt", tmp_path) == "a.ckpt" and resolve(None, tmp_path) is None
+
+
+def test_without_own_checkpoints_the_most_steps_count(tmp_path: Path) -> None:
+    newest = write(tmp_path / "checkpoints" / "epoch=9-step=100.ckpt", age=1)
+    write(tmp_path / "checkpoints" / "epoch=8-step=90.ckpt")
+    assert newest_checkpoint(tmp_path) == newest
 
 
 def test_the_best_is_that_of_the_monitor(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="There is no checkpoint in"):
         best_checkpoint(tmp_path)
-    best = write(tmp_path / "best.ckpt", age=1)
-    newest = write(tmp_path / "step=2.ckpt")
+    best = write(tmp_path / "checkpoints" / "best.ckpt")
+    newest = write(tmp_path / "checkpoints" / "step=00000002.ckpt", age=1)
     assert best_checkpoint(tmp_path) == newest, "nothing is monitored"
     write(newest, callbacks={"RunCheckpoint": {}, "ModelCheckpoint": {"best_model_path": "/elsewhere/best.ckpt"}})
     assert resolve("best", tmp_path) == str(best)
