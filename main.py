@@ -256,6 +256,17 @@ def run_stage(command: str, arguments: list[str]) -> None:
         )
 
 
+def wait_briefly() -> None:
+    """Have OpenMP's threads sleep after about 50 µs of waiting for each other in a busy loop; what the user sets stays.
+
+    By default it is 3 ms, which costs a busy machine several times the work; to sleep at once costs a quiet one
+    (benchmarks/busy_machine.py). GNU's OpenMP, of PyTorch's Linux builds, reads it when torch is imported; children
+    inherit it.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
+
 def run(arguments: list[str]) -> None:
     """Run a command line; its errors go to the caller."""
     command, *options = arguments
@@ -277,9 +288,7 @@ def run(arguments: list[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; returns the exit status: 2 after an error that its user can mend, said in one sentence."""
-    # Threads that wait for each other in a busy loop take the time of those that they wait for, where cores are shared
-    # with other work (benchmarks/busy_machine.py). OpenMP reads it when torch is imported; children inherit it.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_briefly()
     # The bars of loading and writing a few megabytes say nothing; training and decoding have their own.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     arguments = sys.argv[1:] if arguments is None else arguments

@@ -1,5 +1,6 @@
 """The command line: quick help, clear errors, and every configuration instantiated on tiny weights."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -245,3 +246,14 @@ def test_a_flag_needs_no_value() -> None:
     assert main.spell_out(tool, ["--name", "x", "--strict"]) == ["--name", "x", "--strict=true"]
     as_they_are = ["--strict", "false", "--strict=true"]
     assert main.spell_out(tool, as_they_are) == as_they_are
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
+)
+def test_threads_wait_briefly_unless_the_user_says_else(given: dict[str, str], spins: str) -> None:
+    script = "import os, sys, main; main.main(['-h']); print('torch' in sys.modules, os.environ.get('GOMP_SPINCOUNT'))"
+    own = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    command = [sys.executable, "-c", script]
+    output = subprocess.run(command, env=own | given, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == f"False {spins}", "set before torch is imported, which reads it"
