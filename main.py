@@ -287,7 +287,10 @@ def run(arguments: list[str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command line; returns the exit status: 2 after an error that its user can mend, said in one sentence."""
+    """Run a command line; returns the exit status.
+
+    That is 2 after an error that its user can mend, said in one sentence, and 1 after any other, shown with its place.
+    """
     wait_briefly()
     # The bars of loading and writing a few megabytes say nothing; training and decoding have their own.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -299,13 +302,15 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # no name of a file keeps a table from being printed
     try:
         run([argument for argument in arguments if argument != DEBUG])
-    except Exception as error:
-        from callbacks.command_line import is_meant_to_be_read, one_sentence
+    except Exception as error:  # noqa: BLE001 (shown, whatever it is)
+        from callbacks.command_line import is_meant_to_be_read, one_sentence, whole_story
 
-        if DEBUG in arguments or not is_meant_to_be_read(error):
-            raise
-        print(f"error: {one_sentence(error, arguments[0])}", file=sys.stderr)
-        return 2
+        is_meant = is_meant_to_be_read(error)
+        if DEBUG in arguments or not is_meant:
+            print(whole_story(error), file=sys.stderr)
+        if is_meant:
+            print(f"error: {one_sentence(error, arguments[0])}", file=sys.stderr)
+        return 2 if is_meant else 1
     return 0
 
 

@@ -8,6 +8,7 @@ import argparse
 import dis
 import math
 import re
+import traceback
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -114,8 +115,6 @@ def _first(error: BaseException) -> BaseException:
 
 def one_sentence(error: BaseException, command: str) -> str:
     """What an error of a command says, without secrets, as a line that a terminal shows as it is."""
-    from callbacks.config_secrets import hide_secrets
-
     error = _first(error)
     if isinstance(error, argparse.ArgumentError):
         said = without_named_values(_of_parser(str(error))).rstrip(".")
@@ -127,8 +126,19 @@ def one_sentence(error: BaseException, command: str) -> str:
         text = str(error).strip().splitlines()[-1].partition(": ")[2]
     else:
         text = str(error)
-    text = printable(hide_secrets(" ".join(text.split()))) or type(error).__name__
+    text = printable(_without_secrets(" ".join(text.split()))) or type(error).__name__
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def whole_story(error: BaseException) -> str:
+    """Where an error was raised, without secrets, as lines that a terminal shows as they are."""
+    return printable(_without_secrets("".join(traceback.format_exception(error))), multiline=True)
+
+
+def _without_secrets(text: str) -> str:
+    from callbacks.config_secrets import hide_secrets  # which takes seconds to import
+
+    return hide_secrets(text)
 
 
 def _of_parser(message: str) -> str:

@@ -79,8 +79,27 @@ def test_home_and_what_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["compare", "--predictions", "{a: b}", "--output", "c"]) == 2
     assert capsys.readouterr().err.startswith("error: Expected at least two runs")
-    with pytest.raises(ValueError, match="Expected at least two runs"):
-        main.main(["compare", "--debug", "--predictions", "{a: b}", "--output", "c"])
+    assert main.main(["compare", "--debug", "--predictions", "{a: b}", "--output", "c"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("Traceback") and "in compare\n" in printed
+    assert printed.splitlines()[-1].startswith("error: Expected at least two runs")
+
+
+def test_an_error_of_the_program_is_shown_with_its_place_and_without_secrets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(arguments: list[str]) -> None:
+        {"password": "https://someone:hunter2@host/\x1b[31m"}[" ".join(arguments)]
+
+    def wrong(arguments: list[str]) -> None:
+        int("https://someone:hunter2@host/\x1b[31m")
+
+    for function, says in ((broken, "KeyError: 'compare'"), (wrong, "ValueError: invalid literal")):
+        monkeypatch.setattr(main, "run", function)
+        assert main.main(["compare"]) == 1
+        printed = capsys.readouterr().err
+        assert printed.startswith("Traceback") and says in printed
+        assert "hunter2@host/'\n" not in printed and "\x1b" not in printed and "error: " not in printed
 
 
 def test_null_is_null_however_deep_its_option_stands(capsys: pytest.CaptureFixture[str]) -> None:
