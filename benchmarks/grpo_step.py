@@ -1,6 +1,6 @@
 """Seconds and memory of one GRPO step: this project, the naive computation, TRL and the published procedure.
 
-    python benchmarks/grpo_step.py [--geometry cpu] [--device cpu] [--baseline again,naive,trl,published] [--steps 5]
+    python benchmarks/grpo_step.py [--geometry cpu] [--device cpu] [--baseline naive,trl,published] [--steps 5]
         [--warmup 1] [--seed 0] [--prompts B] [--compiled] [--liger] [--no_memory]
         [--output FILE.json]
 
@@ -35,14 +35,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.grpo import limits, report
 from benchmarks.grpo.geometries import GEOMETRIES, Geometry
 from benchmarks.grpo.meter import PHASES, Memory, Meter
-from benchmarks.grpo.methods import Again, Evaluation, Method, Naive, Published, Shared, rewards_of_step
+from benchmarks.grpo.methods import Evaluation, Method, Naive, Published, Shared, rewards_of_step
 from benchmarks.grpo.models import build, make_batch
 from lightning_modules.resources.limits import limits_of
 
 OURS = Shared.name
-OWN_METHODS: dict[str, type[Shared]] = {method.name: method for method in (Shared, Again, Naive, Published)}
+OWN_METHODS: dict[str, type[Shared]] = {method.name: method for method in (Shared, Naive, Published)}
 TRL = "trl"
-BASELINES = (Again.name, Naive.name, TRL, Published.name)
+BASELINES = (Naive.name, TRL, Published.name)
 _MEMORY_STEPS = 2  # the first makes the optimizer's state
 
 

@@ -23,6 +23,7 @@ from lightning_modules.metrics.alarms import (
 )
 from lightning_modules.metrics.rationale_statistics import Rationale, Tally, count_words, rationale_statistics
 from lightning_modules.policy import Evaluation, PolicyModule
+from lightning_modules.rl.experience import experience_of
 
 Tallies = dict[str, Tally]
 
@@ -131,7 +132,7 @@ class AlarmCallback(Callback):
         if not self._is_active or not isinstance(pl_module, GRPOModule) or (step + 1) % self.every_n_steps:
             return
         # A process whose clips all failed has nothing to add, and takes part in the sum like the others.
-        rationales, experience = [], pl_module.experience
+        rationales, experience = [], experience_of(outputs)
         if experience is not None:
             second = None if experience.readings is None else self._read(pl_module, experience.rollout.responses)
             rationales = experience_rationales(experience, second)

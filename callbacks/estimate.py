@@ -26,7 +26,7 @@ from lightning_modules.resources.limits import CHIPS, Limits
 from lightning_modules.resources.memory import Layout, checkpoint_bytes
 from lightning_modules.resources.shapes import DecoderShape, Numerics, Trained, Workload
 from lightning_modules.resources.skeleton import build_backbone, count_verifier, media_of
-from lightning_modules.resources.states import PHASES, ByPhase, Numbers, Strategy, file_bytes, state_bytes
+from lightning_modules.resources.states import PHASES, ByPhase, Numbers, Strategy, state_bytes
 from lightning_modules.resources.step import Plan, step_bytes, step_seconds
 
 GRPO = "lightning_modules.grpo.GRPOModule"
@@ -125,14 +125,10 @@ def estimate(
         backbone.set_trainable(_trainable(options["trainable"], backbone))
         media = media_of(backbone, settings["init_args"].get("path"), clip_seconds)
     strategy = Strategy.of(trainer)
-    precision = trainer["precision"]
-    if strategy.kind.startswith("deepspeed") and "mixed" in str(precision):
-        precision = str(precision).replace("mixed", "true")  # DeepSpeed casts the weights
     dtype = settings["init_args"].get("dtype", "float32")
-    numerics = Numerics.of(precision, dtype)
+    numerics = Numerics.of(trainer["precision"], dtype)
     batch_size = config["data"]["init_args"].get("batch_size", 1)
-    positions = prompt_tokens or media.prompt_positions
-    plan = _plan(options, batch_size, positions, backbone, trainer["accelerator"], strategy)
+    plan = _plan(options, batch_size, prompt_tokens or media.prompt_positions, backbone, trainer["accelerator"])
     numbers = _numbers(backbone, plan, count_verifier(options["verifier"]))
     decoder = DecoderShape.of(backbone.decoder.config)
     memory = state_bytes(numbers, numerics, strategy)
@@ -141,11 +137,11 @@ def estimate(
     return Estimate(
         {name: _part(part) for name, part in backbone.parts.items()},
         {name: row for name, row in memory.items() if any(row.values())},
-        checkpoint_bytes(*file_bytes(numbers, numerics, strategy), num_tensors),
+        checkpoint_bytes(numbers.trained_bytes(numerics), num_tensors),
         step_seconds(decoder, numerics, plan, limits),
         plan.load.prompts,
         _facts(strategy, trainer["precision"], dtype, plan, clip_seconds if prompt_tokens is None else None),
-        _notes(options, settings["init_args"].get("attn_implementation"), plan, strategy, geometry),
+        _notes(options, settings["init_args"].get("attn_implementation"), plan, geometry),
     )
 
 
@@ -171,12 +167,7 @@ def _trainable(given: list[str] | None, backbone: DecoderBackbone) -> list[str]:
 
 
 def _plan(
-    options: Mapping[str, Any],
-    batch_size: int,
-    prompt_positions: int,
-    backbone: DecoderBackbone,
-    accelerator: str,
-    strategy: Strategy,
+    options: Mapping[str, Any], batch_size: int, prompt_positions: int, backbone: DecoderBackbone, accelerator: str
 ) -> Plan:
     decoder = backbone.decoder
     groups = can_group(decoder)
@@ -192,9 +183,6 @@ def _plan(
         has_reference=options["beta"] > 0,
         num_updates=options["num_updates"],
         room=ROOM if options["rollout_sampling"]["compiled"] else 1,
-        prompts_may_stay=options["uniform_groups"] == "keep"
-        and strategy.kind in ("one device", "ddp")
-        and not strategy.broadcasts,
     )
 
 
@@ -251,9 +239,7 @@ def _facts(strategy: Strategy, precision: str | None, dtype: str, plan: Plan, se
     }
 
 
-def _notes(
-    options: Mapping[str, Any], attention: str | None, plan: Plan, strategy: Strategy, geometry: str | None
-) -> list[str]:
+def _notes(options: Mapping[str, Any], attention: str | None, plan: Plan, geometry: str | None) -> list[str]:
     notes = ["Every completion is taken to be as long as max_new_tokens allows."]
     if geometry is not None:
         notes.append(f"Sizes of --geometry {geometry}, not of a checkpoint.")
@@ -263,10 +249,6 @@ def _notes(
         notes.append("The judge is left out.")
     if attention == "eager":
         notes.append("attn_implementation is eager: it writes attention weights down, which are left out.")
-    if strategy.kind.startswith("deepspeed"):
-        notes.append("Stage 3 refuses DeepSpeed; it is configs/trainer/fsdp2.yaml that shards it.")
-    if plan.prompts_stay and plan.load.prompts > 1:
-        notes.append("The graph of the prompts stands from sampling to the update: micro_batch_size makes it smaller.")
     if not plan.shares_prompts:
         notes.append("This decoder has attention windows or the like: prompts are repeated, windows not counted.")
     return notes

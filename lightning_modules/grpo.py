@@ -1,18 +1,18 @@
 """Stage 3: group-relative reinforcement learning of the policy (GRPO), with labels only.
 
-The step runs as: an RL callback asks for `rollout`, scores it and leaves an `Experience`; `training_step` turns it into
-updates. Source: arXiv 2510.23506 and DeepSeekMath (arXiv 2402.03300). Departures from the released code: no dropout
-while sampling or scoring, each clip passes the towers once and each prompt the language model once per group, and the
-reference shares the frozen towers. Every process makes the same number of optimizer steps, whatever it sampled: none
-waits for another in vain.
+`GRPOModule.training_step` is the step, from top to bottom; the `Rewarder` among the Trainer's callbacks says what
+completions earn. Source: arXiv 2510.23506 and DeepSeekMath (arXiv 2402.03300). Departures from the released code: no
+dropout while sampling or scoring, each clip passes the towers once and each prompt the language model once per group,
+and the reference shares the frozen towers. Every process makes the same number of optimizer steps, whatever it sampled:
+none waits for another in vain.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, ParallelStrategy
@@ -22,18 +22,20 @@ from torch.optim import Optimizer
 from datamodules.batch import ClipBatch
 from datamodules.rationale import Response
 from lightning_modules.backbones.feature_cache import FeatureCache
-from lightning_modules.backbones.interface import Backbone, Completions, Percept, Prompt, Sampling
+from lightning_modules.backbones.interface import Backbone, Completions, Percept, Sampling, Scores, SharedPrompt
 from lightning_modules.health import OnNonFinite
 from lightning_modules.judges import Judge
 from lightning_modules.policy import EVALUATION_SAMPLING
 from lightning_modules.processes import Tally, sum_over_processes
+from lightning_modules.rl.advantages import group_advantages, has_spread
 from lightning_modules.rl.experience import Experience, PolicyUpdate, Rollout, UniformGroups, group_rows
 from lightning_modules.rl.losses import Denominator, Importance, grpo_loss
-from lightning_modules.rl.rows import spans, take
-from lightning_modules.rl.sampling import remember_prompts, sample_groups
-from lightning_modules.rl.statistics import completion_statistics, note, policy_statistics
+from lightning_modules.rl.rewarder import Rewarder
+from lightning_modules.rl.rows import join, spans, take
+from lightning_modules.rl.statistics import completion_statistics, note, policy_statistics, reward_statistics
 from lightning_modules.rl.timing import StepMeter
 from lightning_modules.sharding import Shards, gathered, whole
+from lightning_modules.step_record import LearnedRollout
 from lightning_modules.trainable_policy import TrainablePolicyModule
 
 
@@ -170,9 +172,7 @@ class GRPOModule(TrainablePolicyModule):
         self.gradient_clip_norm = gradient_clip_norm
         self.reference: Backbone | None = None
         self.reference_shards: Shards | None = None
-        self.experience: Experience | None = None
         self.meter = StepMeter()
-        self._prompts_can_stay = False
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -192,13 +192,56 @@ class GRPOModule(TrainablePolicyModule):
             own = [parameter for parameter in self.reference.parameters() if parameter not in shared]
             self.reference_shards = Shards(self.reference, own, self.device_mesh["data_parallel"])
 
-    def on_train_start(self) -> None:
-        # DDP writes buffers anew before each step, and shards are given back after sampling.
-        broadcasts = getattr(self.trainer.strategy.model, "broadcast_buffers", False)
-        self._prompts_can_stay = not broadcasts and self.shards is None and self.uniform_groups == "keep"
+    @property
+    def rewarder(self) -> Rewarder:
+        """Who says what completions earn."""
+        return Rewarder.of(self.trainer)
 
     def num_optimizer_steps(self) -> float:
         return super().num_optimizer_steps() * self.num_updates
+
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Any] | None:
+        """One step: rollout → rewards → advantages → learn.
+
+        Returns:
+            The `experience` that was learned from, for callbacks; None where a single process got no clip.
+        """
+        if not len(batch) and self.trainer.world_size == 1:
+            self.count_clips(batch)
+            return None
+        self.seed_step(batch_idx)
+        experience, tally = None, Tally()
+        with gathered(self.shards):
+            if len(batch):
+                experience = self._explore(batch, tally)
+        # Groups without spread teach nothing: under "keep" they still pull the policy towards the reference.
+        learned = experience if experience is None or self.uniform_groups == "keep" else experience.with_spread()
+        self._learn(learned, tally)
+        # In an epoch's first batch Lightning forgets what was logged before the optimizer's hooks.
+        self.count_clips(batch)
+        tally.add("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        if experience is not None:
+            note(tally, "step", self.meter.summary(), usual="most")
+        shown = {"train/kl", "train/completion_tokens", "step/seconds", "step/tokens_per_second"}
+        shown |= {f"reward/{name}" for name in self.rewarder.names}
+        for name, value in tally.over_processes().items():
+            self.log(name, value, prog_bar=name in shown, batch_size=max(len(batch), 1))
+        return {"experience": experience}
+
+    def _explore(self, batch: ClipBatch, tally: Tally) -> Experience:
+        """Rollout, rewards and advantages of a batch; notes what to log of them."""
+        first = self._score(self.rollout(batch))
+        experience, num_resampled = first, 0
+        if self.uniform_groups == "resample":
+            experience, num_resampled = self._resample(first)
+        # The curves show what each clip gave at first: groups chosen for their spread would sway them.
+        note(tally, "reward", reward_statistics(first, self.group_size), weight=len(batch))
+        if self.uniform_groups != "keep":
+            tally.add("reward/groups_resampled", float(num_resampled), "sum")
+            tally.add("reward/groups_skipped", float(len(experience.uniform_prompts)), "sum")
+        completions = experience.rollout.completions
+        note(tally, "train", completion_statistics(completions), weight=len(completions))
+        return experience
 
     @torch.no_grad()
     def rollout(self, batch: ClipBatch) -> Rollout:
@@ -214,49 +257,42 @@ class GRPOModule(TrainablePolicyModule):
         with self.meter.phase("encode"):
             percept = self.perceive(batch)
         targets = [target for target in batch.targets if target is not None for _ in range(self.group_size)]
-        prompt, sizes = None, (self.rollout_batch_size, self.micro_batch_size)
-        # In several batches, the graph of all prompts would take more memory than an update does anyway.
-        if self._prompts_can_stay and all(len(spans(len(batch), size)) == 1 for size in sizes):
-            prompt = remember_prompts(self.backbone, batch, percept, self.meter)
-        return Rollout(batch, percept, *self._sample(batch, percept, prompt), targets, prompt)
+        return Rollout(batch, percept, *self._sample(batch, percept), targets)
 
-    @torch.no_grad()
-    def resample(self, rollout: Rollout, prompts: Sequence[int]) -> Rollout:
-        """Sample again for some prompts of a rollout; the towers do not run again."""
-        part = rollout.take(prompts)
-        completions, responses = self._sample(part.batch, part.percept)
-        return replace(part, completions=completions, responses=responses)
-
-    def _sample(
-        self, batch: ClipBatch, percept: Percept, remembered: Prompt | None = None
-    ) -> tuple[Completions, list[Response]]:
-        settings = (self.group_size, self.rollout_sampling, self.rollout_batch_size)
-        completions = sample_groups(self.backbone, batch, percept, remembered, *settings, self.meter)
+    def _sample(self, batch: ClipBatch, percept: Percept) -> tuple[Completions, list[Response]]:
+        parts = []
+        for start, stop in spans(len(batch), self.rollout_batch_size):
+            with self.meter.phase("encode"):
+                prompt = self.backbone.encode(batch.rows(start, stop), percept.rows(start, stop))
+            with self.meter.phase("sample"):
+                parts.append(self.backbone.generate(prompt, self.group_size, self.rollout_sampling))
+        completions = join(parts, self.backbone.tokenizer.pad_token_id)
+        self.meter.add_tokens(int(completions.lengths.sum()))
         return completions, self.read(self.backbone.texts(completions))
 
-    def training_step(self, batch: ClipBatch, batch_idx: int) -> None:
-        if not len(batch) and self.trainer.world_size == 1:
-            self.count_clips(batch)
-            return
-        if len(batch) and self.experience is None:
-            raise ValueError(
-                "No experience to learn from: GRPO needs callbacks.RLCallback among trainer.callbacks, which samples "
-                "and scores completions before each step."
-            )
-        tally, experience = Tally(), self.experience
-        if experience is not None:
-            completions = experience.rollout.completions
-            note(tally, "train", completion_statistics(completions), weight=len(completions))
-            experience = experience if self.uniform_groups == "keep" else experience.with_spread()
-        self._learn(experience, tally)
-        # In an epoch's first batch Lightning forgets what was logged before the optimizer's hooks.
-        self.count_clips(batch)
-        tally.add("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
-        if self.experience is not None:
-            note(tally, "step", self.meter.summary(), usual="most")
-        shown = ("train/kl", "train/completion_tokens", "step/seconds", "step/tokens_per_second")
-        for name, value in tally.over_processes().items():
-            self.log(name, value, prog_bar=name in shown, batch_size=max(len(batch), 1))
+    @torch.no_grad()
+    def _score(self, rollout: Rollout) -> Experience:
+        """The rewards of a rollout, and how each completion compares with its group."""
+        with self.meter.phase("score"):
+            readings = self.read_sentences(rollout.responses) if self.rewarder.needs_verifier else None
+            rewards, total = self.rewarder.reward(rollout, readings, self.rollout_sampling.max_new_tokens)
+            advantages = group_advantages(total, self.group_size, self.normalise_std)
+            return Experience(rollout, rewards, total, advantages, has_spread(total, self.group_size), readings)
+
+    @torch.no_grad()
+    def _resample(self, experience: Experience) -> tuple[Experience, int]:
+        """Sample groups without spread again, and again; returns how many groups were sampled in all."""
+        count = 0
+        for _ in range(self.max_resamples):
+            prompts = experience.uniform_prompts
+            if not prompts:
+                break
+            part = experience.rollout.take(prompts)
+            completions, responses = self._sample(part.batch, part.percept)  # the towers do not run again
+            scored = self._score(replace(part, completions=completions, responses=responses))
+            experience = experience.put(prompts, scored, self.backbone.tokenizer.pad_token_id)
+            count += len(prompts)
+        return experience, count
 
     def _learn(self, experience: Experience | None, tally: Tally) -> None:
         """All updates of one rollout; notes what to log of them.
@@ -266,12 +302,13 @@ class GRPOModule(TrainablePolicyModule):
         """
         with self.meter.phase("reference"), gathered(self.reference_shards):
             reference_logprobs = None if experience is None else self._reference_logprobs(experience.rollout)
+        first = last = None
         with self.meter.phase("update"):
             totals = self._totals(experience)
-            first = last = self._update_policy(experience, reference_logprobs, None, totals)
-            for _ in range(1, self.num_updates):
+            for number in range(self.num_updates):
                 old_logprobs = None if first is None else first.logprobs
                 last = self._update_policy(experience, reference_logprobs, old_logprobs, totals)
+                first = last if number == 0 else first
         if experience is not None and first is not None and last is not None and last.sums is not None:
             completions = experience.rollout.completions
             statistics = policy_statistics(completions, first.logprobs, first.entropy)
@@ -319,72 +356,75 @@ class GRPOModule(TrainablePolicyModule):
             if experience is None:
                 self.manual_backward(self.zero_loss())
             else:
-                update = self._backward(experience, reference_logprobs, old_logprobs, totals)
+                mask = self._loss_mask(experience.rollout.completions)
+                learned = experience.learned(mask, reference_logprobs, old_logprobs)
+                update = self._backward(experience.rollout, learned, totals)
                 self.check_gradients()
             if self.shards is not None:
                 self.shards.reduce_gradients()
-        self._step()
+        self.optimizers().step()
+        # Also where a gradient scaler skipped the step: the schedule counts rollouts, the same on every process.
+        self.lr_schedulers().step()
         return update
 
-    def _backward(
-        self,
-        experience: Experience,
-        reference_logprobs: Tensor | None,
-        old_logprobs: Tensor | None,
-        totals: dict[str, int],
-    ) -> PolicyUpdate:
+    def _backward(self, rollout: Rollout, learned: LearnedRollout, totals: dict[str, int]) -> PolicyUpdate:
         """The gradient of one update, over micro-batches."""
-        rollout, completions = experience.rollout, experience.rollout.completions
-        mask = self._loss_mask(completions)
-        update = PolicyUpdate.empty(completions, with_entropy=old_logprobs is None)
-        learned = experience.learned(mask, reference_logprobs, old_logprobs)
+        update = PolicyUpdate.empty(learned.completions, with_entropy=learned.old_logprobs is None)
         self.health.see_batch(rollout.batch, self.trainer.fit_loop.batch_idx, totals, learned)
+        size = self.completion_batch_size or self.group_size
         for start, stop in spans(len(rollout.batch), self.micro_batch_size):
             clips, more = rollout.batch.rows(start, stop), stop < len(rollout.batch)
-            prompt, rollout.prompt = rollout.prompt, None
-            if prompt is None:
-                # Per micro-batch, as each backward pass frees its own graph.
-                prompt = self.backbone.encode(clips, rollout.percept.rows(start, stop))
-            part_size = self.completion_batch_size or self.group_size
-            is_cut = prompt.memory is not None or part_size < self.group_size
-            with self.backbone.score_in_parts(prompt) if is_cut else nullcontext() as shared:
+            # Per micro-batch, as each backward pass frees its own graph.
+            prompt = self.backbone.encode(clips, rollout.percept.rows(start, stop))
+            with self.backbone.score_in_parts(prompt) if size < self.group_size else nullcontext() as shared:
                 score = partial(self.backbone.score, prompt) if shared is None else shared.score
-                for members in spans(self.group_size, None if shared is None else part_size):
+                for members in spans(self.group_size, None if shared is None else size):
                     rows = group_rows(range(start, stop), self.group_size, members)
-                    part = take(completions, rows).trimmed()
-                    cut = (rows, slice(part.token_ids.shape[1]))
-                    scores = score(part, self.rollout_sampling.temperature, update.entropy is not None)
-                    result = self.loss(
-                        scores.logprobs,
-                        None if old_logprobs is None else old_logprobs[cut],
-                        experience.advantages[rows],
-                        mask[cut],
-                        reference_logprobs=None if reference_logprobs is None else reference_logprobs[cut],
-                        constant_tokens=self.rollout_sampling.max_new_tokens,
-                        **totals,
-                    )
-                    self.health.see_loss(result.loss, clips.ids)
+                    loss = self._loss_of(rows, score, learned, update, totals)
+                    self.health.see_loss(loss, clips.ids)
                     with self._gradients_stay_here(more or shared is not None):
                         # Strategies take the gradients' mean over the processes, and these are shares of a sum.
-                        self.manual_backward(result.loss * self.trainer.world_size)
-                    update.add(cut, scores, result.sums)
+                        self.manual_backward(loss * self.trainer.world_size)
                 if shared is not None:
-                    zero = self.zero_loss()
-                    with self._gradients_stay_here(more):
-                        # What `manual_backward` tells the strategy; the gradients are scaled already.
-                        self.trainer.strategy.pre_backward(zero)
-                        shared.backward(zero)
+                    self._send_on(shared, stay=more)
         return update
+
+    def _loss_of(
+        self,
+        rows: list[int],
+        score: Callable[[Completions, float, bool], Scores],
+        learned: LearnedRollout,
+        update: PolicyUpdate,
+        totals: dict[str, int],
+    ) -> Tensor:
+        """The share of some completions, by their rows, in the loss of an update, which takes note of them."""
+        part = take(learned.completions, rows).trimmed()
+        cut = (rows, slice(part.token_ids.shape[1]))
+        scores = score(part, self.rollout_sampling.temperature, update.entropy is not None)
+        result = self.loss(
+            scores.logprobs,
+            None if learned.old_logprobs is None else learned.old_logprobs[cut],
+            learned.advantages[rows],
+            learned.loss_mask[cut],
+            reference_logprobs=None if learned.reference_logprobs is None else learned.reference_logprobs[cut],
+            constant_tokens=self.rollout_sampling.max_new_tokens,
+            **totals,
+        )
+        update.add(cut, scores, result.sums)
+        return result.loss
+
+    def _send_on(self, shared: SharedPrompt, stay: bool) -> None:
+        """Backward pass of the prompts, after those of all their completions."""
+        zero = self.zero_loss()
+        with self._gradients_stay_here(stay):
+            # What `manual_backward` tells the strategy; the gradients are scaled already.
+            self.trainer.strategy.pre_backward(zero)
+            shared.backward(zero)
 
     def _gradients_stay_here(self, stay: bool) -> AbstractContextManager:
         """Let processes exchange gradients once per update: they may have different numbers of micro-batches."""
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if stay and isinstance(strategy, ParallelStrategy) else nullcontext()
-
-    def _step(self) -> None:
-        self.optimizers().step()
-        # Also where a gradient scaler skipped the step: the schedule counts rollouts, the same on every process.
-        self.lr_schedulers().step()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip the gradient. Precision plugins call this after they have unscaled it."""

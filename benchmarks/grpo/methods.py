@@ -103,8 +103,7 @@ class Shared(Method):
         with meter.step():
             with meter.phase("sample"), torch.no_grad():
                 percept = self.policy.perceive(self.batch)
-                prompt = self._prompt(percept)
-                completions = self._sample(prompt)
+                completions = self._sample(percept)
                 self.policy.texts(completions)
             rewards = rewards_of_step(self.geometry, seed, completions.token_ids.device)
             advantages = group_advantages(rewards, self.geometry.group_size)
@@ -112,22 +111,21 @@ class Shared(Method):
                 reference_logprobs = self._reference_logprobs(percept, completions)
             with meter.phase("update"):
                 self.optimizer.zero_grad()
-                self._backward(percept, completions, reference_logprobs, advantages, prompt)
+                self._backward(percept, completions, reference_logprobs, advantages)
                 torch.nn.utils.clip_grad_norm_(self.parameters, GRADIENT_NORM)
                 self.optimizer.step()
 
     def sample(self) -> Completions:
         """Completions of the policy as it is."""
         with torch.no_grad():
-            return self._sample(self._prompt(self.policy.perceive(self.batch)))
+            return self._sample(self.policy.perceive(self.batch))
 
     def evaluate(self, completions: Completions, advantages: Tensor) -> Evaluation:
         with torch.no_grad():
             percept = self.policy.perceive(self.batch)
-            prompt = self._prompt(percept)
         reference_logprobs = self._reference_logprobs(percept, completions)
         self.optimizer.zero_grad()
-        loss, logprobs = self._backward(percept, completions, reference_logprobs, advantages, prompt)
+        loss, logprobs = self._backward(percept, completions, reference_logprobs, advantages)
         named = self.policy.named_parameters()
         gradients = {name: p.grad for name, p in named if p.grad is not None}
         self.optimizer.zero_grad()
@@ -144,14 +142,8 @@ class Shared(Method):
     def _completion_batch(self) -> int | None:
         return self.geometry.completion_batch
 
-    def _prompt(self, percept: Percept) -> Prompt:
-        """What is sampled from; where the update takes all prompts at once, too, it goes on from the same pass."""
-        if self._micro_batch is not None or self._completion_batch is None:
-            return self.policy.encode(self.batch, percept)
-        with torch.enable_grad():
-            return self.policy.remember(self.policy.encode(self.batch, percept))
-
-    def _sample(self, prompt: Prompt) -> Completions:
+    def _sample(self, percept: Percept) -> Completions:
+        prompt = self.policy.encode(self.batch, percept)
         return self.policy.generate(prompt, self.geometry.group_size, self.sampling)
 
     def _logprobs(
@@ -179,25 +171,16 @@ class Shared(Method):
         )
 
     def _backward(
-        self,
-        percept: Percept,
-        completions: Completions,
-        reference_logprobs: Tensor,
-        advantages: Tensor,
-        prompt: Prompt,
+        self, percept: Percept, completions: Completions, reference_logprobs: Tensor, advantages: Tensor
     ) -> tuple[float, Tensor]:
-        """Add the gradient of the loss; return the loss and the policy's log-probabilities `[B·G, C]`.
-
-        Goes on from what was sampled from, `prompt`, where that has a memory.
-        """
+        """Add the gradient of the loss; return the loss and the policy's log-probabilities `[B·G, C]`."""
         group_size, size = self.geometry.group_size, self._completion_batch
         loss, all_logprobs = 0.0, torch.zeros_like(reference_logprobs)
         for start, stop in spans(len(self.batch), self._micro_batch):
             with ExitStack() as stack:
                 score, shared = partial(self._logprobs, self.policy, percept, start=start, stop=stop), None
                 if size is not None:
-                    if prompt.memory is None:
-                        prompt = self.policy.encode(self.batch.rows(start, stop), percept.rows(start, stop))
+                    prompt = self.policy.encode(self.batch.rows(start, stop), percept.rows(start, stop))
                     shared = stack.enter_context(self.policy.score_in_parts(prompt))
                     score = partial(_scored, shared)
                 for members in spans(group_size, size):
@@ -225,16 +208,6 @@ def _scored(shared: SharedPrompt, completions: Completions) -> Tensor:
     return shared.score(completions, 1.0, True).logprobs
 
 
-class Again(Shared):
-    """As with micro-batches: the update runs the prompts that sampling has run."""
-
-    name = "again"
-    description = "this project, but for the prompts, which the update runs again"
-
-    def _prompt(self, percept: Percept) -> Prompt:
-        return self.policy.encode(self.batch, percept)
-
-
 class Naive(Shared):
     """Prompt + completion row by row; every row computes its prompt, and logits stand at every position."""
 
@@ -249,9 +222,6 @@ class Naive(Shared):
     def _completion_batch(self) -> int | None:
         return None
 
-    def _prompt(self, percept: Percept) -> Prompt:
-        return self._repeated(self.policy, percept, 0, len(self.batch))
-
     def _repeated(self, model: DecoderBackbone, percept: Percept, start: int, stop: int) -> Prompt:
         """Prompts `start` to `stop`, each G times."""
         prompt = model.encode(self.batch.rows(start, stop), percept.rows(start, stop))
@@ -264,7 +234,8 @@ class Naive(Shared):
     def _scored_prompts(self, model: DecoderBackbone, percept: Percept, start: int, stop: int) -> Prompt:
         return self._repeated(model, percept, start, stop)
 
-    def _sample(self, prompt: Prompt) -> Completions:
+    def _sample(self, percept: Percept) -> Completions:
+        prompt = self._repeated(self.policy, percept, 0, len(self.batch))
         token_ids = self.policy.language_model.generate(
             inputs_embeds=prompt.embeddings,
             attention_mask=prompt.attention_mask,

@@ -19,6 +19,7 @@ from datamodules.batch import ClipBatch
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.metrics.report import EmotionReport
 from lightning_modules.policy import Evaluation, PolicyModule
+from lightning_modules.rl.experience import experience_of
 
 _PER_CLASS = ("recall", "eea", "epc", "fcr")
 
@@ -69,12 +70,12 @@ class InspectionCallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: ClipBatch, batch_idx: int
     ) -> None:
-        if not isinstance(pl_module, GRPOModule) or pl_module.experience is None or batch_idx % self.every_n_steps:
+        experience = experience_of(outputs)
+        if not isinstance(pl_module, GRPOModule) or experience is None or batch_idx % self.every_n_steps:
             return
         writers = _writers(trainer)
         if not writers:
             return
-        experience = pl_module.experience
         for name, prompt in choose_groups(experience.total, pl_module.group_size).items():
             panel = group_panel(experience, prompt)
             tag = f"rollouts/{name}_group"

@@ -63,9 +63,6 @@ class DecoderBackbone(Backbone):
             for parameter in adapter_parameters(self.parts[LANGUAGE_MODEL]):
                 parameter.requires_grad_(True)
 
-    def remember(self, prompt: Prompt) -> Prompt:
-        return scoring.remember(self.decoder, prompt)
-
     def generate(self, prompt: Prompt, num_return_sequences: int, sampling: Sampling) -> Completions:
         return generation.sample(
             self.decoder, prompt, num_return_sequences, sampling, self.stop_token_ids, self.tokenizer.pad_token_id

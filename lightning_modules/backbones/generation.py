@@ -20,7 +20,6 @@ from lightning_modules.backbones.fork import Fork, fork
 from lightning_modules.backbones.interface import Completions, Prompt, Sampling
 from lightning_modules.backbones.prefix import Prefix
 from lightning_modules.backbones.static_fork import StaticFork
-from lightning_modules.backbones.tall_products import few_rows
 
 
 def _warpers(sampling: Sampling) -> LogitsProcessorList:
@@ -52,7 +51,7 @@ def sample(
         Completions with rows `b·G .. b·G+G-1` for prompt b.
     """
     warpers = _warpers(sampling)
-    prefix = Prefix.of(decoder, prompt)
+    prefix = Prefix(decoder, prompt)
     if sampling.compiled:
         forked: Fork = StaticFork(decoder, prefix, num_return_sequences)
     else:
@@ -68,9 +67,7 @@ def sample(
     running = torch.ones_like(rows, dtype=torch.bool)  # of `rows`
     num_steps = 0
     for step in range(sampling.max_new_tokens):
-        with few_rows():
-            logits = decoder.logits(hidden)
-        token, logprob = _draw(logits, sampling, warpers)
+        token, logprob = _draw(decoder.logits(hidden), sampling, warpers)
         token_ids[rows, step] = torch.where(running, token, pad_token_id)
         logprobs[rows, step] = torch.where(running, logprob, 0.0)
         mask[rows, step] = running

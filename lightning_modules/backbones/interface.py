@@ -46,10 +46,6 @@ class Sampling:
             )
 
 
-class PromptMemory:
-    """What a language model remembers of prompts that it has run, with the graph of that pass; made by `remember`."""
-
-
 @dataclass
 class Prompt:
     """What the language model sees before it writes, one row per clip, padded on the left.
@@ -60,14 +56,12 @@ class Prompt:
         position_ids: int64 `[B, P]`, 0.. from the first attended position, or `[B, P, 3]` (time, height, width) for a
             language model with multimodal rotary positions. A prompt ends with text, and completions go on from there.
         extras: what else the language model takes along with the embeddings, by argument name, each `[B, P, ...]`.
-        memory: these prompts as the language model has run them; None: it has not. Parts of prompts have none.
     """
 
     embeddings: Tensor
     attention_mask: Tensor
     position_ids: Tensor
     extras: dict[str, Tensor] = field(default_factory=dict)
-    memory: PromptMemory | None = None
 
     def __len__(self) -> int:
         return self.embeddings.shape[0]
@@ -272,17 +266,6 @@ class Backbone(nn.Module, ABC):
             batch: the clips.
             percept: what `perceive(batch)` returned; None computes it here.
         """
-
-    def remember(self, prompt: Prompt) -> Prompt:
-        """Run prompts for sampling and scoring: `generate` and `score_in_parts` then do not run them again.
-
-        The graph of that pass serves one backward pass, with the weights as they are now.
-
-        Returns:
-            The prompt with its memory, or without one where completions cannot be scored so: under gradient
-            checkpointing, and with attention that cannot be grouped.
-        """
-        return prompt
 
     @abstractmethod
     def generate(self, prompt: Prompt, num_return_sequences: int, sampling: Sampling) -> Completions:

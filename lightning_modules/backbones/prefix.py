@@ -7,21 +7,21 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 
 from lightning_modules.backbones.decoder import Decoder
-from lightning_modules.backbones.interface import Prompt, PromptMemory
+from lightning_modules.backbones.interface import Prompt
 from lightning_modules.backbones.patching import replaced
 
 _NOTHING = "erv_nothing"
 """Name of an attention without any result in transformers' registry of attention functions."""
 
 
-class Prefix(PromptMemory):
+class Prefix:
     """All positions of B prompts but the last, which their completions begin with: it predicts the first token.
 
     So nobody reads what the decoder makes of these positions, beside the keys and values in each layer; and of the last
@@ -36,7 +36,6 @@ class Prefix(PromptMemory):
         before, self.last = prompt.columns(0, -1), prompt.columns(-1, None)
         self.attends = before.attention_mask
         self.cache = DynamicCache(config=decoder.config)
-        self._is_cut = False
         with _keys_and_values_only(decoder.body):
             decoder.hidden(
                 inputs_embeds=before.embeddings,
@@ -45,11 +44,6 @@ class Prefix(PromptMemory):
                 cache=self.cache,
                 extras=before.extras,
             )
-
-    @classmethod
-    def of(cls, decoder: Decoder, prompt: Prompt) -> Self:
-        """The prompt's memory, where it has one; else the decoder runs it."""
-        return prompt.memory if isinstance(prompt.memory, cls) else cls(decoder, prompt)
 
     @property
     def layers(self) -> list[tuple[Tensor, Tensor]]:
@@ -62,13 +56,7 @@ class Prefix(PromptMemory):
 
         While the block runs, completions can be scored and sent backward part by part: each part's graph ends at the
         prompts, and is gone before the next one is made. The function takes scalars to go backward from as well.
-
-        Raises:
-            RuntimeError: the prompts have been cut off before, so that gradients would be lost.
         """
-        if self._is_cut:
-            raise RuntimeError("These prompts have served their backward pass. Encode them again for another one.")
-        self._is_cut = True
         layers, last = self.cache.layers, self.last
         whole = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
         whole += [last.embeddings, *last.extras.values()]

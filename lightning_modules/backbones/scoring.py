@@ -15,7 +15,6 @@ N unmasked tokens.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -68,10 +67,10 @@ def score_in_parts(decoder: Decoder, prompt: Prompt) -> Iterator[SharedPrompt | 
     Memory for the completions' graph is that of one part; the gradient is that of the whole, without more work.
     None where the decoder cannot: under gradient checkpointing, and with attention that cannot be grouped.
     """
-    if not _can_score_in_parts(decoder):
+    if decoder.body.is_activation_checkpointing or not can_group(decoder):
         yield None
         return
-    prefix = Prefix.of(decoder, prompt)
+    prefix = Prefix(decoder, prompt)
     with prefix.cut_off() as send_on:
 
         def score_part(completions: Completions, temperature: float, with_entropy: bool) -> Scores:
@@ -79,16 +78,6 @@ def score_in_parts(decoder: Decoder, prompt: Prompt) -> Iterator[SharedPrompt | 
             return _scores(decoder, hidden, completions, temperature, with_entropy)
 
         yield SharedPrompt(score_part, send_on)
-
-
-@torch.enable_grad()
-def remember(decoder: Decoder, prompt: Prompt) -> Prompt:
-    """See `Backbone.remember`."""
-    return replace(prompt, memory=Prefix(decoder, prompt)) if _can_score_in_parts(decoder) else prompt
-
-
-def _can_score_in_parts(decoder: Decoder) -> bool:
-    return can_group(decoder) and not decoder.body.is_activation_checkpointing
 
 
 def _scores(

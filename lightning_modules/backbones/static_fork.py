@@ -20,7 +20,6 @@ from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.fork import Fork, attending, can_group
 from lightning_modules.backbones.interface import Prompt
 from lightning_modules.backbones.prefix import Prefix
-from lightning_modules.backbones.tall_products import few_rows
 
 _IMPLEMENTATION = "erv_static_prefix"
 """Name of the attention in transformers' registry of attention functions."""
@@ -55,8 +54,8 @@ class StaticFork(Fork):
                 f"{type(decoder.body).__name__} has sliding windows or an attention of its own, which compiled "
                 "sampling does not know. Set `compiled: false` in the sampling settings."
             )
-        # Contiguous and without a graph, since torch.compile makes another program for other strides, or a gradient.
-        self._prompts = [(keys.detach().contiguous(), values.detach().contiguous()) for keys, values in prefix.layers]
+        # Contiguous, since torch.compile makes another program for other strides.
+        self._prompts = [(keys.contiguous(), values.contiguous()) for keys, values in prefix.layers]
         unseen = ~prefix.attends.bool()[:, None, None]
         self._prompt_bias = torch.zeros(unseen.shape, device=unseen.device).masked_fill_(unseen, -torch.inf)
         self._num_slots = group_size
@@ -215,14 +214,13 @@ def _step(
     prompt_bias: Tensor,
 ) -> Tensor:
     """Hidden states `[N, 1, H]` of one more token of each row."""
-    with few_rows():
-        return decoder.hidden(
-            inputs_embeds=embeddings,
-            position_ids=position_ids,
-            cache=own,
-            extras=extras,
-            body_arguments={"prompts": prompts, "prompt_bias": prompt_bias, "position": own.position},
-        )
+    return decoder.hidden(
+        inputs_embeds=embeddings,
+        position_ids=position_ids,
+        cache=own,
+        extras=extras,
+        body_arguments={"prompts": prompts, "prompt_bias": prompt_bias, "position": own.position},
+    )
 
 
 # Training and evaluation (inference mode), one prompt or many, one completion or many: maybe more programs than

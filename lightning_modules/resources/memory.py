@@ -178,12 +178,11 @@ def tower_bytes(positions: int, hidden: int, intermediate: int, num_states: int,
     return positions * width * (num_states * hidden + 2 * intermediate)
 
 
-def checkpoint_bytes(weights: int, optimizer: int, num_tensors: int) -> int:
-    """Size of a checkpoint file: what is trained, with its optimizer's state.
+def checkpoint_bytes(weights: int, num_tensors: int) -> int:
+    """Size of a checkpoint file: what is trained, with AdamW's two moments.
 
     Args:
-        weights: bytes of the trained weights.
-        optimizer: bytes of the optimizer's state.
+        weights: bytes of the trained weights, under any strategy whole.
         num_tensors: trained tensors.
     """
-    return weights + optimizer + 3 * num_tensors * _RECORD_BYTES
+    return 3 * (weights + num_tensors * _RECORD_BYTES)

@@ -8,14 +8,9 @@ of the reference's own copy:
     ddp           T + F                         R                    T                     2·T       T
     fsdp2         T + T/N + F in rollouts and   R + R/N while it     T + T/N in the        2·T/N     –
                   the update, else T/N + F      scores, else R/N     update, else T/N
-    deepspeed 2   T + F                         R                    T/N                   *         3·b
-    deepspeed 3   (T + F)/N + p                 R/N                  T/N                   *         3·b
 
-* float32 weights and moments, whatever the precision: 12 bytes per trained number, over N. b: numbers of a bucket,
-times bytes; p: what is gathered at once. With scaled gradients (16-mixed), AdamW's step is not fused and needs T more
-for a moment; under fsdp2 T/N.
-Sources: lightning_modules/sharding.py; ZeRO (arXiv 1910.02054), section 5; the defaults of Lightning's and DeepSpeed's
-strategies.
+With scaled gradients (16-mixed), AdamW's step is not fused and needs T more for a moment; under fsdp2 T/N.
+Source: lightning_modules/sharding.py; the defaults of Lightning's strategies.
 """
 
 from collections.abc import Mapping
@@ -27,16 +22,11 @@ from lightning_modules.resources.shapes import Numerics
 PHASES = ("towers", "sampling", "reference", "update", "optimizer step")
 """In their order; what they need is not alive together."""
 
-Kind = Literal["one device", "ddp", "fsdp2", "deepspeed stage 2", "deepspeed stage 3"]
+Kind = Literal["one device", "ddp", "fsdp2"]
 ByPhase = dict[str, float]
 """Bytes by phase."""
 
 _FLOAT32 = 4
-_BUCKET = 200_000_000
-"""Numbers of a DeepSpeed bucket, by Lightning's default: one is reduced, the next one fills, one is gathered."""
-
-_LIVE = 1_000_000_000
-"""Numbers that ZeRO-3 gathers at most at once, by DeepSpeed's default (`stage3_max_live_parameters`)."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +37,11 @@ class Strategy:
         kind: which strategy.
         devices: N, over all nodes.
         has_buckets: under ddp, whether gradients are copied into buckets to be exchanged.
-        broadcasts: under ddp, whether buffers are written anew before each step.
     """
 
     kind: Kind
     devices: int
     has_buckets: bool = True
-    broadcasts: bool = False
 
     @classmethod
     def of(cls, trainer: Mapping[str, Any]) -> Self:
@@ -74,25 +62,19 @@ class Strategy:
         named, options = strategy, dict[str, Any]()
         if not isinstance(strategy, str):
             named, options = strategy["class_path"].rsplit(".", 1)[-1], strategy.get("init_args") or {}
-        kind = _kind(named, options.get("stage", 2), devices)
-        broadcasts = kind == "ddp" and options.get("broadcast_buffers", True)
-        return cls(kind, devices, not options.get("gradient_as_bucket_view", False), broadcasts)
+        return cls(_kind(named, devices), devices, not options.get("gradient_as_bucket_view", False))
 
 
-def _kind(name: str, stage: int, devices: int) -> Kind:
-    if name.startswith("deepspeed") or name == "DeepSpeedStrategy":
-        stage = int(name[-1]) if name[-1].isdecimal() else stage
-        if "offload" not in name and stage in (2, 3):
-            return "deepspeed stage 2" if stage == 2 else "deepspeed stage 3"
-    elif name in ("FSDP2Strategy", "ModelParallelStrategy"):
+def _kind(name: str, devices: int) -> Kind:
+    if name in ("FSDP2Strategy", "ModelParallelStrategy"):
         return "fsdp2"
-    elif name.startswith("ddp") or name == "DDPStrategy" or (name == "auto" and devices > 1):
+    if name.startswith("ddp") or name == "DDPStrategy" or (name == "auto" and devices > 1):
         return "ddp"
-    elif name in ("auto", "SingleDeviceStrategy"):
+    if name in ("auto", "SingleDeviceStrategy"):
         return "one device"
     raise ValueError(
-        f"There is no estimate for trainer.strategy {name}{f' stage {stage}' if 'eep' in name else ''}. There is one "
-        "for one device, ddp, FSDP2Strategy, and DeepSpeed stages 2 and 3 without offloading."
+        f"There is no estimate for trainer.strategy {name}. There is one for what stage 3 runs under: one device, ddp "
+        "and FSDP2Strategy."
     )
 
 
@@ -138,15 +120,6 @@ def state_bytes(numbers: Numbers, numerics: Numerics, strategy: Strategy) -> dic
         reference = always(copied / devices) | {"reference": copied * (1 + 1 / devices)}
         gradients_by_phase = always(gradients / devices) | {"update": gradients * (1 + 1 / devices)}
         optimizer, temporary = optimizer / devices, temporary / devices
-    elif kind.startswith("deepspeed"):
-        num_trained = numbers.trained + numbers.adapters
-        gradients_by_phase = always(gradients / devices)
-        optimizer, temporary = 3 * _FLOAT32 * num_trained / devices, 0.0
-        buckets = 3 * min(_BUCKET, num_trained) * numerics.weight
-        if kind == "deepspeed stage 3":
-            live = min(_LIVE, num_trained + numbers.frozen) * numerics.weight
-            weights_by_phase = always(trained / devices + live) | {"optimizer step": trained / devices}
-            frozen, reference = frozen / devices, always(copied / devices)
     casts = numerics.compute * numbers.cast if numerics.casts_weights else 0
     return {
         "trained weights": weights_by_phase,
@@ -164,11 +137,3 @@ def state_bytes(numbers: Numbers, numerics: Numerics, strategy: Strategy) -> dic
 def always(value: float) -> ByPhase:
     """The same in each phase."""
     return dict.fromkeys(PHASES, value)
-
-
-def file_bytes(numbers: Numbers, numerics: Numerics, strategy: Strategy) -> tuple[float, float]:
-    """Trained weights and optimizer state of all devices together, as a checkpoint holds them."""
-    trained = numbers.trained_bytes(numerics)
-    if strategy.kind.startswith("deepspeed"):
-        return trained, 3 * _FLOAT32 * (numbers.trained + numbers.adapters)
-    return trained, 2 * trained

@@ -31,7 +31,6 @@ class Plan:
         has_reference: whether there is one.
         num_updates: optimizer steps per rollout.
         room: completion tokens by which the memory of sampling grows; more than 1 where it is compiled.
-        prompts_may_stay: whether settings and strategy allow the first update to go on from the prompts of sampling.
     """
 
     load: Workload
@@ -44,7 +43,6 @@ class Plan:
     has_reference: bool
     num_updates: int
     room: int = 1
-    prompts_may_stay: bool = False
 
     def _prompts(self, batch_size: int | None) -> Workload:
         return replace(self.load, prompts=min(batch_size or self.load.prompts, self.load.prompts))
@@ -54,12 +52,6 @@ class Plan:
         """What is sampled at once, with the room that is left unused."""
         new_tokens = math.ceil(self.load.new_tokens / self.room) * self.room
         return replace(self._prompts(self.rollout_batch_size), new_tokens=new_tokens)
-
-    @property
-    def prompts_stay(self) -> bool:
-        """Whether the graph of the prompts stands from sampling to the first update, which does not run them again."""
-        whole = self._prompts(self.rollout_batch_size) == self._prompts(self.micro_batch_size) == self.load
-        return self.prompts_may_stay and whole and self.shares_prompts and self.layout != "packed"
 
     @property
     def micro_batch(self) -> Workload:
@@ -122,11 +114,6 @@ def step_bytes(
         rows["prompt cache"]["reference"] = scored.prompts + (0 if plan.layout == "grouped" else repeated)
         rows["completion cache"]["reference"] = scored.completions
         rows["logits"]["reference"] = logits(plan.micro_batch, with_gradient=False)
-    if plan.prompts_stay:
-        rows["prompt cache"]["sampling"] = 0  # those keys and values are the graph's
-        for phase in ("sampling", "reference"):
-            rows["prompt graph"][phase] = kept.prompts
-            rows["projector graph"][phase] = plan.micro_batch.prompts * projectors
     return rows
 
 
@@ -142,5 +129,4 @@ def step_seconds(decoder: DecoderShape, numerics: Numerics, plan: Plan, limits: 
         for start, stop in spans(plan.load.prompts, plan.rollout_batch_size)
     ]
     seconds = [least_seconds(work, limits, False, 0, 0)["sample"] for work in sampled]
-    prompts = step_work(decoder, replace(plan.load, new_tokens=0), numerics.compute).forward_flops / limits.flops
-    return whole | {"sample": sum(seconds), "update": whole["update"] - plan.prompts_stay * prompts}
+    return whole | {"sample": sum(seconds)}

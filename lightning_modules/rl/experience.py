@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules.batch import ClipBatch
 from datamodules.rationale import Response
-from lightning_modules.backbones.interface import Completions, Percept, Prompt, Scores
+from lightning_modules.backbones.interface import Completions, Percept, Scores
 from lightning_modules.emotion_verifier import SentenceReading
 from lightning_modules.rl.losses import LossSums
 from lightning_modules.rl.rows import join, take
@@ -35,8 +35,6 @@ class Rollout:
         completions: token ids, masks and log-probabilities, B·G rows.
         responses: the completions, read.
         targets: canonical emotion of each completion's clip, B·G.
-        prompt: the prompts with the memory that completions were sampled from, and its graph, for the first update to
-            go on from; None where it is to run them itself.
     """
 
     batch: ClipBatch
@@ -44,7 +42,6 @@ class Rollout:
     completions: Completions
     responses: list[Response]
     targets: list[str]
-    prompt: Prompt | None = None
 
     @property
     def group_size(self) -> int:
@@ -144,6 +141,11 @@ class Experience:
             torch.cat([self.spread, other.spread])[order],
             merged(self.readings or [], other.readings or []) if both_read else None,
         )
+
+
+def experience_of(outputs: object) -> Experience | None:
+    """What a step learned from, of the outputs of `GRPOModule.training_step`; None where there is nothing."""
+    return outputs.get("experience") if isinstance(outputs, dict) else None
 
 
 @dataclass

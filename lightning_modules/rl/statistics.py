@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lightning_modules.backbones.interface import Completions
 from lightning_modules.processes import How, Tally
+from lightning_modules.rl.experience import Experience
 
 _JOINED: dict[str, How] = {
     "loss": "sum",  # each process' share, whose denominators are those of all
@@ -24,6 +25,16 @@ def note(
     """Note values as `prefix/name`; those of several processes are joined as is usual, or as their name says."""
     for name, value in values.items():
         tally.add(f"{prefix}/{name}", value, _JOINED.get(name, usual), weight)
+
+
+def reward_statistics(experience: Experience, group_size: int) -> dict[str, Tensor]:
+    """Mean of each reward and of their sum, the sum's spread within groups, and the share of groups without any."""
+    return {
+        **{name: rewards.mean() for name, rewards in experience.rewards.items()},
+        "total": experience.total.mean(),
+        "std_within_group": experience.total.view(-1, group_size).std(dim=1).mean(),
+        "groups_without_spread": (~experience.spread).float().mean(),
+    }
 
 
 def completion_statistics(completions: Completions) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from benchmarks.grpo_step import agreement, make, parse_arguments
 pytestmark = pytest.mark.numerics
 
 ROOT = Path(__file__).parents[2]
-BASELINES = ("again", "naive", "published")
+BASELINES = ("naive", "published")
 
 
 @pytest.mark.parametrize("name", ["smoke", "smoke_text", "smoke_humanomni"])
@@ -33,7 +33,7 @@ def test_methods_agree_on_loss_log_probabilities_and_gradients(name: str, tmp_pa
 
 def test_report_has_every_figure(tmp_path: Path) -> None:
     output = tmp_path / "results" / "step.json"
-    arguments = f"--geometry smoke --baseline again,naive,published --steps 1 --warmup 1 --output {output}"
+    arguments = f"--geometry smoke --baseline naive,published --steps 1 --warmup 1 --output {output}"
     command = [sys.executable, "benchmarks/grpo_step.py", *arguments.split()]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -58,7 +58,7 @@ def test_report_has_every_figure(tmp_path: Path) -> None:
 
 def test_bad_baselines_say_what_is_possible(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     for baseline, message in (
-        ("vllm", "Expected a comma list of again, naive, trl"),
+        ("vllm", "Expected a comma list of naive, trl"),
         ("trl", "takes no clips with sound"),
     ):
         monkeypatch.setattr(sys, "argv", ["grpo_step.py", "--geometry", "smoke", "--baseline", baseline])

@@ -17,6 +17,7 @@ from lightning_modules.backbones import static_fork
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.interface import Sampling
 from lightning_modules.grpo import GRPOModule
+from lightning_modules.rl.experience import Experience
 
 TRAINED = ["vision_projector", "audio_projector", "language_model"]
 SHORT = Sampling(max_new_tokens=8)
@@ -70,10 +71,23 @@ def fit(tmp_path: Path) -> Callable[..., Trainer]:
             enable_model_summary=False,
             **options,
         )
+        if isinstance(module, GRPOModule):
+            keep_experience(module)
         trainer.fit(module, datamodule=Batches(batches))
         return trainer
 
     return run
+
+
+def keep_experience(module: GRPOModule) -> None:
+    """Have `module.experience` be what its last step learned from, also where that step fails."""
+    explore = module._explore
+
+    def keep(*arguments: Any) -> Experience:
+        module.experience = explore(*arguments)
+        return module.experience
+
+    module._explore = keep
 
 
 @pytest.fixture

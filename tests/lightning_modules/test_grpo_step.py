@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from callbacks.rl import RLCallback
 from datamodules.batch import Clip, ClipBatch, collate
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.interface import Completions, Percept, Prompt, Sampling
-from lightning_modules.backbones.prefix import Prefix
 from lightning_modules.grpo import GRPOModule
 
 from .conftest import ConstantReward, LengthReward, moved, snapshot
@@ -90,35 +88,6 @@ def test_prompts_are_sampled_in_pieces_of_any_size(
     joined = module.experience.rollout.completions
     assert torch.equal(joined.token_ids, whole.token_ids) and torch.equal(joined.mask, whole.mask)
     torch.testing.assert_close(joined.logprobs, whole.logprobs, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("options", "num_runs"),
-    [
-        ({}, 1),
-        ({"completion_batch_size": 2}, 1),
-        ({"num_updates": 2}, 2),
-        ({"uniform_groups": "skip"}, 2),
-        ({"micro_batch_size": 1}, 1 + 2),
-        ({"rollout_batch_size": 1}, 2 + 1),
-    ],
-)
-def test_the_first_update_goes_on_from_the_prompts_of_sampling(
-    make_grpo: Make,
-    batches: list[ClipBatch],
-    fit: Fit,
-    monkeypatch: pytest.MonkeyPatch,
-    options: dict[str, Any],
-    num_runs: int,
-) -> None:
-    """Where both take all prompts at once: elsewhere the graph of all prompts would take more memory."""
-    runs: list[int] = []
-    run = Prefix.__init__
-    monkeypatch.setattr(Prefix, "__init__", lambda self, *a: runs.append(len(a[1])) or run(self, *a))
-    module = make_grpo(beta=0.0, **options)
-    fit(module, batches[:1], RLCallback([LengthReward()]))
-    assert len(runs) == num_runs
-    assert module.experience.rollout.prompt is None, "its graph is gone"
 
 
 def test_a_step_says_where_its_time_went_and_what_was_sampled(
@@ -289,11 +258,10 @@ def test_sampling_runs_in_the_precision_of_the_step(
     def watched(method: Callable) -> Callable:
         return lambda *arguments: seen.append(torch.is_autocast_enabled("cpu")) or method(*arguments)
 
-    methods = ("perceive", "remember", "generate", "score_in_parts")
-    for name in methods:
+    for name in ("perceive", "generate", "score"):
         monkeypatch.setattr(module.backbone, name, watched(getattr(module.backbone, name)))
     fit(module, [batch], RLCallback([LengthReward()]), precision="bf16-mixed")
-    assert seen == [True] * len(methods)
+    assert seen == [True] * 3
 
 
 @pytest.mark.parametrize("clip", [1e-3, None])
@@ -346,13 +314,10 @@ def test_a_step_that_the_scaler_skips_stops_nothing(make_grpo: Make, batches: li
     assert unmoved == [True, False]
 
 
-@pytest.mark.parametrize("remembers", [False, True])
 def test_a_second_update_sees_the_weights_of_the_first_under_autocast(
-    make_grpo: Make, fit: Fit, batches: list[ClipBatch], remembers: bool
+    make_grpo: Callable[..., GRPOModule], fit: Callable[..., Trainer], batches: list[ClipBatch]
 ) -> None:
     module, scored = make_grpo(num_updates=2, beta=0.0, learning_rate=1e-2), []
-    if not remembers:
-        module.backbone.remember = lambda prompt: prompt
     score = module.backbone.score
 
     def recorded(*arguments):
@@ -365,6 +330,4 @@ def test_a_second_update_sees_the_weights_of_the_first_under_autocast(
     fit(module, batches[:1], RLCallback([LengthReward()]), precision="bf16-mixed")
     for trained_on, fresh in scored:
         torch.testing.assert_close(trained_on, fresh, atol=1e-6, rtol=0)
-    assert len(scored) == (1 if remembers else 2), "the first update goes on from the prompts of sampling"
-    before = module.experience.rollout.completions.logprobs
-    assert (scored[-1][1] - before).abs().amax() > 0.1, "the first update moved the weights"
+    assert len(scored) == 2 and (scored[1][1] - scored[0][1]).abs().amax() > 0.1, "the first update moved the weights"

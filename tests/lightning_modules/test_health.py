@@ -1,7 +1,6 @@
 """Steps whose loss or gradient is not finite: they never reach the weights, and what they came from is kept."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ from torch import Tensor
 from callbacks.rl import RLCallback
 from datamodules.batch import Clip, ClipBatch, collate
 from lightning_modules.backbones.composed import ComposedBackbone
-from lightning_modules.backbones.interface import Prompt, Scores, SharedPrompt
+from lightning_modules.backbones.interface import Scores
 from lightning_modules.cold_start import ColdStartModule
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.health import NonFiniteError, StepHealth
@@ -50,16 +49,8 @@ class SpoiltBackbone(ComposedBackbone):
     """Scores as it should, and sends a spoilt gradient back."""
 
     def score(self, *arguments, **options) -> Scores:
-        return spoilt(super().score(*arguments, **options))
-
-    @contextmanager
-    def score_in_parts(self, prompt: Prompt) -> Iterator[SharedPrompt | None]:
-        with super().score_in_parts(prompt) as shared:
-            yield shared and replace(shared, score=lambda *arguments: spoilt(shared.score(*arguments)))
-
-
-def spoilt(scores: Scores) -> Scores:
-    return replace(scores, logprobs=SpoiltGradient.apply(scores.logprobs))
+        scores = super().score(*arguments, **options)
+        return replace(scores, logprobs=SpoiltGradient.apply(scores.logprobs))
 
 
 class Spoil(Callback):

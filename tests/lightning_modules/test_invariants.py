@@ -23,6 +23,7 @@ from datamodules.batch import Clip, ClipBatch, collate
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.interface import Completions, Prompt, Sampling, Scores
 from lightning_modules.grpo import GRPOModule
+from lightning_modules.rl.experience import Rollout
 
 from .conftest import TRAINED, LengthReward
 
@@ -36,9 +37,6 @@ TOLERANCE = 5e-5
 
 class NaiveBackbone(ComposedBackbone):
     """Scores prompt + completion row by row in one pass, nothing shared."""
-
-    def remember(self, prompt: Prompt) -> Prompt:
-        return prompt
 
     def score(
         self, prompt: Prompt, completions: Completions, temperature: float = 1.0, with_entropy: bool = False
@@ -73,14 +71,20 @@ class Trajectory(Callback):
         self.steps.append({name: float(trainer.callback_metrics[f"train/{name}"]) for name in NAMES})
 
 
-class PaperLoss(Callback):
-    """The loss of each step before it is taken, from spec/method.md ("GRPO"), completion by completion."""
+class PaperLoss(RLCallback):
+    """The loss of each step before it is taken, from the paper's equation, completion by completion."""
 
-    def __init__(self) -> None:
+    def setup(self, trainer: Trainer, pl_module: GRPOModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self.module = pl_module
         self.losses: list[float] = []
 
-    def on_train_batch_start(self, trainer: Trainer, module: GRPOModule, batch: ClipBatch, batch_idx: int) -> None:
-        rollout = module.experience.rollout
+    def reward(self, rollout: Rollout, readings: None, max_new_tokens: int) -> tuple[dict[str, Tensor], Tensor]:
+        self.see(rollout)
+        return super().reward(rollout, readings, max_new_tokens)
+
+    def see(self, rollout: Rollout) -> None:
+        module, batch = self.module, rollout.batch
         rewards = [float(len(text) % 7) for text in module.backbone.texts(rollout.completions)]
         losses = []
         for i, reward in enumerate(rewards):
@@ -139,7 +143,7 @@ def test_one_trajectory_whatever_is_shared_split_or_recomputed(
         naive: bool,
         micro_batch_size: int | None,
         gradient_checkpointing: bool,
-        *callbacks: Callback,
+        rewards: RLCallback | None = None,
         completion_batch_size: int | None = None,
     ) -> Tensor:
         backbone, trajectory = make_backbone(naive, gradient_checkpointing), Trajectory()
@@ -158,10 +162,10 @@ def test_one_trajectory_whatever_is_shared_split_or_recomputed(
             micro_batch_size=micro_batch_size,
             completion_batch_size=completion_batch_size,
         )
-        fit(module, batches, RLCallback([LengthReward()]), *callbacks, trajectory)
+        fit(module, batches, rewards or RLCallback([LengthReward()]), trajectory)
         return torch.tensor([list(step.values()) for step in trajectory.steps])
 
-    paper = PaperLoss()
+    paper = PaperLoss([LengthReward()])
     first = run(False, None, False, paper)
     assert first.shape == (4, len(NAMES)) and len(rollouts) == 4
     torch.testing.assert_close(first[:, 0], torch.tensor(paper.losses), atol=TOLERANCE, rtol=0)

@@ -21,6 +21,7 @@ from lightning_modules.backbones.adapters import LoRA
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.interface import Sampling
 from lightning_modules.grpo import GRPOModule
+from lightning_modules.rl.experience import experience_of
 
 from .conftest import TRAINED
 from .two_processes import STRATEGIES, DealtClips, Record, ReplayingBackbone, Step, on_two_processes, trained, trainer
@@ -63,8 +64,9 @@ class Scores(Record):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ClipBatch, batch_idx: int
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if pl_module.experience is not None:
-            self.advantages |= dict(zip(batch.ids, pl_module.experience.advantages.view(len(batch), -1), strict=True))
+        experience = experience_of(outputs)
+        if experience is not None:
+            self.advantages |= dict(zip(batch.ids, experience.advantages.view(len(batch), -1), strict=True))
 
 
 @pytest.fixture
@@ -118,7 +120,6 @@ def learn(tiny_models: Path, make_clip: Callable[..., Clip], steps: list[Step], 
 
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddp, by token, prompts go on from sampling": ("ddp", {"denominator": "token", "completion_batch_size": 2}),
     "ddp, by token, uniform groups skipped": ("ddp", {"denominator": "token", "uniform_groups": "skip"}),
     "ddp, constant, sampled again": (
         "ddp",

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -27,7 +27,7 @@ LIMIT = 120.0
 
 
 STRATEGIES: dict[str, Callable[[], str | Strategy]] = {
-    "ddp": lambda: DDPStrategy(find_unused_parameters=True, broadcast_buffers=False),
+    "ddp": lambda: "ddp_find_unused_parameters_true",
     "fsdp2": FSDP2Strategy,
 }
 """As in configs/trainer/."""

@@ -23,6 +23,7 @@ from lightning_modules.backbones.interface import Sampling
 from lightning_modules.cold_start import ColdStartModule
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.health import NonFiniteError
+from lightning_modules.rl.experience import Experience, Rollout
 from lightning_modules.step_record import StepRecord
 from lightning_modules.trainable_policy import TrainablePolicyModule
 
@@ -47,7 +48,14 @@ class PlantAdvantage(Callback):
         self.value = value
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        pl_module.experience.advantages[4] = self.value
+        score = pl_module._score
+
+        def planted(rollout: Rollout) -> Experience:
+            experience = score(rollout)
+            experience.advantages[4] = self.value
+            return experience
+
+        pl_module._score = planted
 
 
 class OneBatch(LightningDataModule):

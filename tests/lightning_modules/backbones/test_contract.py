@@ -118,24 +118,15 @@ def test_shared_prompt_equals_naive_in_value_and_gradient(
     assert_equal_gradients(gradients(model, shared), gradients(model, naive))
 
 
-@pytest.mark.parametrize("remembers", [False, True])
-def test_scoring_in_parts_equals_scoring_at_once(
-    model: DecoderBackbone, case: Case, clips: ClipBatch, remembers: bool
-) -> None:
-    """Also where the parts go on from the prompts that completions were sampled from."""
+def test_scoring_in_parts_equals_scoring_at_once(model: DecoderBackbone, case: Case, clips: ClipBatch) -> None:
     model.set_trainable(case.trained)
     percept = model.perceive(clips)
-    prompt = model.encode(clips, percept)
-    if remembers:
-        with torch.no_grad():
-            prompt = model.remember(prompt)
-        assert prompt.memory is not None
-    completions = ragged(model, prompt)
+    completions = ragged(model, model.encode(clips, percept))
     whole = model.logprobs(model.encode(clips, percept), completions)
     expected = gradients(model, whole)
     weights = torch.randn(whole.shape, generator=torch.Generator().manual_seed(2))
     model.zero_grad()
-    with model.score_in_parts(prompt) as shared:
+    with model.score_in_parts(model.encode(clips, percept)) as shared:
         assert shared is not None
         for g in range(GROUP_SIZE):
             rows = slice(g, None, GROUP_SIZE)
@@ -145,9 +136,6 @@ def test_scoring_in_parts_equals_scoring_at_once(
             (scores.logprobs * weights[rows]).sum().backward()
         shared.backward()
     assert_equal_gradients({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, expected)
-    if remembers:
-        with pytest.raises(RuntimeError, match="have served their backward pass"), model.score_in_parts(prompt):
-            pass
 
 
 def test_gradient_checkpointing_changes_nothing_but_recomputes(

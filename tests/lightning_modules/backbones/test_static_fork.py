@@ -12,12 +12,11 @@ import torch
 from torch import nn
 
 from datamodules.batch import ClipBatch
-from lightning_modules.backbones import generation, static_fork, tall_products
+from lightning_modules.backbones import generation, static_fork
 from lightning_modules.backbones.adapters import LoRA
 from lightning_modules.backbones.decoder_backbone import DecoderBackbone
 from lightning_modules.backbones.interface import Completions, Prompt, Sampling
 from lightning_modules.backbones.static_fork import StaticFork
-from lightning_modules.backbones.tall_products import TallProducts, few_rows
 
 pytestmark = pytest.mark.numerics
 
@@ -123,18 +122,6 @@ def test_a_decoder_with_windows_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     decoder = SimpleNamespace(body=nn.Linear(1, 1))
     with pytest.raises(ValueError, match="Linear has sliding windows.*compiled: false"):
         StaticFork(decoder, prefix=None, group_size=2)
-
-
-@pytest.mark.parametrize("tall", [False, True])
-def test_linear_layers_of_few_rows(monkeypatch: pytest.MonkeyPatch, tall: bool) -> None:
-    monkeypatch.setattr(tall_products, "TALL_IS_FASTER", tall)
-    assert isinstance(few_rows(), TallProducts) is tall
-    rows = torch.randn(3, 1, 8, generator=torch.Generator().manual_seed(0))
-    for bias in (False, True):
-        layer = nn.Linear(8, 5, bias=bias)
-        expected = layer(rows)
-        with few_rows():
-            torch.testing.assert_close(layer(rows), expected)
 
 
 @pytest.mark.slow
