@@ -152,52 +152,16 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
     One parser serves all four commands, so that `${trainer.default_root_dir}` means the same in each.
     """
     from lightning import LightningDataModule, LightningModule
-    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-    from callbacks.alarms import AlarmCallback
-    from callbacks.bad_clips import BadClipBudget
-    from callbacks.checkpointing.run_checkpoint import RunCheckpoint
-    from callbacks.command_line import read_strictly, settled
+    from callbacks.command_line import read_strictly
     from callbacks.config_secrets import SecretKeepingParser
-    from callbacks.curves import CurvesMayEnd
-    from callbacks.export import ExportCallback
-    from callbacks.inspection.callback import InspectionCallback
-    from callbacks.prediction_writer import PredictionWriter
-    from callbacks.run_record import RunRecord
-    from callbacks.verifier_figures import VerifierFigures
-    from lightning_modules.determinism import make_products_reproducible
-    from lightning_modules.provenance import Mismatch
+    from callbacks.stage_cli import StageCLI
 
     read_strictly(arguments)
     import_named_classes()
     import_module("callbacks.rl")
     for stage in ("cold_start", "verifier", "grpo"):
         import_module(f"lightning_modules.{stage}")
-
-    class StageCLI(LightningCLI):
-        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-            parser.add_argument(
-                "--ckpt_path",
-                type=str | None,
-                default=None,
-                help="Checkpoint to go on from (fit) or to load: a file, or the 'last' or 'best' of the run directory. "
-                "'last' starts anew where there is none yet.",
-            )
-            parser.add_argument(
-                "--checkpoint_mismatch",
-                type=Mismatch,
-                default="error",
-                help="What to do with a checkpoint that was trained with another verifier or taxonomy.",
-            )
-            parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
-            parser.add_lightning_class_args(BadClipBudget, "bad_clips")
-
-        def before_instantiate_classes(self) -> None:
-            self.config = settled(self.config)
-            if self.config.trainer.deterministic:
-                make_products_reproducible()
-            self.parser.refuse_written_secrets(self.config)
-
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
     # Meant: sampling and scoring run without dropout, and frozen parts stay in eval mode.
     warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training")
@@ -212,17 +176,6 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
         parser_class=SecretKeepingParser,
-        trainer_defaults={
-            "callbacks": [
-                ExportCallback(),
-                PredictionWriter(),
-                VerifierFigures(),
-                InspectionCallback(),
-                AlarmCallback(),
-                CurvesMayEnd(),
-                RunRecord(),
-            ]
-        },
         parser_kwargs={
             "parser_mode": "omegaconf+",
             "exit_on_error": False,

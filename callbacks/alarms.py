@@ -70,7 +70,6 @@ class AlarmCallback(Callback):
 
     Meanings and default thresholds: `lightning_modules.metrics.alarms.CHECKS`. What has no value is not logged. An
     alarm warns once, and again only after it has been silent. Numerators and denominators are summed over processes.
-    Of several such callbacks the first works: one that a configuration names stands before the default.
 
     Args:
         every_n_steps: batches of stage 3 between two measurements.
@@ -100,11 +99,9 @@ class AlarmCallback(Callback):
         self._measured: deque[Tallies] = deque(maxlen=window)
         self._evaluated: list[Rationale] = []
         self._warned: set[str] = set()
-        self._is_active = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._is_active = next(c for c in trainer.callbacks if isinstance(c, AlarmCallback)) is self
-        if not self._is_active or self.second_verifier is None or self._second is not None:
+        if self.second_verifier is None or self._second is not None:
             return
         if not isinstance(pl_module, PolicyModule) or pl_module.verifier is None:
             raise ValueError(
@@ -129,7 +126,7 @@ class AlarmCallback(Callback):
     ) -> None:
         # Counted over epochs: an epoch can be shorter than the distance between two measurements.
         step = trainer.fit_loop.total_batch_idx
-        if not self._is_active or not isinstance(pl_module, GRPOModule) or (step + 1) % self.every_n_steps:
+        if not isinstance(pl_module, GRPOModule) or (step + 1) % self.every_n_steps:
             return
         # A process whose clips all failed has nothing to add, and takes part in the sum like the others.
         rationales, experience = [], experience_of(outputs)
@@ -155,7 +152,7 @@ class AlarmCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self._is_active and isinstance(outputs, Evaluation) and not trainer.sanity_checking:
+        if isinstance(outputs, Evaluation) and not trainer.sanity_checking:
             self._evaluated += evaluation_rationales(outputs, self._read(pl_module, outputs.responses))
 
     on_test_batch_end = on_validation_batch_end
@@ -168,7 +165,7 @@ class AlarmCallback(Callback):
 
     def _finish(self, trainer: Trainer, module: LightningModule, prefix: str) -> None:
         rationales, self._evaluated = self._evaluated, []
-        if not self._is_active or not isinstance(module, PolicyModule) or trainer.sanity_checking:
+        if not isinstance(module, PolicyModule) or trainer.sanity_checking:
             return
         tallies = _summed_over_processes(trainer, rationale_statistics(rationales, module.taxonomy))
         alarms = make_alarms(tallies, self.thresholds)

@@ -168,18 +168,6 @@ def test_evaluation(
     assert "expected at most 0.3" in message
 
 
-def test_of_two_callbacks_the_configured_one_works(
-    make_grpo: Make, fit: Fit, clips: Callable[[int], list[ClipBatch]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = make_grpo()
-    say(module, monkeypatch, [HACKED])
-    configured = AlarmCallback(every_n_steps=1, window=1, thresholds={"label_named": (None, None)})
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        fit(module, clips(1), RLCallback([LengthReward()]), configured, AlarmCallback(every_n_steps=1, window=1))
-    assert not warnings_of(caught, "alarm/label_named")
-
-
 class SavesPooled(Callback):
     """Leaves what a process logged."""
 
