@@ -12,6 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args, get_origin, get_type_hints
 
+from datamodules.files.printable import is_unicode, readable_name
+
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningCLI
 
@@ -222,6 +224,12 @@ def wait_briefly() -> None:
 
 def run(arguments: list[str]) -> None:
     """Run a command line; its errors go to the caller."""
+    for argument in arguments:
+        if not is_unicode(argument):
+            raise ValueError(
+                f"{readable_name(argument)}: these bytes are no UTF-8, and options are text. Rename the folder, or "
+                "name one above it: what lies below may be called as it is."
+            )
     command, *options = arguments
     if command in TOOLS:
         run_tool(command, options)
@@ -248,18 +256,19 @@ def main(arguments: list[str] | None = None) -> int:
     # The bars of loading and writing a few megabytes say nothing; training and decoding have their own.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     arguments = sys.argv[1:] if arguments is None else arguments
+    shows_places, arguments = DEBUG in arguments, [argument for argument in arguments if argument != DEBUG]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # no name of a file keeps a table from being printed
     try:
-        run([argument for argument in arguments if argument != DEBUG])
+        run(arguments)
     except Exception as error:  # noqa: BLE001 (shown, whatever it is)
         from callbacks.command_line import is_meant_to_be_read, one_sentence, whole_story
 
         is_meant = is_meant_to_be_read(error)
-        if DEBUG in arguments or not is_meant:
+        if shows_places or not is_meant:
             print(whole_story(error), file=sys.stderr)
         if is_meant:
             print(f"error: {one_sentence(error, arguments[0])}", file=sys.stderr)

@@ -10,7 +10,6 @@ import math
 import re
 import traceback
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +41,12 @@ def read_strictly(arguments: Sequence[str]) -> None:
     """Check the YAML files that arguments name, and have this process' parsers read YAML as this module says.
 
     Raises:
-        FileNotFoundError: no such file.
         ValueError: a file is no YAML mapping, or has a key twice; names file and row.
     """
-    for option, following in pairwise([*arguments, ""]):
-        name, equals, value = option.partition("=")
-        if name in ("-c", "--config"):
-            read_yaml_mapping(value if equals else following)
+    for argument in arguments:
+        for name in (argument, argument.partition("=")[2], argument.removeprefix("-c")):
+            if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+                read_yaml_mapping(name)
     for mode in ("yaml", "omegaconf+"):
         set_loader(mode, _load, exceptions=(yaml.YAMLError,))
 

@@ -38,6 +38,12 @@ class ExportCallback(Callback):
 
 
 def _export(module: LightningModule, directory: Path) -> None:
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad and not parameter.isfinite().all():
+            raise ExportError(
+                f"The model is not written to {directory}: its weights are not finite ({name}). Lower "
+                "model.learning_rate, and go on from a checkpoint before they were."
+            )
     partial = directory.with_name(PARTIAL + directory.name)
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -94,7 +94,7 @@ def _holder(file: IO[str]) -> str:
     try:
         holder = json.load(file)
         return "process {process} on {host}, started {started} as `{command}`".format_map(holder)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 

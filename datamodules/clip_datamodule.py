@@ -98,6 +98,11 @@ class ClipDataModule(LightningDataModule, ABC):
         follow_links: bool = False,
     ) -> None:
         super().__init__()
+        if batch_size < 1 or eval_batch_size < 1 or num_workers < 0:
+            raise ValueError(
+                f"Got batch_size={batch_size}, eval_batch_size={eval_batch_size}, num_workers={num_workers}. Expected "
+                "batch sizes of 1 or more, and num_workers of 0 or more."
+            )
         if not 0 <= validation_fraction < 1:
             raise ValueError(f"validation_fraction must be in [0, 1), got {validation_fraction}.")
         if timeout_seconds is not None and not timeout_seconds > 0:

@@ -13,6 +13,7 @@ from datamodules.corpus import Corpus, LabelRow
 from datamodules.files.tables import read_csv
 from datamodules.published import NUM_FOLDS, Coding, Published, published_fold
 
+_MOST_DIGITS = 20  # of a clip's number and a code; Python refuses thousands
 _TOTALS = dict(zip(emotions.DFEW.classes, (2445, 1894, 2669, 2173, 1469, 145, 902), strict=True))
 
 
@@ -58,7 +59,9 @@ class DFEW(Corpus):
         """Rows `video_name,label`: a clip number and a code from 1."""
         for row, source in read_csv(path, ["video_name", "label"], refuse=self.refuse):
             number, code = row["video_name"], row["label"]
-            if not (number.isdecimal() and code.isdecimal()):
-                self.refuse(f"{source}: got {number},{code}. Expected a clip number and a label code, e.g. 12,4.")
+            if not (number.isdecimal() and code.isdecimal() and len(number + code) < _MOST_DIGITS):
+                self.refuse(
+                    f"{source}: got {number:.40},{code:.40}. Expected a clip number and a label code, e.g. 12,4."
+                )
                 continue
             yield LabelRow(number, int(code), source)

@@ -251,7 +251,7 @@ class EMER(Corpus):
 def _header(path: Path) -> list[str]:
     with path.open("rb") as file:
         line = file.readline(1000).decode("utf-8-sig", errors="replace")
-    return [name.strip() for name in next(csv.reader([line]), [])]
+    return [name.strip() for name in next(csv.reader(line.splitlines()[:1]), [])]
 
 
 def _csv_form(path: Path) -> Form | None:

@@ -298,7 +298,7 @@ class MAFW(Corpus):
 
 
 def _label(text: str) -> str | int:
-    return int(text) if text.isdecimal() else text
+    return int(text) if text.isdecimal() and len(text) < 10 else text
 
 
 def _is_negative(cell: object) -> bool:
@@ -314,4 +314,8 @@ def _cell_codes(cell: object) -> tuple[int, ...] | None:
     if isinstance(cell, int | float):
         return (int(cell),) if float(cell).is_integer() else None
     parts = [part.strip() for part in cell.split(",")] if isinstance(cell, str) else []
-    return tuple(sorted(int(part) for part in parts)) if parts and all(part.isdecimal() for part in parts) else None
+    return (
+        tuple(sorted(int(part) for part in parts))
+        if parts and all(part.isdecimal() and len(part) < 10 for part in parts)
+        else None
+    )

@@ -7,6 +7,9 @@ from datamodules.emotions import Taxonomy
 
 _QUOTE_OR_GAP = re.compile(r"\"|(?<=[.!?])\s+")
 
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+"""Of a response: rationale, then answer."""
+
 
 @dataclass
 class Response:

@@ -160,6 +160,10 @@ class RationaleText(LightningDataModule):
         limit: int | None = None,
     ) -> None:
         super().__init__()
+        if batch_size < 1 or num_workers < 0:
+            raise ValueError(
+                f"Got batch_size={batch_size}, num_workers={num_workers}. Expected batch_size >= 1, num_workers >= 0."
+            )
         if not 0 <= validation_fraction < 1:
             raise ValueError(f"validation_fraction must be in [0, 1), got {validation_fraction}.")
         if limit is not None and limit < 1:

@@ -122,6 +122,12 @@ def load_classifier(path: str, **options: Any) -> tuple[PreTrainedModel, PreTrai
         raise
     except Exception as error:  # whatever the directory's files make of transformers' code
         raise ValueError(f"Cannot load a text classifier from {path}: {error}\n{expected}") from error
+    broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{path} has {len(broken)} weights that are not finite numbers, e.g. {broken[0]}: whatever it read would "
+            "mean nothing. Its training has diverged; use another one."
+        )
     return model, tokenizer, report
 
 

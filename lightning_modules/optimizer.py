@@ -19,7 +19,13 @@ def adamw(parameters: Any, trainer: Trainer, **options: Any) -> torch.optim.Adam
         parameters: what is trained, or groups of it.
         trainer: whose precision says whether there is a scaler.
         options: of `torch.optim.AdamW`.
+
+    Raises:
+        ValueError: a number is infinite.
     """
+    for name, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"model.{'learning_rate' if name == 'lr' else name} is {value}. Expected a finite number.")
     has_scaler = getattr(trainer.precision_plugin, "scaler", None) is not None
     optimizer = torch.optim.AdamW(parameters, fused=not has_scaler, **options)
     # Lightning takes this for "unscales by itself" under any mixed precision, and refuses to clip; without a scaler

@@ -10,11 +10,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.nn import functional
+from torch.optim import Optimizer
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -25,6 +27,7 @@ from transformers import (
 from datamodules.emotions import GO_EMOTIONS
 from datamodules.rationale_text import SentenceBatch
 from lightning_modules.emotion_verifier import load_classifier, usable_tokens
+from lightning_modules.health import NonFiniteError
 from lightning_modules.metrics.sentences import SentenceLabelReport
 from lightning_modules.optimizer import adamw, scheduled
 from lightning_modules.refusals import FINDERS, refuse_callbacks
@@ -165,6 +168,23 @@ class VerifierModule(SeededSteps):
         loss = functional.binary_cross_entropy_with_logits(self(batch.texts), batch.labels)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.texts))
         return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Stop before a gradient that is not finite reaches the weights; a gradient scaler sees to its own.
+
+        Raises:
+            NonFiniteError: it is not.
+        """
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            return
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            raise NonFiniteError(
+                f"The gradient's norm is {norm:g} at step {self.trainer.global_step}, in epoch {self.current_epoch}; "
+                f"the weights were not updated. Lower model.learning_rate (now {self.learning_rate:g}), and go on "
+                "from a checkpoint before it, or begin anew."
+            )
 
     def validation_step(self, batch: SentenceBatch, batch_idx: int) -> None:
         """Loss and counts of held-out sentences."""

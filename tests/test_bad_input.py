@@ -1,9 +1,11 @@
 """Malformed files for every command that reads files: one sentence that names the file, status 2, no traceback."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -338,3 +340,38 @@ def test_nothing_in_a_file_steers_the_terminal(
     printed = capsys.readouterr()
     allowed = {"\n", "\r"}
     assert {character for character in printed.out + printed.err if not character.isprintable()} <= allowed
+
+
+NUMBERS = [
+    "synthesize --layout dfew --output {out} --num_clips 10 --seed -5",
+    "synthesize --layout dfew --output {out} --num_clips 10 --num_workers -1",
+    "synthesize --layout dfew --output {out} --num_clips 10 --duration_seconds .inf",
+    "inspect_data --data Clips --data.path {out} --num_workers 0",
+    "inspect_data --data Clips --data.path {out} --data.batch_size 0",
+    "inspect_data --data Clips --data.path {out} --data.num_workers -1",
+]
+
+
+@pytest.mark.parametrize("command", NUMBERS)
+def test_numbers(tmp_path: Path, refused: Refused, command: str) -> None:
+    refused(
+        *command.format(out=tmp_path / "out").split(" "), names=command.split(" ")[-2].rpartition(".")[2].strip("-")
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_bytes_that_are_no_text(refused: Refused) -> None:
+    folder = os.fsdecode("/data/我的".encode("gb18030"))
+    refused("predict", "--data", "Clips", "--data.path", folder, names="/data/我的: these bytes are no UTF-8")
+
+
+def test_what_is_no_regular_file_is_read(
+    tmp_path: Path, arguments_for: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fifo = tmp_path / "fifo.jsonl"
+    os.mkfifo(fifo)
+    writer = Thread(target=fifo.write_bytes, args=(line(),))
+    writer.start()
+    assert main.main(arguments_for("alarms", fifo)) == 0
+    writer.join()
+    assert main.main(["alarms", "-c", f"{{predictions: ['{tmp_path}/good.jsonl'], output: '{tmp_path}/out'}}"]) == 0

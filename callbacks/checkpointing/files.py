@@ -50,6 +50,10 @@ def verify(path: Path) -> None:
         )
 
 
+_NEEDED = {"state_dict", "global_step", "pytorch-lightning_version"}
+"""What every checkpoint of Lightning's has."""
+
+
 class CheckpointFiles(TorchCheckpointIO):
     """Checkpoints of one file, written straight to disk and flushed to it, and verified when they are read.
 
@@ -97,12 +101,19 @@ class CheckpointFiles(TorchCheckpointIO):
             raise FileNotFoundError(f"No such checkpoint: {path}")
         verify(Path(path))
         try:
-            return super().load_checkpoint(path, map_location, weights_only=True)
+            content = super().load_checkpoint(path, map_location, weights_only=True)
         except pickle.UnpicklingError as error:
             raise CheckpointError(
                 f"The checkpoint {path} holds more than tensors and plain values, and is refused: to unpickle it could "
                 "run any code. Checkpoints of this framework hold nothing else."
             ) from error
+        missing = _NEEDED - set(content if isinstance(content, dict) else ())
+        if missing:
+            raise CheckpointError(
+                f"{path} is no checkpoint of a run: it lacks {', '.join(sorted(missing))}. To begin from weights, name "
+                "what a run exported (model/) as the backbone's or the verifier's path."
+            )
+        return content
 
 
 def own_checkpoints(directory: Path) -> dict[int, Path]:
@@ -143,7 +154,7 @@ def best_checkpoint(run: Path) -> Path:
             f"There is no checkpoint in {run}. Leave trainer.enable_checkpointing on, ModelCheckpoint.dirpath unset, "
             "and let the logger write to ${trainer.default_root_dir}."
         )
-    states = torch.load(newest, map_location="cpu", weights_only=True, mmap=True)["callbacks"].values()
+    states = CheckpointFiles().load_checkpoint(newest).get("callbacks", {}).values()
     best = next((state["best_model_path"] for state in states if state.get("best_model_path")), "")
     # By name: the run directory may have been moved since.
     return newest.with_name(Path(best).name) if best else newest

@@ -98,7 +98,8 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = {_name(key): value for key, value in pairs}
     if len(content) < len(pairs):
         keys = [_name(key) for key, _ in pairs]
-        raise ValueError(f"the key {shown(next(key for key in keys if keys.count(key) > 1))} is there twice")
+        twice = shown(next(key for key in keys if keys.count(key) > 1))
+        raise ValueError(f"the key {twice} is there twice, in {shown(content, 120)}")
     return content
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ _LARGEST_WORKBOOK = 256 * 2**20
 """Bytes of an XLSX file unpacked; ten thousand rows of labels have a few million."""
 _MOST_ELEMENTS = 8_000_000
 """XML tags in an XLSX file, each of which costs a microsecond; ten thousand rows of labels have half a million."""
+_MOST_COLUMNS = 256
 _LAST_ROW = 2**20
 """Of a sheet, by the format."""
 
@@ -46,10 +48,18 @@ def read_csv(
     Raises:
         ValueError: another encoding, or a header without one of the columns or with one twice.
     """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
+    lines: list[str] = []
+
+    def seen() -> Iterator[str]:
+        for line in io.StringIO(read_text(path), newline=""):
+            lines.append(line)
+            yield line
+
+    reader = csv.reader(seen(), delimiter=delimiter, strict=True)
     header: list[str] = []
     while True:
         source = f"{path}:{reader.line_num + 1}"
+        lines.clear()
         try:
             row = next(reader)
         except StopIteration:
@@ -65,10 +75,26 @@ def read_csv(
         if not header:
             header = [name.strip() for name in row]
             _check_header(path, header, columns)
+        elif swallowed := _swallowed(row, lines, delimiter):
+            refuse(
+                f"{source}: a quotation mark that begins here ends lines below, and this row's text holds what looks "
+                f"like another row: {swallowed!r:.120}. Close the mark, or take it out."
+            )
         elif row and len(row) != len(header):
             refuse(f"{source}: got {row!r:.300}. Expected {len(header)} fields: {delimiter.join(header)}.")
         elif row:
             yield {name: value.strip() for name, value in zip(header, row, strict=True)}, source
+
+
+def _swallowed(row: Sequence[str], lines: Sequence[str], delimiter: str) -> str | None:
+    """A line within a row of several lines that begins as the row itself does: with a name of the same form.
+
+    A mark that is closed by chance leaves valid CSV, in which the rows in between are one text.
+    """
+    if len(lines) < 2 or not row or not any(character.isdigit() for character in row[0]):
+        return None
+    form = re.sub(r"\d+", "0", row[0].strip())
+    return next((line for line in lines[1:] if re.sub(r"\d+", "0", line.partition(delimiter)[0].strip()) == form), None)
 
 
 def _check_header(path: Path, header: Sequence[Any], columns: Sequence[str]) -> None:
@@ -130,7 +156,8 @@ def _sheet_rows(path: Path) -> Iterator[tuple[Any, ...]]:
             sheet = workbook.worksheets[0]
             # Some programs write a sheet's size wrongly; without it the reader goes by the rows that are there.
             sheet.reset_dimensions()
-            yield from sheet.iter_rows(values_only=True)
+            # Else a cell in the last column there is makes thousands of each row.
+            yield from sheet.iter_rows(max_col=_MOST_COLUMNS, values_only=True)
         finally:
             workbook.close()
     except Exception as error:

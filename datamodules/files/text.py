@@ -32,15 +32,16 @@ def read_bytes(path: str | Path) -> bytes:
         ValueError: more bytes than any file that is read here has.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         raise FileNotFoundError(f"No such file: {path}.")
-    num_bytes = path.stat().st_size
-    if num_bytes > _LARGEST_TEXT:
+    with path.open("rb") as file:
+        content = file.read(_LARGEST_TEXT + 1)  # a device may have no end
+    if len(content) > _LARGEST_TEXT:
         raise ValueError(
-            f"{path} has {num_bytes:,} bytes; a file of text that is read here has {_LARGEST_TEXT:,} at most. Is it "
-            "the file that you meant?"
+            f"{path} has more than the {_LARGEST_TEXT:,} bytes that a file of text has here. Is it the file that you "
+            "meant?"
         )
-    return path.read_bytes()
+    return content
 
 
 def decode_utf8(content: bytes, where: str, first_row: int = 1) -> str:

@@ -6,6 +6,7 @@ in training reads it.
 """
 
 import json
+import math
 import multiprocessing
 import os
 import zlib
@@ -215,6 +216,8 @@ def _write_sentence_files(output: Path, num_sentences: int, seed: int, taxonomy:
 def _check_plan(plan: ClipPlan) -> None:
     if plan.image_size < 32 or plan.image_size % 2:
         raise ValueError(f"image_size is {plan.image_size}; H.264 needs an even number, and a face at least 32 pixels.")
+    if not all(map(math.isfinite, (plan.duration_seconds, plan.frame_rate, plan.sample_rate))):
+        raise ValueError("duration_seconds, frame_rate and sample_rate must be finite numbers.")
     if plan.duration_seconds * min(plan.frame_rate, plan.sample_rate) < 2:
         raise ValueError(
             f"duration_seconds {plan.duration_seconds} at frame_rate {plan.frame_rate} and sample_rate "
@@ -276,6 +279,8 @@ def synthesize(
     directory = Path(output)
     if num_clips < 10:
         raise ValueError(f"num_clips is {num_clips}; give at least 10, so that there is something in every split.")
+    if seed < 0 or num_workers < 0:
+        raise ValueError(f"Got seed={seed}, num_workers={num_workers}. Expected 0 or more of each.")
     _check_output(directory, overwrite)
     if layout == "sentences":
         _write_sentence_files(directory, num_clips, seed, get_taxonomy(taxonomy))

@@ -37,7 +37,7 @@ def read_records(path: str | Path, fields: Sequence[str], optional: Sequence[str
         ValueError: no record at all, or a line that is no such object or repeats an id; it names file and line.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         raise FileNotFoundError(f"No such file: {path}. Expected JSONL with id, {', '.join(fields)} on each line.")
     records: dict[str, Record] = {}
     for content, where in read_json_lines(path):

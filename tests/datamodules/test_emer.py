@@ -200,6 +200,18 @@ def test_a_path_of_windows_is_the_clip_that_it_names(tmp_path: Path, write_clip:
     assert [record.media for record in records] == expected
 
 
+def test_a_response_with_two_answers_is_refused(write_emer: Callable[[list], Path]) -> None:
+    twice = "<think>He said <answer>happy</answer> well</think>\n<answer>angry</answer>"
+    with pytest.raises(ValueError, match=r"json:2: the response to learn has <answer> 2 times"):
+        EMER(str(write_emer([entry(0), entry(1, twice)]))).setup("fit")
+
+
+def test_line_ends_of_old_macs_do_not_end_the_search(write_emer: Callable[[list], Path]) -> None:
+    root = write_emer([entry(0)])
+    (root / "other.csv").write_bytes(b"a,b\r1,2\r")
+    assert len(EMER(str(root)).records("train")) == 1
+
+
 def test_a_json_of_another_purpose_does_not_end_the_search(write_emer: Callable[[list], Path]) -> None:
     root = write_emer([entry(0)])
     (root / "a_settings.json").write_text("{broken,")

@@ -186,8 +186,8 @@ def test_a_label_listed_twice_is_refused(merr: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("He shouts. <answer>happy</answer> All laugh.", r"json:bad: .* reads back as 'happiness', .*label is anger"),
-        ("He shouts.</think><think>He frowns.", "json:bad: the rationale to learn reads back as 'He shouts.'"),
+        ("He shouts. <answer>happy</answer> All laugh.", "json:bad: the response to learn has <answer> 2 times"),
+        ("He shouts.</think>He frowns.", "json:bad: the response to learn has </think> 2 times"),
     ],
 )
 def test_an_explanation_with_tags_is_refused(merr: Path, text: str, message: str) -> None:

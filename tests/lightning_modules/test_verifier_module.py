@@ -10,9 +10,11 @@ from lightning import Trainer, seed_everything
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
+from callbacks.export import ExportError, _export
 from datamodules.emotions import GO_EMOTIONS
 from datamodules.rationale_text import LabelledSentence, collate_sentences
 from lightning_modules.emotion_verifier import EmotionVerifier
+from lightning_modules.health import NonFiniteError
 from lightning_modules.verifier import VerifierModule
 
 pytestmark = pytest.mark.e2e
@@ -189,3 +191,27 @@ def test_numbers_out_of_range(bad):
 def test_there_is_no_report_before_a_test():
     with pytest.raises(ValueError, match="Run `test` first"):
         VerifierModule(str(TINY)).metrics_report()
+
+
+@pytest.mark.parametrize("learning_rate", [1e20, 1e38])
+def test_training_that_diverges_stops(tmp_path, learning_rate):
+    module = VerifierModule(str(TINY), learning_rate=learning_rate, warmup_ratio=0.0)
+    with pytest.raises(NonFiniteError, match=r"gradient's norm is (nan|inf) at step \d+.*Lower model.learning_rate"):
+        trainer(tmp_path, max_epochs=20).fit(module, loader())
+
+
+def test_a_rate_without_an_end_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="model.learning_rate is inf"):
+        trainer(tmp_path, max_epochs=1).fit(VerifierModule(str(TINY), learning_rate=float("inf")), loader())
+
+
+def test_broken_weights_are_neither_exported_nor_loaded(tmp_path):
+    module = VerifierModule(str(TINY))
+    with torch.no_grad():
+        next(module.model.parameters())[0, 0] = torch.nan
+    with pytest.raises(ExportError, match="weights are not finite"):
+        _export(module, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+    module.export(tmp_path / "broken")
+    with pytest.raises(ValueError, match=r"broken has 1 weights that are not finite numbers"):
+        EmotionVerifier(str(tmp_path / "broken"))

@@ -19,7 +19,12 @@ from callbacks.checkpointing.files import (
 
 pytestmark = pytest.mark.unit
 
-STATE = {"state_dict": {"weight": torch.arange(10_000, dtype=torch.float32)}, "callbacks": {}}
+STATE = {
+    "state_dict": {"weight": torch.arange(10_000, dtype=torch.float32)},
+    "callbacks": {},
+    "global_step": 1,
+    "pytorch-lightning_version": "2",
+}
 
 
 def write(path: Path, age: int = 0, **state: object) -> Path:
@@ -101,3 +106,17 @@ def test_the_best_is_that_of_the_monitor(tmp_path: Path) -> None:
     assert best_checkpoint(tmp_path) == newest, "nothing is monitored"
     write(newest, callbacks={"RunCheckpoint": {}, "ModelCheckpoint": {"best_model_path": "/elsewhere/best.ckpt"}})
     assert resolve("best", tmp_path) == str(best)
+
+
+@pytest.mark.parametrize("content", [[1], {"state_dict": {}}, {"weight": torch.zeros(2)}])
+def test_what_is_no_checkpoint_is_said(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "checkpoints" / "step=00000001.ckpt"
+    path.parent.mkdir()
+    torch.save(content, path)
+    for read in (lambda: CheckpointFiles().load_checkpoint(path), lambda: best_checkpoint(tmp_path)):
+        with pytest.raises(CheckpointError, match=r"00001.ckpt is no checkpoint of a run: it lacks global_step"):
+            read()
+    for damaged in (b"", path.read_bytes()[:100]):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"step=00000001.ckpt"):
+            best_checkpoint(tmp_path)

@@ -4,6 +4,7 @@ import re
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import process_time
 
 import pytest
 from openpyxl import Workbook
@@ -179,3 +180,32 @@ def test_a_cut_workbook_is_refused_by_name(tmp_path: Path) -> None:
         path.write_bytes(content[:length])
         with pytest.raises(ValueError, match=r"labels.xlsx is no XLSX workbook"):
             list(read_workbook(path, ["clip", "label"]))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        's1,"He frowns.\ns2,She smiles.\ns3,She says no"\ns4,He weeps.\n',
+        's1,"He frowns.\ns2,x",She smiles.\n',
+    ],
+)
+def test_rows_that_a_mark_closed_by_chance_swallows_are_refused(file: Path, rows: str) -> None:
+    file.write_text(f"name,reason\n{rows}")
+    with pytest.raises(ValueError, match=r"labels.txt:2: a quotation mark that begins here .* another row: 's2,"):
+        list(read_csv(file, ["name", "reason"]))
+
+
+def test_captions_of_several_lines_are_no_other_rows(file: Path) -> None:
+    captions = ["First, he frowns.\nThen, she smiles, and 2, 3 others.", "1, 2, 3\n\ns, t"]
+    file.write_text("name,reason\n" + "".join(f's{i},"{text}"\n' for i, text in enumerate(captions)))
+    assert [row["reason"] for row, _ in read_csv(file, ["name", "reason"])] == captions
+
+
+def test_a_cell_in_the_last_column_costs_no_more_than_others(tmp_path: Path) -> None:
+    whole = write_workbook(tmp_path / "whole.xlsx", [["clip", "label"], *([f"c{i}", "x"] for i in range(2000))])
+    path = rewrite(whole, "sheet1.xml", lambda xml: re.sub(rb'r="B(\d+)"', rb'r="ZZZ\1"', xml))
+    began = process_time()
+    with pytest.raises(ValueError, match="Expected the columns clip, label"):
+        list(read_workbook(path, ["clip", "label"]))
+    assert [row["clip"] for row, _ in read_workbook(path, ["clip"])] == [f"c{i}" for i in range(2000)]
+    assert process_time() - began < 1.0
