@@ -198,7 +198,8 @@ class GRPOModule(TrainablePolicyModule):
         return Rewarder.of(self.trainer)
 
     def num_optimizer_steps(self) -> float:
-        return super().num_optimizer_steps() * self.num_updates
+        steps = super().num_optimizer_steps() * self.num_updates
+        return steps if self.trainer.max_steps == -1 else min(steps, self.trainer.max_steps)
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Any] | None:
         """One step: rollout → rewards → advantages → learn.
