@@ -87,7 +87,7 @@ test: lint chromium ## Lint, then run the tests (without those marked gpu or slo
 	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-fast: setup ## Run the tests of single modules and of formulas alone (unit and numerics), without lint
-	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "(unit or numerics) and not gpu and not slow"
+	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "(unit or numerics) and not (e2e or gpu or slow)"
 
 lint: setup ## Check style and formatting (ruff) and the types of the pure modules (mypy)
 	$(PY) -m ruff check .

@@ -73,23 +73,10 @@ def fit(tmp_path: Path) -> Callable[..., Trainer]:
         )
         if isinstance(module, GRPOModule):
             keep_experience(module)
-        if isinstance(module, GRPOModule):
-            keep_experience(module)
         trainer.fit(module, datamodule=Batches(batches))
         return trainer
 
     return run
-
-
-def keep_experience(module: GRPOModule) -> None:
-    """Have `module.experience` be what its last step learned from, also where that step fails."""
-    explore = module._explore
-
-    def keep(*arguments: Any) -> Experience:
-        module.experience = explore(*arguments)
-        return module.experience
-
-    module._explore = keep
 
 
 def keep_experience(module: GRPOModule) -> None:
