@@ -26,10 +26,10 @@ policy_of = --model.backbone.path $(DEMO)/$(1)/model
 # What it said of the test clips.
 predictions_of = $(DEMO)/$(1)/test/predictions.jsonl
 
-.PHONY: help demo test lint clean setup ffmpeg chromium
+.PHONY: help demo test test-fast lint clean setup ffmpeg chromium
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Variables: PYTHON=$(PYTHON) (makes .venv), SEED=$(SEED) and DEMO=$(DEMO) (seed and folder of the demo)"
 
 define fit_grpo
@@ -85,6 +85,9 @@ demo: setup ## The whole method on generated clips, on a CPU: table, summary.jso
 
 test: lint chromium ## Lint, then run the tests (without those marked gpu or slow)
 	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+test-fast: setup ## Run the tests of single modules and of formulas alone (unit and numerics), without lint
+	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "(unit or numerics) and not (e2e or gpu or slow)"
 
 lint: setup ## Check style and formatting (ruff) and the types of the pure modules (mypy)
 	$(PY) -m ruff check .

@@ -1,4 +1,4 @@
-"""Score completions, of anyone's model: one row per completion and the metrics over all (design "Contracts").
+"""Score completions, of anyone's model: one row per completion and the metrics over all.
 
 `score_rows` makes the rows of `rows.jsonl` and `predictions.jsonl`; `score` is the tool `python main.py score`.
 """

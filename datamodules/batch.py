@@ -27,7 +27,7 @@ class Clip:
         frames: uint8 RGB `[T, 3, H, W]`.
         waveform: float32 mono 16 kHz `[S]`, about in [-1, 1] (a downmix of loud stereo may exceed it).
             Empty when the clip has no audio.
-        has_audio: False when the file has no audio track (the model then hears silence).
+        has_audio: False when the file has no audio track (the model then hears silence, decision 8).
         instruction: the text the model is asked with.
         target: canonical emotion, or None where there is no label (`predict`); several are joined by `_`.
         response: the completion to learn in stage 1, or None.

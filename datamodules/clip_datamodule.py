@@ -1,8 +1,8 @@
 """What all clip corpora share: splits, checks, decoding, skipping, loaders. A corpus adds only how its labels are read.
 
-Decisions (spec "datasets" §7): validation is a seeded, class-stratified part of the training split, never of the test
-split; a clip that cannot be decoded is left out of training (or fatal, by choice), and in evaluation it is kept and
-counts as a wrong answer; duplicates and overlaps between the splits are errors that name the rows.
+Validation is a seeded, class-stratified part of the training split, never of the test split (decision 5); a clip that
+cannot be decoded is left out of training (or fatal, by choice), and in evaluation it is kept and counts as a wrong
+answer (decision 7); duplicates and overlaps between the splits are errors that name the rows (decision 6).
 """
 
 import random
@@ -37,7 +37,7 @@ BASE_QUESTION = (
 )
 OUTPUT_FORMAT = "Output the thinking process in <think> </think> and final emotion in <answer> </answer> tags."
 INSTRUCTION = f"{BASE_QUESTION}  {OUTPUT_FORMAT}"
-"""The paper's instruction for stages 1 and 3 and for evaluation, with its two spaces (spec "Instruction")."""
+"""The paper's instruction for stages 1 and 3 and for evaluation, with its two spaces (decision 3)."""
 
 _STAGE_SPLIT: dict[str, Split] = {"fit": "train", "validate": "train", "test": "test", "predict": "predict"}
 

@@ -1,8 +1,8 @@
 """Base of the distributed corpora: each declares where its files are, how labels are written and what they mean.
 
-Whatever unpacking its users have, the files are found by looking; an error names every place that was looked at. Labels
+Whatever unpacking its users have, the files are found by looking; an error names every place (decision 10). Labels
 are checked at load: an unknown label, a malformed row or a file in another repository's coding is refused, and names
-file and row (spec "datasets" §7).
+file and row (decision 6).
 """
 
 from collections import Counter

@@ -1,6 +1,6 @@
 """DFEW (Dynamic Facial Expression in the Wild): 11,697 single-label film clips, seven emotions, five folds.
 
-Layouts, label codes and counts as distributed (spec "datasets" §2). The protocol of the paper is fold 5 alone.
+Layouts, label codes and counts as distributed (docs/data.md). The protocol of the paper is fold 5 alone.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-r"""EMER's explanations for stage 1, as distributed and as R1-Omni's conversation JSON (spec "datasets" §4, §5).
+r"""EMER's explanations for stage 1, as distributed and as R1-Omni's conversation JSON.
 
 Three forms, told apart by their content:
   * v1, `gt-eng.csv` and `gt-chi.csv`: `names,emotions,subtitles,reasons`;

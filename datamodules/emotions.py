@@ -1,6 +1,6 @@
 """Emotion vocabularies: corpus taxonomies, answer aliases, and GoEmotions, the verifier's labels.
 
-Source: spec "Reading a completion"; class codes as the corpora distribute them (MAFW README, DFEW README).
+Class codes are as the corpora distribute them (MAFW README, DFEW README).
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ ALIASES: dict[str, str] = {
     "disappointed": "disappointment",
     "contemptuous": "contempt",
 }
-"""Answer words that stand for a class name. Exact only: `surprised` and `sad.` stay unknown (spec, decision)."""
+"""Answer words that stand for a class name. Exact only: `surprised` and `sad.` stay unknown (decision 2)."""
 
 VERIFIER_LABELS: dict[str, str] = {
     "anger": "anger",
@@ -36,7 +36,7 @@ VERIFIER_LABELS: dict[str, str] = {
     "helplessness": "grief",
     "disappointment": "disappointment",
 }
-"""Emotion of a taxonomy → the GoEmotions label that the verifier must read in a sentence (spec, "Rewards")."""
+"""Emotion of a taxonomy → the GoEmotions label that the verifier must read in a sentence."""
 
 
 COMPOUND_SEPARATOR = "_"

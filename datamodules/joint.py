@@ -27,7 +27,7 @@ class Joint(ClipDataModule):
 
     Raises:
         ValueError: fewer than two corpora, a name twice, weights of another number or not positive, or classes that no
-            taxonomy holds together.
+            taxonomy holds together (decision 12).
     """
 
     def __init__(self, corpora: list[ClipDataModule], weights: list[float] | None = None, **kwargs: Any) -> None:

@@ -1,7 +1,7 @@
 """MAFW (Multi-modal Affective Database in the Wild): 10,045 clips, eleven emotions, single and compound, five folds.
 
-Layouts, encodings, label codes and counts as distributed (spec "datasets" §1). The protocol of the paper is fold 5 of
-the single labels; its compound accuracy takes any of a clip's emotions for right (§3).
+Layouts, encodings, label codes and counts as distributed (docs/data.md). The protocol of the paper is fold 5 of
+the single labels; its compound accuracy takes any of a clip's emotions for right.
 """
 
 import re

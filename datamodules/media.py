@@ -1,7 +1,7 @@
 """From a media file to what a model takes in: T uniformly spaced square frames and a mono 16 kHz waveform.
 
-Follows the preprocessing of HumanOmni, the paper's backbone (spec "Preprocessing"), decoded with PyAV (pictures) and
-torchcodec (sound).
+Follows the preprocessing of HumanOmni, the paper's backbone, decoded with PyAV (pictures) and torchcodec (sound).
+Frames get grey bars in every stage (decision 9); sound that does not decode is never taken for silence (decision 8).
 
 Shape legend: T frames per clip, H × W pixels of the file, I × I pixels of the model, S audio samples.
 """

@@ -1,4 +1,4 @@
-"""Log-mel features of a waveform, as Whisper takes them in (spec "humanomni" Preprocessing: 128 bins, 30 s).
+"""Log-mel features of a waveform, as Whisper takes them in.
 
 Computed by transformers' own extractor, in the loader's workers, so that the model's device does not wait for them.
 

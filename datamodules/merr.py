@@ -1,4 +1,4 @@
-"""MERR, machine-written explanations of MER2023's unlabelled clips: cold-start data (spec "datasets" §4).
+"""MERR, machine-written explanations of MER2023's unlabelled clips: cold-start data.
 
 A JSON object, sample → its annotation. `pseu_emotion` is a pseudo-label, computed from facial action units by its
 authors; the explanation is `smp_reason_caption` (fine, 4,487 clips, written by a language model) or `caption` (coarse,

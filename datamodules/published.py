@@ -1,7 +1,7 @@
 """Published class counts, and what they tell of a label file: other repositories' copies use other codings.
 
 A copy that counts classes from 0, or in another order, loads without a murmur and trains on wrong labels. The class
-shares of a whole split give it away (spec "datasets" §1 Traps, §2).
+shares of a whole split give it away (decision 11).
 """
 
 from collections import Counter

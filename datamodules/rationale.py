@@ -1,4 +1,4 @@
-"""Reading a completion: rationale, answer, canonical emotion, sentences (spec "Reading a completion")."""
+"""Reading a completion: rationale, answer, canonical emotion, sentences."""
 
 import re
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Response:
 def split_sentences(rationale: str) -> tuple[str, ...]:
     """Split at white space that follows `.`, `!` or `?` and has an even number of ASCII `"` to its right.
 
-    Empty pieces are dropped. Abbreviations, list numbers and full-width punctuation get no special care (spec).
+    Empty pieces are dropped. Abbreviations, list numbers and full-width punctuation get no special care.
     """
     text = rationale.strip()
     pieces, start, quotes_to_the_right = [], 0, text.count('"')
@@ -59,7 +59,7 @@ def read_response(completion: str, taxonomy: Taxonomy, bare: bool = False) -> Re
     Args:
         completion: the generated text.
         taxonomy: the classes that an answer may name.
-        bare: take the whole completion as the answer, for baselines trained without tags.
+        bare: take the whole completion as the answer, for baselines trained without tags (decision 1).
     """
     rationale = first_tagged(completion, "think") or ""
     answer = completion.strip() if bare else first_tagged(completion, "answer")

@@ -1,7 +1,7 @@
 """Sentences with GoEmotions labels, for stage 2 (the verifier).
 
 Two forms, told apart by the file's ending: `.jsonl`, one `{"text": sentence, "emotions": [labels]}` per line, and
-`.tsv`, GoEmotions' own `text<TAB>id,id<TAB>comment_id` without a header (spec "datasets" §6).
+`.tsv`, GoEmotions' own `text<TAB>id,id<TAB>comment_id` without a header.
 
 Shape legend: B sentences, 28 GoEmotions labels.
 """

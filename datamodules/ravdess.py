@@ -1,4 +1,4 @@
-"""RAVDESS: acted speech, for evaluation out of domain (spec "datasets" §6).
+"""RAVDESS: acted speech, for evaluation out of domain.
 
 It has no label file: the name of a clip, `MM-VV-EE-II-SS-RR-AA`, says modality, vocal channel, emotion, intensity,
 statement, repetition and actor.

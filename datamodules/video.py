@@ -24,7 +24,7 @@ Fit = Callable[[np.ndarray], np.ndarray]
 
 
 def frame_indices(num_available: int, num_frames: int) -> list[int]:
-    """Indices of uniformly spaced frames: round((N-1)/T · (i + 0.5) + 1e-6), halves to even (spec "Frames").
+    """Indices of uniformly spaced frames: round((N-1)/T · (i + 0.5) + 1e-6), halves to even.
 
     A clip with fewer frames than asked for repeats some of them. Sampled frame i is shown at about
     duration · (i + 0.5) / T seconds, give or take one frame interval; a variable frame rate may put it further off,

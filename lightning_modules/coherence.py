@@ -10,7 +10,7 @@ Relation = Literal["matching", "neutral", "contradicting"]
 
 
 def relation(emotions: Collection[str], target: str | None) -> Relation | None:
-    """Relation of a sentence to a target, as the explanation reward counts it (spec "Rewards").
+    """Relation of a sentence to a target, as the explanation reward counts it.
 
     Args:
         emotions: the verifier's label set of the sentence.
@@ -27,11 +27,11 @@ def relation(emotions: Collection[str], target: str | None) -> Relation | None:
 
 
 def explanation_score(label_sets: Sequence[Sequence[str]], target: str) -> float:
-    """Share of a rationale's emotional sentences that express the target (spec "Rewards").
+    """Share of a rationale's emotional sentences that express the target.
 
     With g the target's verifier label, n sentences, m of them with g in their label set and e of them with a label set
-    other than {neutral}: m / n for g = neutral, else m / e; 0 where the denominator is 0. A compound target has several
-    labels g, and a sentence that expresses any of them counts (the paper has no compound clips).
+    other than {neutral}: m / n for g = neutral, else m / e; 0 where the denominator is 0 (decision 17). A compound
+    target has several labels g, and a sentence that expresses any of them counts (decision 18).
 
     Args:
         label_sets: verifier labels read in each sentence.

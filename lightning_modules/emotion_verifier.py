@@ -1,7 +1,7 @@
-"""The Emotional Rationale Verifier: which emotions does a sentence express? (arXiv 2510.23506; spec "Rewards")
+"""The Emotional Rationale Verifier: which emotions does a sentence express? (arXiv 2510.23506)
 
-Any Hugging Face sequence classifier with named labels serves, GoEmotions' 28 by default. It always runs in float32: in
-bfloat16 probabilities near the threshold change sides (16 of 353 label sets of the golden set), and with them rewards.
+Any Hugging Face sequence classifier with named labels serves, GoEmotions' 28 by default. It always runs in float32
+(decision 16).
 
 Shape legend: n sentences, L labels of the classifier.
 """

@@ -2,9 +2,9 @@
 
 `GRPOModule.training_step` is the step, from top to bottom; the `Rewarder` among the Trainer's callbacks says what
 completions earn. Source: arXiv 2510.23506 and DeepSeekMath (arXiv 2402.03300). Departures from the released code: no
-dropout while sampling or scoring, each clip passes the towers once and each prompt the language model once per group,
-and the reference shares the frozen towers. Every process makes the same number of optimizer steps, whatever it sampled:
-none waits for another in vain.
+dropout while sampling or scoring (decision 24), sampling in the precision of the step (decision 25), each clip passes
+the towers once and each prompt the language model once per group (decision 27), and the reference shares the frozen
+towers. Every process makes the same number of optimizer steps, whatever it sampled (decision 20).
 """
 
 import math
@@ -198,7 +198,8 @@ class GRPOModule(TrainablePolicyModule):
         return Rewarder.of(self.trainer)
 
     def num_optimizer_steps(self) -> float:
-        return super().num_optimizer_steps() * self.num_updates
+        steps = super().num_optimizer_steps() * self.num_updates
+        return steps if self.trainer.max_steps == -1 else min(steps, self.trainer.max_steps)
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Any] | None:
         """One step: rollout → rewards → advantages → learn.
@@ -234,7 +235,7 @@ class GRPOModule(TrainablePolicyModule):
         experience, num_resampled = first, 0
         if self.uniform_groups == "resample":
             experience, num_resampled = self._resample(first)
-        # The curves show what each clip gave at first: groups chosen for their spread would sway them.
+        # The curves show what each clip gave at first (decision 21).
         note(tally, "reward", reward_statistics(first, self.group_size), weight=len(batch))
         if self.uniform_groups != "keep":
             tally.add("reward/groups_resampled", float(num_resampled), "sum")
@@ -320,7 +321,7 @@ class GRPOModule(TrainablePolicyModule):
         return completions.mask & completions.finished[:, None] if self.mask_truncated else completions.mask
 
     def _totals(self, experience: Experience | None) -> dict[str, int]:
-        """The loss' denominators, of all processes together: each has its share of one batch."""
+        """The loss' denominators, of all processes together: each has its share of one batch (decision 40)."""
         own = (0, 0)
         if experience is not None:
             completions = experience.rollout.completions

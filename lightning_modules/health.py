@@ -1,7 +1,7 @@
 """Numerical health of training: what becomes of a step whose loss or gradient is not a finite number.
 
 The decision falls once per optimizer step, between the backward pass and the step, and on all processes alike: one that
-stopped earlier would leave the others waiting in a collective operation.
+stopped earlier would leave the others waiting in a collective operation (decision 41).
 """
 
 import math

@@ -1,7 +1,7 @@
-"""Randomness of a training step as a function of its place in the run, so that a resumed run draws what it would have.
+"""Randomness of a training step as a function of its place in the run (decision 42).
 
-Saving the generators' states would not do: what runs between two steps (a validation, new workers) draws from them too,
-and need not run again after a restart.
+A resumed run draws what it would have. Saving the generators' states would not do: what runs between two steps (a
+validation, new workers) draws from them too, and need not run again after a restart.
 """
 
 import random

@@ -170,7 +170,7 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained; frozen parts come from their own directories."""
+        """Keep what is trained; frozen parts come from their own directories (decision 43)."""
         super().on_save_checkpoint(checkpoint)
         trained = self._trained_keys()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
@@ -207,7 +207,7 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
         }
 
     def check_gradients(self) -> None:
-        """Refuse trained parts that the loss does not reach. Looks once, after the first backward pass.
+        """Refuse trained parts that the loss does not reach (decision 37). Looks once, after the first backward pass.
 
         A part counts as reached when any of its parameters is: HumanOmni, for one, takes its vision tower's features
         before the last layer, which then gets no gradient.

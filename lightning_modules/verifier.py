@@ -1,4 +1,4 @@
-"""Stage 2: train the Emotional Rationale Verifier, a multi-label classifier of sentences (spec "Three stages").
+"""Stage 2: train the Emotional Rationale Verifier, a multi-label classifier of sentences.
 
 The paper's verifier: RoBERTa go_emotions, 10 epochs, batch 64, learning rate 3e-5; optimiser, weight decay and schedule
 are unspecified, AdamW with a linear schedule is chosen here.

@@ -25,6 +25,14 @@ NUM_FRAMES, IMAGE_SIZE = 2, 32
 RATIONALE = "The man frowns hard. He shouts in a loud voice. The room is quiet."
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test says what it is: `make test-fast` chooses by that."""
+    kinds = ("unit", "numerics", "e2e")
+    unmarked = {item.location[0] for item in items if not any(item.get_closest_marker(kind) for kind in kinds)}
+    if unmarked:
+        raise pytest.UsageError(f"Mark the tests in {', '.join(sorted(unmarked))} with one of {', '.join(kinds)}.")
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory with tiny `vision/`, `audio/`, `language_model/` and `verifier/`."""

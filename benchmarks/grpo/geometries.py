@@ -1,6 +1,6 @@
 """What is measured: sizes of models and batches, by name.
 
-Sizes of HumanOmni-0.5B: SigLIP base, Whisper large v3 and Qwen2.5-0.5B, as spec/humanomni.md lists them.
+Sizes of HumanOmni-0.5B: SigLIP base, Whisper large v3 and Qwen2.5-0.5B, as published.
 """
 
 from dataclasses import dataclass

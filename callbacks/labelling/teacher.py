@@ -1,7 +1,7 @@
-"""A judge as teacher of stage 2: what it is asked of a sentence, and how its reply is read (spec "Three stages").
+"""A judge as teacher of stage 2: what it is asked of a sentence, and how its reply is read.
 
 The paper's verifier learns from sentences of rationales that a GPT model gave several of GoEmotions' 28 labels each.
-Its prompt is not published; the one here is a decision.
+Its prompt is not published; this one is our own (decision 15).
 """
 
 import re

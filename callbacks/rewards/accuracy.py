@@ -1,4 +1,4 @@
-"""Accuracy reward: the answer names the target (spec "Rewards")."""
+"""Accuracy reward: the answer names the target."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from lightning_modules.emotion_verifier import SentenceReading
 def accuracy_score(prediction: str | None, target: str) -> float:
     """1 if the canonical answer equals the canonical target; else 0, as for an unknown answer (None).
 
-    For a compound clip any of its emotions is right (spec "Metrics").
+    For a compound clip any of its emotions is right (decision 18).
     """
     return float(prediction in members(target))
 

@@ -1,4 +1,4 @@
-"""Format reward: the completion is a rationale and an answer in their tags, and nothing else (spec "Rewards")."""
+"""Format reward: the completion is a rationale and an answer in their tags, and nothing else."""
 
 import re
 from collections.abc import Sequence

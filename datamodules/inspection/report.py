@@ -23,7 +23,7 @@ NUM_EXAMPLES = 3
 """Cases that a finding names; the report's other entries name all of them."""
 UNLABELLED = "(no label)"
 DURATION_BUCKETS = (("0–2 s", 0.0, 2.0), ("2–5 s", 2.0, 5.0), ("5 s+", 5.0, float("inf")))
-"""Half-open intervals in seconds, as MAFW and DFEW publish them (spec "datasets" §1, §2)."""
+"""Half-open intervals in seconds, as MAFW and DFEW publish them."""
 
 
 def build_report(

@@ -1,7 +1,7 @@
 """Label files of the generated corpora, byte for byte in the layouts that the real ones are distributed in.
 
-Source: spec "Datasets as distributed" §1 (MAFW), §2 (DFEW), §5 (conversation JSON). Clips are numbered by their
-position in the corpus; `media_path` says where each layout keeps a clip.
+The layouts are those of docs/data.md. Clips are numbered by their position in the corpus; `media_path` says where each
+layout keeps a clip.
 """
 
 import json
@@ -26,7 +26,7 @@ QUESTION = (
     "obvious to you?"
 )
 TAG_REQUEST = "  Output the thinking process in <think> </think> and final emotion in <answer> </answer> tags."
-"""Appended to the question; it begins with two spaces (spec §5)."""
+"""Appended to the question; it begins with two spaces."""
 _ADJECTIVES = {noun: adjective for adjective, noun in ALIASES.items()}
 
 

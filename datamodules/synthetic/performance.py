@@ -2,7 +2,7 @@
 
 Face and voice each carry an emotion with an intensity. In a part of the clips one of them disagrees with the label and
 is then the weaker one, so the label stays recoverable: where the modalities disagree, it is the stronger one's emotion
-(spec, "A setting in which the effect shows").
+(docs/demo.md).
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """A multimodal LLM composed of transformers' own parts: SigLIP (sees), Whisper (hears), MLP projectors, a causal LM.
 
 Any SigLIP, Whisper and decoder-only LM can be put together, from hub ids or local directories. The demo and the tests
-compose tiny random-weight parts (`python main.py tiny`).
+compose tiny random-weight parts (`python main.py tiny`; decision 38).
 
 Shape legend: B clips, T frames, I image size, N patches per frame, D vision width, L encoder positions, A audio width,
 H width of the language model, P prompt positions.

@@ -39,7 +39,7 @@ class DecoderBackbone(Backbone):
 
     @property
     def stop_token_ids(self) -> list[int]:
-        """End of turn and end of text: either ends a completion."""
+        """End of turn and end of text: either ends a completion (decision 28)."""
         return sorted({self.tokenizer.eos_token_id, self.tokenizer.pad_token_id})
 
     def _adapt(self, lora: LoRA | None, gradient_checkpointing: bool) -> None:

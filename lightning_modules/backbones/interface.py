@@ -21,7 +21,7 @@ from lightning_modules.backbones.recipe import Recipe
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn. Nothing is inherited from a checkpoint's `generation_config.json`.
+    """How completions are drawn. Nothing comes from a checkpoint's `generation_config.json` (decision 22).
 
     Args:
         max_new_tokens: longest completion, in tokens.
@@ -111,7 +111,7 @@ class Completions:
         token_ids: int64 `[B·G, C]`, padded on the right.
         mask: bool `[B·G, C]`, True up to and including the first end-of-sequence token.
         logprobs: float32 `[B·G, C]`, log-probability of each token when it was sampled (temperature applied, top-p and
-            top-k not), 0 where masked out.
+            top-k not; decision 23), 0 where masked out.
         finished: bool `[B·G]`, False where `max_new_tokens` cut the sequence short.
     """
 
@@ -306,7 +306,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def reference(self) -> "Backbone":
-        """A frozen copy of the policy as it is now, sharing the parts that are not trained."""
+        """A frozen copy of the policy as it is now, sharing the parts that are not trained (decision 26)."""
 
     def set_trainable(self, names: Sequence[str]) -> None:
         """Train the named parts and freeze all others.

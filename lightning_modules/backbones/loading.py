@@ -1,6 +1,7 @@
 """Published weights: finding a model, checking what it is and whether it fits in memory, reading its tensors.
 
-No code of a model repository is run: tensors come from safetensors, or from pickles that hold nothing but tensors.
+No code of a model repository is run: tensors come from safetensors, or from pickles that hold nothing but tensors
+(decision 39).
 """
 
 import math

@@ -18,8 +18,8 @@ DECORATION = " \t\r\n\"'`*_“”‘’.!"
 def judge_prompt(rationale: str, taxonomy: Taxonomy) -> str:
     """The question to the judge.
 
-    Source: spec "Metrics", the paper's prompt to GPT-4.1-mini. Decision: the names are the taxonomy's classes in their
-    order, separated by a comma and a space.
+    The paper's prompt to GPT-4.1-mini. The names are the taxonomy's classes in their order, separated by a comma and a
+    space (decision 31).
     """
     return (
         f"Read the reasoning content and respond with the appropriate emotion in {', '.join(taxonomy.classes)}. "
@@ -30,9 +30,8 @@ def judge_prompt(rationale: str, taxonomy: Taxonomy) -> str:
 def read_reply(reply: str | None, taxonomy: Taxonomy) -> str | None:
     """Canonical emotion of a language model's reply, or None (invalid).
 
-    Decision: the whole reply must be one class or alias. Quotation marks, Markdown's emphasis and a full stop or
-    exclamation mark around it are taken off (`**Sad**.` is sadness); nothing is searched for inside a longer reply, as
-    `not anger` and `anger or fear` name no emotion.
+    The whole reply must be one class or alias (decision 32). Quotation marks, Markdown's emphasis and a full stop or
+    exclamation mark around it are taken off (`**Sad**.` is sadness).
     """
     return None if reply is None else taxonomy.canonical(reply.strip(DECORATION))
 

@@ -1,4 +1,4 @@
-"""Explanation metrics: does the rationale speak of the emotion? (arXiv 2510.23506; spec "Metrics")
+"""Explanation metrics: does the rationale speak of the emotion? (arXiv 2510.23506)
 
 A judge reads only the rationale and names one emotion e. `K[t, p, j]` as in `counts`: clips with target t, prediction p
 and judged emotion j = e. Every clip counts in N; an unknown answer and an invalid reply equal nothing.

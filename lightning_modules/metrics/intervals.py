@@ -89,7 +89,7 @@ class Outcomes:
 def clip_outcomes(predictions: Sequence[Prediction], taxonomy: Taxonomy, judged: bool) -> Outcomes:
     """What each clip counts in each rate that these predictions have.
 
-    A clip without a target leaves EPC as the only rate, a compound target WAR (spec "Metrics").
+    A clip without a target leaves EPC as the only rate, a compound target WAR.
 
     Args:
         predictions: at least one.

@@ -1,4 +1,4 @@
-"""Prediction files read back: what `score`, `test` and `predict` wrote (design "Contracts").
+"""Prediction files read back: what `score`, `test` and `predict` wrote.
 
 What every tool that looks at finished runs begins with.
 """

@@ -1,4 +1,4 @@
-"""Recognition metrics: is the answer the clip's emotion? (spec "Metrics")
+"""Recognition metrics: is the answer the clip's emotion?
 
 `K[t, p, j]` as in `counts`: clips with target t, prediction p, judged emotion j.
 """
@@ -13,7 +13,7 @@ from lightning_modules.metrics.counts import EmotionMetric, num_clips
 
 
 def weighted_average_recall(counts: Tensor) -> float:
-    """WAR = correct / N = Σ_t K[t, t, ·] / N. An unknown answer is wrong."""
+    """WAR = correct / N = Σ_t K[t, t, ·] / N. An unknown answer is wrong (decision 29)."""
     return int(counts.sum(dim=2).diagonal().sum()) / num_clips(counts)
 
 

@@ -1,4 +1,4 @@
-"""All metrics of an evaluation as one dictionary: what `metrics.json` holds (design "Contracts")."""
+"""All metrics of an evaluation as one dictionary: what `metrics.json` holds."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -70,7 +70,7 @@ def emotion_report(counts: Tensor, taxonomy: Taxonomy, judge: str | None) -> dic
 
 
 def compound_report(counts: Tensor, taxonomy: Taxonomy, judge: str | None, num_compound: int) -> dict[str, Any]:
-    """The dictionary of `emotion_report` for clips some of which have several emotions: WAR only (spec "Metrics").
+    """The dictionary of `emotion_report` for clips some of which have several emotions: WAR only.
 
     The other figures need one class per clip and are None or empty.
     """

@@ -1,7 +1,7 @@
 """Settings of HumanOmni models, for estimates where no published directory can be reached.
 
 Decoders of Qwen2.5-0.5B, 3B and 7B with the towers of the paper: SigLIP base (0.5b) or so400m, Whisper large v3 and
-BERT base. Sizes: spec/humanomni.md; the paper has no 3B: it is Qwen2.5-3B's decoder with the 7B's towers. Tokenizers
+BERT base. Sizes are as published; the paper has no 3B: it is Qwen2.5-3B's decoder with the 7B's towers. Tokenizers
 are trained on the spot on the instruction: a prompt's text has about as many tokens as with Qwen's.
 """
 

@@ -20,7 +20,7 @@ def group_advantages(rewards: Tensor, group_size: int, normalise_std: bool = Tru
         eps: keeps a group of nearly equal rewards from exploding; in units of reward.
 
     Returns:
-        float32 advantages in the shape of `rewards`, exactly 0 in a group whose rewards are all equal.
+        float32 advantages in the shape of `rewards`, exactly 0 in a group whose rewards are all equal (decision 19).
 
     Raises:
         ValueError: `group_size` below 2, a shape that is not whole groups, or a reward that is NaN or infinite.

@@ -31,6 +31,7 @@ def test_methods_agree_on_loss_log_probabilities_and_gradients(name: str, tmp_pa
             assert difference < 1e-4, f"{figure} of {baseline}"
 
 
+@pytest.mark.e2e
 def test_report_has_every_figure(tmp_path: Path) -> None:
     output = tmp_path / "results" / "step.json"
     arguments = f"--geometry smoke --baseline naive,published --steps 1 --warmup 1 --output {output}"

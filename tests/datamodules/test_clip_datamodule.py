@@ -383,6 +383,7 @@ def test_two_processes_share_the_test_clips_without_repeats(corpus: Callable[...
     assert sorted(seen[0] + seen[1]) == [f"{number}" for number in range(21, 28)]
 
 
+@pytest.mark.e2e
 def test_importing_the_data_modules_does_not_load_ffmpeg() -> None:
     code = "import sys, datamodules.dfew, datamodules.emer; sys.exit('torchcodec' in sys.modules)"
     root = Path(__file__).parents[2]
@@ -432,6 +433,7 @@ def test_cached_clips_are_not_decoded_again(
     assert first.failures == second.failures == [None] * 7
 
 
+@pytest.mark.e2e
 def test_a_spawned_worker_loads_what_a_forked_one_does(corpus: Callable[..., ListCorpus], tmp_path: Path) -> None:
     """Systems that spawn processes send them everything pickled (macOS, and Linux from Python 3.14 on)."""
     data = corpus(num_workers=1, cache_dir=str(tmp_path / "cache"))

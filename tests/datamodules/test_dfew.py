@@ -172,7 +172,7 @@ def test_taxonomy_is_dfews() -> None:
 
 
 PUBLISHED_TRAIN = (1956, 1516, 2136, 1739, 1176, 116, 722)
-"""Clips of each class, by code from 1, in the training split of fold 5 (spec "datasets" §2: all minus test)."""
+"""Clips of each class, by code from 1, in the training split of fold 5 (all minus test, as published)."""
 
 
 def write_full_size(root: Path, codes: Sequence[int]) -> None:

@@ -137,7 +137,7 @@ EPOCH = {"every_n_epochs": 1, "save_on_train_epoch_end": True}
             {"max_steps": 10},
             marks=pytest.mark.xfail(
                 reason="With max_steps, Lightning 2.6 does not see that the epoch of an epoch-end checkpoint is over, "
-                "and ends the next one after one batch; with any loader (like its issue 19617)."
+                "and ends the next one after one batch; with any loader (like Lightning-AI/pytorch-lightning#19617)."
             ),
         ),
     ],

@@ -48,7 +48,7 @@ def problems_of(data: MAFW) -> list[str]:
     return data.problems
 
 
-# Label files of the published sizes. Spec "datasets" §1: clips by code, all and in the test split of fold 5.
+# Label files of the published sizes: clips by code, all and in the test split of fold 5.
 TOTALS = (1390, 639, 625, 1242, 1138, 1470, 1072, 236, 916, 262, 182)
 TEST_OF_FOLD_5 = (278, 127, 125, 248, 227, 294, 214, 47, 183, 52, 36)
 TRAIN = {code: n - test for code, (n, test) in enumerate(zip(TOTALS, TEST_OF_FOLD_5, strict=True), 1)}

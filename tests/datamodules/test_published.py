@@ -10,7 +10,7 @@ from datamodules.published import Coding, Published, published_fold, wrong_codin
 
 pytestmark = pytest.mark.unit
 
-# Spec "datasets" §1 and §2: clips in train and test of folds 1 to 5.
+# Clips in train and test of folds 1 to 5, as published.
 DFEW_SIZES = [(9356, 2341), (9356, 2341), (9357, 2340), (9358, 2339), (9361, 2336)]
 SINGLE_SIZES = [(7333, 1839), (7335, 1837), (7339, 1833), (7340, 1832), (7341, 1831)]
 COMPOUND_SIZES = [(7178, 1818), (7187, 1809), (7198, 1798), (7208, 1788), (7213, 1783)]

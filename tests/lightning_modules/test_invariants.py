@@ -1,4 +1,4 @@
-"""What makes stage 3 fast must not change what it computes (issue 5, "Correctness under all this").
+"""What makes stage 3 fast must not change what it computes (decision 27).
 
 The same seeds through {prompt repeated per completion, prompt shared by its group} × {micro-batches of one prompt, the
 whole batch} × {gradient checkpointing off, on}, one update per rollout, give one trajectory over several optimizer

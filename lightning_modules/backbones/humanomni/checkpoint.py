@@ -1,6 +1,6 @@
 """Published HumanOmni checkpoints: what they are called by, and giving each tensor its module.
 
-Source: spec/humanomni.md, "Modules and parameter names", "Loading" and decision 1.
+Which tensors come from where, and which may be absent: decision 34.
 """
 
 import re

@@ -1,7 +1,5 @@
 """HumanOmni's video projector: three branches (video, body, face) over the same frames, with the published names.
 
-Source: spec/humanomni.md, "Modules and parameter names" and "Forward".
-
 Shape legend: B clips, T frames, S patches per side, D vision width, H width of the language model, S' tokens per side
 after sampling: ceil(S / 2).
 """
@@ -19,7 +17,7 @@ BRANCHES = ("video", "body", "face")
 
 
 class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of `[N, C, h, w]`, per pixel. eps is 1e-5, not the 1e-6 of timm's LayerNorm2d."""
+    """LayerNorm over the channels of `[N, C, h, w]`, per pixel. eps is 1e-5, not timm's 1e-6 (decision 35)."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         return super().forward(inputs.movedim(1, -1)).movedim(-1, 1)

@@ -135,6 +135,7 @@ def test_results_of_another_torchcodec_are_not_used(
     assert CheckCache(path, settings).get(stamp) is None
 
 
+@pytest.mark.e2e
 def test_a_killed_run_is_taken_up_where_it_was(
     tmp_path: Path, write_clip: Callable[[Path, int], Path], settings: MediaSettings
 ) -> None:

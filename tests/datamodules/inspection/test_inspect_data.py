@@ -22,7 +22,7 @@ from datamodules.inspection.report import build_report
 from datamodules.media import MediaSettings
 from datamodules.published import Published
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.e2e
 
 # Clip 1 has sound; 2 to 13 are grey clips without, but for 3, 4 and 5, which are broken, and 6, which has no file.
 # Clip 9 is in both splits, and twice in train.

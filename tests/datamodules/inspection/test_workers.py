@@ -10,7 +10,7 @@ import pytest
 from datamodules.inspection.workers import run_isolated
 from datamodules.isolation import Lost
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.e2e
 
 
 def test_a_crash_costs_one_call() -> None:

@@ -15,7 +15,7 @@ from datamodules.synthetic.performance import draw_performance
 from datamodules.synthetic.synthesize import encode_clip, synthesize, write_rationale_sentences
 from datamodules.synthetic.voice import speak
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.e2e
 
 
 def _digests(root: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Label files, byte for byte as spec "Datasets as distributed" describes the real corpora's."""
+"""Label files, byte for byte as the real corpora's are distributed."""
 
 import json
 from collections import Counter

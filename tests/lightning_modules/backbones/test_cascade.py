@@ -7,6 +7,8 @@ from torch import Tensor
 from lightning_modules.backbones import cascade
 from lightning_modules.backbones.cascade import cascade_attention
 
+pytestmark = pytest.mark.numerics
+
 SEEN = 600
 """Prompt positions that are seen; the kernel takes keys in blocks of at most 512."""
 

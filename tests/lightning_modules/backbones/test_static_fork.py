@@ -18,7 +18,7 @@ from lightning_modules.backbones.decoder_backbone import DecoderBackbone
 from lightning_modules.backbones.interface import Completions, Prompt, Sampling
 from lightning_modules.backbones.static_fork import StaticFork
 
-pytestmark = pytest.mark.numerics
+pytestmark = pytest.mark.e2e
 
 COMPILED = Sampling(max_new_tokens=12, compiled=True)
 ONE_BACKBONE = pytest.mark.parametrize("case", ["composed"], indirect=True)

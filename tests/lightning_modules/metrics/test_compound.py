@@ -1,4 +1,4 @@
-"""Clips with several emotions: any of them is right, and WAR is the only figure (spec "Metrics")."""
+"""Clips with several emotions: any of them is right, and WAR is the only figure."""
 
 import pytest
 import torch

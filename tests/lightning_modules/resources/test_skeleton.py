@@ -88,7 +88,7 @@ def test_everything_is_as_before_afterwards() -> None:
 
 @pytest.mark.parametrize(
     ("geometry", "with_towers", "without_towers", "positions"),
-    # GiB in bfloat16, spec/humanomni.md; the published towers have a head each, which is not loaded: 0.02 GiB.
+    # GiB in bfloat16 as published, where the towers have a head each, which is not loaded: 0.02 GiB.
     [("0.5b", 2.56, 1.20, 892), ("7b", 17.85, 15.86, 2_068)],
 )
 def test_sizes_of_humanomni(
