@@ -131,7 +131,7 @@ def pairs() -> Iterator[tuple[str, str]]:
         yield from ((command, damage) for damage in PREDICTIONS)
 
 
-@pytest.mark.parametrize(("command", "damage"), pairs())
+@pytest.mark.parametrize(("command", "damage"), list(pairs()))
 def test_lines(tmp_path: Path, arguments_for: Any, refused: Refused, command: str, damage: str) -> None:
     file = tmp_path / "bad.jsonl"
     file.write_bytes((ANY_LINES | PREDICTIONS)[damage])
@@ -313,7 +313,7 @@ def parts() -> Iterator[tuple[str, str]]:
         yield from ((part, damage) for damage in MODELS if has_tokenizer or not damage.startswith("tokenizer"))
 
 
-@pytest.mark.parametrize(("part", "damage"), parts())
+@pytest.mark.parametrize(("part", "damage"), list(parts()))
 def test_backbones(tmp_path: Path, tiny_models: Path, refused: Refused, part: str, damage: str) -> None:
     directory = damaged(tiny_models, part, tmp_path, damage)
     (tmp_path / "a.mp4").write_bytes(b"")
@@ -354,9 +354,8 @@ NUMBERS = [
 
 @pytest.mark.parametrize("command", NUMBERS)
 def test_numbers(tmp_path: Path, refused: Refused, command: str) -> None:
-    refused(
-        *command.format(out=tmp_path / "out").split(" "), names=command.split(" ")[-2].rpartition(".")[2].strip("-")
-    )
+    option = command.split(" ")[-2].rpartition(".")[2].strip("-")
+    refused(*command.format(out=tmp_path / "out").split(" "), names=option)
     assert not (tmp_path / "out").exists()
 
 
@@ -370,7 +369,7 @@ def test_what_is_no_regular_file_is_read(
 ) -> None:
     fifo = tmp_path / "fifo.jsonl"
     os.mkfifo(fifo)
-    writer = Thread(target=fifo.write_bytes, args=(line(),))
+    writer = Thread(target=fifo.write_bytes, args=(line(),), daemon=True)
     writer.start()
     assert main.main(arguments_for("alarms", fifo)) == 0
     writer.join()
