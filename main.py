@@ -28,28 +28,28 @@ TOOLS = {
         "check a corpus before training: counts, files, decoding, overlaps; a contact sheet",
     ),
     "tiny": ("lightning_modules.backbones.tiny:write_tiny_models", "write tiny random-weight models to learn with"),
-    "score": ("callbacks.scoring:score", "score anyone's completions: rows.jsonl, metrics.json"),
+    "score": ("tools.score:score", "score anyone's completions: rows.jsonl, metrics.json"),
     "compare": (
-        "callbacks.analysis.compare:compare",
+        "tools.compare.compare:compare",
         "compare prediction files clip by clip: differences, intervals, tests",
     ),
     "alarms": (
-        "callbacks.analysis.alarm_table:alarms",
+        "tools.alarm_table:alarms",
         "signs of reward hacking in prediction files: a table, alarms.json",
     ),
-    "report": ("callbacks.report.report:report", "what the model says, clip by clip: one HTML file"),
+    "report": ("tools.report.report:report", "what the model says, clip by clip: one HTML file"),
     "label_sentences": (
-        "callbacks.labelling.label_sentences:label_sentences",
+        "tools.label_sentences.label_sentences:label_sentences",
         "give the sentences of rationales their emotions: training data for stage 2",
     ),
     "verifier_effect": (
-        "callbacks.analysis.verifier_effect:verifier_effect",
+        "tools.verifier_effect:verifier_effect",
         "how often another reading of the verifier's labels would change rewards",
     ),
-    "judge": ("callbacks.analysis.judging:judge_predictions", "have a judge read the rationales of a prediction file"),
-    "agreement": ("callbacks.analysis.agreement:agreement", "compare two judges of the same rationales: Cohen's kappa"),
-    "replay": ("callbacks.replay.replay:replay", "recompute a step whose loss or gradient was not a finite number"),
-    "summarize": ("callbacks.analysis.summary:summarize", "compare finished runs: a table, summary.json, a bar chart"),
+    "judge": ("tools.judge:judge_predictions", "have a judge read the rationales of a prediction file"),
+    "agreement": ("tools.agreement:agreement", "compare two judges of the same rationales: Cohen's kappa"),
+    "replay": ("tools.replay.replay:replay", "recompute a step whose loss or gradient was not a finite number"),
+    "summarize": ("tools.summarize:summarize", "compare finished runs: a table, summary.json, a bar chart"),
 }
 DEBUG = "--debug"
 CROSS_VALIDATE = "cross_validate"
@@ -110,7 +110,7 @@ def run_tool(name: str, arguments: list[str]) -> None:
     """Run an offline tool; its options are its function's parameters, also from YAML (`-c`)."""
     from jsonargparse import ActionConfigFile, ArgumentParser
 
-    from callbacks.command_line import read_strictly, settled
+    from tools.command_line import read_strictly, settled
 
     module, function_name = TOOLS[name][0].split(":")
     function = getattr(import_module(module), function_name)
@@ -157,7 +157,6 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
     from callbacks.alarms import AlarmCallback
     from callbacks.bad_clips import BadClipBudget
     from callbacks.checkpointing.run_checkpoint import RunCheckpoint
-    from callbacks.command_line import read_strictly, settled
     from callbacks.config_secrets import SecretKeepingParser
     from callbacks.curves import CurvesMayEnd
     from callbacks.export import ExportCallback
@@ -167,6 +166,7 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
     from callbacks.verifier_figures import VerifierFigures
     from lightning_modules.determinism import make_products_reproducible
     from lightning_modules.provenance import Mismatch
+    from tools.command_line import read_strictly, settled
 
     read_strictly(arguments)
     import_named_classes()
@@ -275,11 +275,11 @@ def run(arguments: list[str]) -> None:
     elif command in STAGES:
         run_stage(command, options)
     elif command == CROSS_VALIDATE:
-        from callbacks.cross_validation import cross_validate
+        from tools.cross_validation import cross_validate
 
         cross_validate(options)
     elif command == ESTIMATE:
-        from callbacks.estimate import run_estimate
+        from tools.estimate.estimate import run_estimate
 
         run_estimate(options)
     else:
@@ -303,7 +303,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run([argument for argument in arguments if argument != DEBUG])
     except Exception as error:  # noqa: BLE001 (shown, whatever it is)
-        from callbacks.command_line import is_meant_to_be_read, one_sentence, whole_story
+        from tools.command_line import is_meant_to_be_read, one_sentence, whole_story
 
         is_meant = is_meant_to_be_read(error)
         if DEBUG in arguments or not is_meant:
