@@ -13,7 +13,8 @@ from datamodules.rationale import Response
 from lightning_modules.coherence import explanation_score
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
 from lightning_modules.grpo import GRPOModule
-from lightning_modules.metrics.alarms import (
+from lightning_modules.metrics.rationale_statistics import Rationale, Tally, count_words, rationale_statistics
+from lightning_modules.metrics.reward_hacking import (
     Alarm,
     Bounds,
     check_thresholds,
@@ -21,7 +22,6 @@ from lightning_modules.metrics.alarms import (
     label_sets,
     make_alarms,
 )
-from lightning_modules.metrics.rationale_statistics import Rationale, Tally, count_words, rationale_statistics
 from lightning_modules.policy import Evaluation, PolicyModule
 from lightning_modules.rl.experience import experience_of
 
@@ -68,7 +68,7 @@ def _sum_of_rewards(response: Response, emotions: tuple[tuple[str, ...], ...] | 
 class AlarmCallback(Callback):
     """Logs `alarm/<name>` in stage 3, `val_alarm/<name>` and `test_alarm/<name>` after an evaluation; warns of some.
 
-    Meanings and default thresholds: `lightning_modules.metrics.alarms.CHECKS`. What has no value is not logged. An
+    Meanings and default thresholds: `lightning_modules.metrics.reward_hacking.CHECKS`. What has no value is not logged. An
     alarm warns once, and again only after it has been silent. Numerators and denominators are summed over processes.
     Of several such callbacks the first works: one that a configuration names stands before the default.
 

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from datamodules.files.writing import write_json
-from lightning_modules.metrics.alarms import Alarm, Bounds, check_thresholds, prediction_alarms
 from lightning_modules.metrics.predictions import PredictionFile, read_predictions
+from lightning_modules.metrics.reward_hacking import Alarm, Bounds, check_thresholds, prediction_alarms
 
 ALARMS_FILE = "alarms.json"
 

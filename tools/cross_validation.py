@@ -31,7 +31,7 @@ from datamodules.emotions import get_taxonomy
 from datamodules.files.json_files import read_json_object
 from datamodules.files.writing import write_json, write_text
 from datamodules.files.yaml_files import read_yaml_mapping
-from lightning_modules.metrics.report import emotion_report
+from lightning_modules.metrics.emotion_report import emotion_report
 from tools.summarize import METRICS
 
 MAIN = Path(__file__).parents[1] / "main.py"

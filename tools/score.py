@@ -23,8 +23,8 @@ from lightning_modules.judges import FileJudge, Judge
 from lightning_modules.judges.base import find_device
 from lightning_modules.judges.prompt import PromptedJudge, each_verdict
 from lightning_modules.judges.verifier import verifier_judge_name, verifier_verdict
+from lightning_modules.metrics.emotion_report import EmotionReport
 from lightning_modules.metrics.records import read_records
-from lightning_modules.metrics.report import EmotionReport
 
 JsonlFile = restricted_string_type("JsonlFile", r".+\.jsonl?", docstring="Path of a JSON Lines file.")
 """A path that the command line can tell from the name of a class."""

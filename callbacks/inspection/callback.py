@@ -17,7 +17,7 @@ from callbacks.inspection.markdown import clips_markdown, group_markdown
 from callbacks.inspection.panel import Panel, choose_groups, clip_panels, group_panel
 from datamodules.batch import ClipBatch
 from lightning_modules.grpo import GRPOModule
-from lightning_modules.metrics.report import EmotionReport
+from lightning_modules.metrics.emotion_report import EmotionReport
 from lightning_modules.policy import Evaluation, PolicyModule
 from lightning_modules.rl.experience import experience_of
 

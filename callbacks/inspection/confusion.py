@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from datamodules.emotions import Taxonomy
-from lightning_modules.metrics.report import UNKNOWN
+from lightning_modules.metrics.emotion_report import UNKNOWN
 
 INVALID = "invalid"
 """Column of rationales that the judge named no class for."""

@@ -20,7 +20,7 @@ from datamodules.batch import SAMPLE_RATE
 from datamodules.clip_datamodule import ClipDataModule
 from datamodules.clip_dataset import ClipRecord
 from datamodules.inspection.checks import ClipCheck
-from datamodules.inspection.report import UNLABELLED, Checks, Rows
+from datamodules.inspection.corpus_report import UNLABELLED, Checks, Rows
 from datamodules.media import DecodedClip, MediaError, decode_clip
 
 _DPI = 100

@@ -12,7 +12,7 @@ from rich.text import Text
 from datamodules.clip_datamodule import ClipDataModule
 from datamodules.inspection.checks import CheckCache, check_clips
 from datamodules.inspection.contact_sheet import draw_contact_sheet
-from datamodules.inspection.report import Rows, build_report
+from datamodules.inspection.corpus_report import Rows, build_report
 from datamodules.inspection.screen import print_report
 
 REPORT_FILE = "report.json"
@@ -50,7 +50,7 @@ def inspect_data(
         strict: exit with status 1 when there is an error or a warning among the findings, but not for mere notes.
 
     Returns:
-        The report; see `datamodules.inspection.report.build_report`.
+        The report; see `datamodules.inspection.corpus_report.build_report`.
 
     Raises:
         SystemExit: status 1, under `strict`, or with a message when Ctrl-C is pressed.

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from datamodules.emotions import DFEW, MAFW, Taxonomy
-from lightning_modules.metrics.report import EmotionReport
+from lightning_modules.metrics.emotion_report import EmotionReport
 from tools import cross_validation
 from tools.cross_validation import StageError, aggregate, best_checkpoint, cross_validate
 

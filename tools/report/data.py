@@ -9,10 +9,10 @@ from callbacks.colours import EMOTIONS, RELATIONS, SYMBOLS
 from datamodules.emotions import VERIFIER_LABELS, Taxonomy, members
 from datamodules.rationale import read_response
 from lightning_modules.coherence import relation
-from lightning_modules.metrics.alarms import prediction_alarms
+from lightning_modules.metrics.emotion_report import UNKNOWN
 from lightning_modules.metrics.intervals import LEVEL, RATES, bootstrap_rates
 from lightning_modules.metrics.predictions import PredictedSentence, Prediction, PredictionFile
-from lightning_modules.metrics.report import UNKNOWN
+from lightning_modules.metrics.reward_hacking import prediction_alarms
 from tools.report.media import ClipMedia
 
 INVALID = "invalid"

@@ -8,7 +8,7 @@ from callbacks.inspection.callback import class_curves
 from callbacks.inspection.confusion import confusion_matrices, draw_confusion
 from datamodules.emotions import DFEW
 from lightning_modules.metrics.counts import class_indices, joint_counts
-from lightning_modules.metrics.report import emotion_report
+from lightning_modules.metrics.emotion_report import emotion_report
 
 pytestmark = pytest.mark.numerics
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from datamodules.emotions import DFEW, VERIFIER_LABELS
-from lightning_modules.metrics.alarms import CHECKS, Alarm, make_alarms, prediction_alarms
 from lightning_modules.metrics.predictions import PredictedSentence, Prediction
 from lightning_modules.metrics.rationale_statistics import Tally, rationale_statistics
+from lightning_modules.metrics.reward_hacking import CHECKS, Alarm, make_alarms, prediction_alarms
 
 pytestmark = pytest.mark.unit
 
