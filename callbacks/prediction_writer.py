@@ -8,12 +8,12 @@ import torch.distributed
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from callbacks.reward_rows import score_rows
 from callbacks.run_record import evaluated_part
 from datamodules.batch import ClipBatch
 from datamodules.files.printable import readable_name
 from datamodules.files.writing import write_json, write_rows
 from lightning_modules.policy import Evaluation, PolicyModule
-from tools.score import score_rows
 
 PREDICTIONS_FILE = "predictions.jsonl"
 METRICS_FILE = "metrics.json"

@@ -31,7 +31,7 @@ class PredictedSentence:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model said of one clip; fields as in `tools.score.score_rows` and `predictions.jsonl`.
+    """What a model said of one clip; fields as in `callbacks.reward_rows.score_rows` and `predictions.jsonl`.
 
     Args:
         id: the clip's id.

@@ -7,16 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from datamodules.emotions import Taxonomy
-from lightning_modules.emotion_verifier import SentenceReading
 from lightning_modules.metrics.predictions import Prediction
 from lightning_modules.metrics.rationale_statistics import (
-    LabelSets,
     Rationale,
     Tally,
     count_words,
     rationale_statistics,
 )
-from lightning_modules.rl.experience import Experience
 
 Bounds = tuple[float | None, float | None]
 """Lowest and highest value without a warning; None: no bound."""
@@ -250,35 +247,3 @@ def _predicted(prediction: Prediction) -> Rationale:
         length=count_words(sentences),
         judged=prediction.judged,
     )
-
-
-def experience_rationales(
-    experience: Experience, second: Sequence[Sequence[SentenceReading]] | None = None
-) -> list[Rationale]:
-    """The completions of a training step; lengths in tokens, rewards as the advantages are computed from them.
-
-    Args:
-        experience: the step's.
-        second: a second verifier's reading of the same sentences.
-    """
-    rollout = experience.rollout
-    clips = [clip for clip in rollout.batch.ids for _ in range(rollout.group_size)]
-    rewards, lengths = experience.total.tolist(), rollout.completions.lengths.tolist()
-    return [
-        Rationale(
-            clip=clips[row],
-            sentences=response.sentences,
-            emotions=None if experience.readings is None else label_sets(experience.readings[row]),
-            target=rollout.targets[row],
-            prediction=response.prediction,
-            reward=rewards[row],
-            length=lengths[row],
-            second=None if second is None else label_sets(second[row]),
-        )
-        for row, response in enumerate(rollout.responses)
-    ]
-
-
-def label_sets(readings: Sequence[SentenceReading]) -> LabelSets:
-    """The label set of each reading."""
-    return tuple(reading.emotions for reading in readings)

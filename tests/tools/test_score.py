@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.emotions import DFEW, GO_EMOTIONS
+from datamodules.emotions import GO_EMOTIONS
 from datamodules.files.writing import write_json, write_rows
-from datamodules.rationale import read_response
-from lightning_modules.emotion_verifier import EmotionVerifier
-from tools.score import score, score_rows
+from tools.score import score
 
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore:UAR leaves out classes")]
 
@@ -127,19 +125,6 @@ def test_missing_files(source, tmp_path):
         score(str(source), "dfew", str(tmp_path / "none"), str(tmp_path / "out"))
     with pytest.raises(ValueError, match="is a file. Give a directory"):
         score(str(source), "dfew", TINY, str(source))
-
-
-def test_rows_without_target_or_without_verifier():
-    responses = [read_response("<think>He smiles.</think><answer>happy</answer>", DFEW)] * 2
-    readings = EmotionVerifier(TINY).read_groups([response.sentences for response in responses])
-    unlabelled, labelled = score_rows(["a", "b"], responses, [None, "happiness"], readings, None, None, DFEW)
-    assert (unlabelled["accuracy"], unlabelled["explanation"], unlabelled["format"]) == (None, None, 1)
-    assert (labelled["accuracy"], labelled["prediction"]) == (1, "happiness")
-    assert labelled["explanation"] is not None
-    row = score_rows(["a"], responses[:1], ["anger"], None, ["fear"], "judge", DFEW)[0]
-    assert (row["accuracy"], row["explanation"]) == (0, None)
-    assert (row["judged"], row["judge"], row["taxonomy"]) == ("fear", "judge", "dfew")
-    assert row["sentences"] == [{"text": "He smiles.", "emotions": None, "probabilities": None}]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
