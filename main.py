@@ -10,7 +10,7 @@ from inspect import signature
 from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, get_args, get_origin
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningCLI
@@ -91,7 +91,7 @@ def spell_out(function: Callable[..., object], arguments: list[str]) -> list[str
     The parser itself takes a list in one argument only, `--list '[a, b]'`, and no flag without a value; both stay as
     they are.
     """
-    hints = get_type_hints(function).items()
+    hints = [(name, parameter.annotation) for name, parameter in signature(function).parameters.items()]
     lists = {f"--{name}" for name, hint in hints if list in map(get_origin, (hint, *get_args(hint)))}
     flags = {f"--{name}" for name, hint in hints if hint is bool}
     spelled, option = [], ""
@@ -157,7 +157,7 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
     from callbacks.alarms import AlarmCallback
     from callbacks.bad_clips import BadClipBudget
     from callbacks.checkpointing.run_checkpoint import RunCheckpoint
-    from callbacks.config_secrets import SecretKeepingParser
+    from callbacks.config_parser import SecretKeepingParser
     from callbacks.curves import CurvesMayEnd
     from callbacks.export import ExportCallback
     from callbacks.inspection.callback import InspectionCallback
@@ -279,7 +279,7 @@ def run(arguments: list[str]) -> None:
 
         cross_validate(options)
     elif command == ESTIMATE:
-        from tools.estimate.estimate import run_estimate
+        from tools.estimate.command import run_estimate
 
         run_estimate(options)
     else:

@@ -5,19 +5,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.inspection.confusion import INVALID, ConfusionMatrix, draw_confusion
+from callbacks.inspection.confusion import ConfusionMatrix, draw_confusion
 from datamodules.emotions import Taxonomy, get_taxonomy
 from datamodules.files.printable import printable
 from datamodules.files.writing import write_json
 from lightning_modules.judges.file import FileJudge, same_words
 from lightning_modules.metrics.agreement import Agreement, judge_agreement, verdict_counts
 from lightning_modules.metrics.intervals import LEVEL, Interval
-from lightning_modules.metrics.predictions import read_predictions
+from lightning_modules.metrics.predictions import INVALID, read_predictions
 from lightning_modules.metrics.records import read_records
 from tools.judge import rationale_of
 
@@ -160,7 +161,7 @@ def agreement(
     ids = shared_ids(*files, intersect)
     counts = verdict_counts(*([file.verdicts[identifier] for identifier in ids] for file in files), classes)
     own = judge_agreement(counts, num_resamples, seed)
-    matrix = _matrix(torch.from_numpy(counts), files, classes)
+    matrix = _matrix(counts, files, classes)
     result = {
         "taxonomy": classes.name,
         **{name: _judge_figures(file, ids) for name, file in zip(("first", "second"), files, strict=True)},
@@ -192,7 +193,7 @@ def _judge_figures(file: JudgedFile, ids: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _matrix(counts: torch.Tensor, files: Sequence[JudgedFile], taxonomy: Taxonomy) -> ConfusionMatrix:
+def _matrix(counts: NDArray[np.int64], files: Sequence[JudgedFile], taxonomy: Taxonomy) -> ConfusionMatrix:
     # Different names, as invalid does not agree with invalid.
     rows, columns = ((*taxonomy.classes, f"{INVALID} ({which})") for which in ("first", "second"))
     first, second = (own if len(own) <= _AXIS else f"…{own[1 - _AXIS :]}" for own in (file.judge for file in files))

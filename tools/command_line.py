@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 
+from callbacks.config_secrets import hide_secrets
 from callbacks.secret_names import without_named_values
 from datamodules.files.printable import printable
 from datamodules.files.yaml_files import check_yaml, read_yaml_mapping
@@ -126,19 +127,13 @@ def one_sentence(error: BaseException, command: str) -> str:
         text = str(error).strip().splitlines()[-1].partition(": ")[2]
     else:
         text = str(error)
-    text = printable(_without_secrets(" ".join(text.split()))) or type(error).__name__
+    text = printable(hide_secrets(" ".join(text.split()))) or type(error).__name__
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def whole_story(error: BaseException) -> str:
     """Where an error was raised, without secrets, as lines that a terminal shows as they are."""
-    return printable(_without_secrets("".join(traceback.format_exception(error))), multiline=True)
-
-
-def _without_secrets(text: str) -> str:
-    from callbacks.config_secrets import hide_secrets  # which takes seconds to import
-
-    return hide_secrets(text)
+    return printable(hide_secrets("".join(traceback.format_exception(error))), multiline=True)
 
 
 def _of_parser(message: str) -> str:

@@ -14,24 +14,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
-from lightning import LightningModule
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
-from torch.nn import functional
 
-from callbacks.checkpointing.files import best_checkpoint, newest_checkpoint
-from callbacks.prediction_writer import METRICS_FILE
-from callbacks.run_record import RUN_FILE
+from callbacks.run_files import METRICS_FILE, RUN_FILE
 from datamodules.emotions import get_taxonomy
 from datamodules.files.json_files import read_json_object
 from datamodules.files.writing import write_json, write_text
 from datamodules.files.yaml_files import read_yaml_mapping
-from lightning_modules.metrics.emotion_report import emotion_report
+
+if TYPE_CHECKING:
+    from torch import Tensor
 from tools.summarize import METRICS
 
 MAIN = Path(__file__).parents[1] / "main.py"
@@ -99,6 +95,8 @@ def aggregate(folds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
 
 def _pool(folds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What `metrics.json` would hold had the clips of all folds been tested at once."""
+    from lightning_modules.metrics.emotion_report import emotion_report
+
     taxonomy = get_taxonomy(folds[0]["taxonomy"])
     if any(fold["confusion_matrix"] is None for fold in folds):  # clips with several emotions: WAR only
         report = {**dict.fromkeys(folds[0]), "taxonomy": taxonomy.name, "absent_classes": [], "per_class": {}}
@@ -114,10 +112,12 @@ def _pool(folds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return report | {"judge": folds[0]["judge"], **{name: sum(fold[name] for fold in folds) for name in counts}}
 
 
-def _counts(folds: Sequence[Mapping[str, Any]]) -> Tensor:
+def _counts(folds: Sequence[Mapping[str, Any]]) -> "Tensor":
     """The counts K of the metrics, int64 `[C, C+1, C+1]`; what was judged is not in the files, so all is "invalid"."""
+    import torch
+
     confusion = torch.tensor([fold["confusion_matrix"]["counts"] for fold in folds]).sum(dim=0)
-    return functional.pad(confusion.unsqueeze(-1), (len(confusion), 0))
+    return torch.nn.functional.pad(confusion.unsqueeze(-1), (len(confusion), 0))
 
 
 def _pooled_rate(parts: Sequence[Mapping[str, Any]], rate: str) -> float | None:
@@ -157,6 +157,8 @@ class FoldRunner:
             StageError: `fit` or `test` failed; names the fold.
             FileNotFoundError: `fit` left no checkpoint.
         """
+        from callbacks.checkpointing.files import best_checkpoint, newest_checkpoint
+
         directory = self.root / f"fold_{fold}"
         metrics = directory / "test" / METRICS_FILE
         if metrics.is_file():
@@ -242,6 +244,8 @@ def _prepare(arguments: list[str]) -> FoldRunner:
         StageError: the configuration is refused.
         ValueError: it cannot be cross-validated, or the directory holds folds of another one.
     """
+    from lightning import LightningModule  # takes seconds, and `--help` does without
+
     config = fit_config(arguments)
     for part, place in (("model", "stage"), ("data", "data")):
         if not config.get(part):

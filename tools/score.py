@@ -13,16 +13,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from callbacks.reward_rows import score_rows
 from datamodules.emotions import Taxonomy, get_taxonomy
 from datamodules.files.writing import write_json, write_rows
 from datamodules.rationale import read_response
-from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
 from lightning_modules.judges import FileJudge, Judge
 from lightning_modules.judges.base import find_device
 from lightning_modules.judges.prompt import PromptedJudge, each_verdict
 from lightning_modules.judges.verifier import verifier_judge_name, verifier_verdict
-from lightning_modules.metrics.emotion_report import EmotionReport
 from lightning_modules.metrics.records import read_records
 
 JsonlFile = restricted_string_type("JsonlFile", r".+\.jsonl?", docstring="Path of a JSON Lines file.")
@@ -97,6 +94,11 @@ def score(
             not load or lacks labels, or a judge file for other clips or another taxonomy.
         EndpointError: a judge behind an endpoint gives no reply.
     """
+    # Torch and transformers take seconds to import, and `--help` does without.
+    from callbacks.reward_rows import score_rows
+    from lightning_modules.emotion_verifier import EmotionVerifier
+    from lightning_modules.metrics.emotion_report import EmotionReport
+
     if Path(output).is_file():
         raise ValueError(f"The output {output} is a file. Give a directory for rows.jsonl and metrics.json.")
     classes = get_taxonomy(taxonomy)
@@ -109,7 +111,7 @@ def score(
     model = EmotionVerifier(verifier, taxonomy=taxonomy)
     model.to(find_device(device))
 
-    readings: list[list[SentenceReading]] = []
+    readings = []
     for start in track(range(0, len(responses), _CHUNK_SIZE), description="Reading rationales"):
         readings += model.read_groups([response.sentences for response in responses[start : start + _CHUNK_SIZE]])
     reader = judge if isinstance(judge, Judge) else None

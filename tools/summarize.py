@@ -7,8 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from callbacks.prediction_writer import METRICS_FILE
-from callbacks.run_record import PARTIAL, RUN_FILE
+from callbacks.run_files import METRICS_FILE, PARTIAL, RUN_FILE
 from datamodules.files.json_files import read_json_object, shown
 from datamodules.files.printable import printable
 from datamodules.files.writing import write_json

@@ -9,7 +9,6 @@ from rich.table import Table
 
 from datamodules.files.writing import write_json
 from lightning_modules.metrics.predictions import read_predictions
-from lightning_modules.metrics.reward_effect import reward_effect
 
 
 def verifier_effect(predictions: dict[str, str], output: str) -> dict[str, Any]:
@@ -29,6 +28,8 @@ def verifier_effect(predictions: dict[str, str], output: str) -> dict[str, Any]:
         ValueError: no file given, a malformed line (names file and line), or a file in which no clip has both a target
             and a verifier's probabilities.
     """
+    from lightning_modules.metrics.reward_effect import reward_effect  # with torch: `--help` does without
+
     if not predictions:
         raise ValueError("Expected at least one run: give --predictions '{name: predictions.jsonl, ...}'.")
     result = {name: reward_effect(read_predictions(path).predictions) for name, path in predictions.items()}

@@ -117,7 +117,7 @@ class InspectionCallback(Callback):
             self._show_evaluation(trainer, pl_module, pl_module.test_report, "test")
 
     def _show_evaluation(self, trainer: Trainer, module: PolicyModule, report: EmotionReport, prefix: str) -> None:
-        metrics, counts = report.compute(), _summed_counts(report)
+        metrics, counts = report.compute(), _summed_counts(report).cpu().numpy()
         if trainer.state.fn == TrainerFn.FITTING:
             # The values are the same on every process; `sync_dist` says so to Lightning.
             module.log_dict(class_curves(metrics, prefix), sync_dist=True)

@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from rich.progress import track
-from torchcodec.encoders import Encoder
 
 from datamodules.emotions import DFEW, MAFW, Taxonomy, get_taxonomy
 from datamodules.synthetic.face import draw_face
@@ -53,6 +51,13 @@ class ClipPlan:
     face_only_rate: float
 
 
+def _compute_alone() -> None:
+    """Have a worker process use one thread: the cores are taken by the others."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def encode_clip(path: Path, frames: np.ndarray, waveform: np.ndarray, frame_rate: float, sample_rate: int) -> None:
     """Write one mp4 (H.264 4:2:0 + AAC mono); the file appears whole or not at all.
 
@@ -63,6 +68,10 @@ def encode_clip(path: Path, frames: np.ndarray, waveform: np.ndarray, frame_rate
         frame_rate: in frames per second.
         sample_rate: in Hz.
     """
+    # Torch takes a second to import, and `--help` does without.
+    import torch
+    from torchcodec.encoders import Encoder
+
     encoder = Encoder()
     # For the same bytes everywhere: x264's output depends on the number of threads, and its macroblock tree was seen to
     # give different bits for the same small frames (10 of 30 clips in 25 encodings; none without it).
@@ -140,7 +149,7 @@ def _make_clips(plan: ClipPlan, num_clips: int, num_workers: int) -> Iterator[Cl
         return
     # Spawned, not forked: the parent may already run threads of torch and of the progress bar.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(num_workers, context, initializer=_compute_alone) as pool:
         yield from pool.map(make, range(num_clips), chunksize=8)
 
 

@@ -13,15 +13,13 @@ from lightning_modules.metrics.explanation import (
     explanation_prediction_consistency,
     faithful_consistency_rate,
 )
+from lightning_modules.metrics.predictions import UNKNOWN
 from lightning_modules.metrics.recognition import (
     absent_classes,
     unweighted_average_recall,
     warn_absent,
     weighted_average_recall,
 )
-
-UNKNOWN = "unknown"
-"""Column of the confusion matrix for answers that name no class."""
 
 
 def emotion_report(counts: Tensor, taxonomy: Taxonomy, judge: str | None) -> dict[str, Any]:

@@ -11,10 +11,11 @@ import pytest
 import torch
 import yaml
 
+from callbacks.checkpointing.files import best_checkpoint
 from datamodules.emotions import DFEW, MAFW, Taxonomy
 from lightning_modules.metrics.emotion_report import EmotionReport
 from tools import cross_validation
-from tools.cross_validation import StageError, aggregate, best_checkpoint, cross_validate
+from tools.cross_validation import StageError, aggregate, cross_validate
 
 pytestmark = [pytest.mark.unit, pytest.mark.filterwarnings("ignore:UAR leaves out classes")]
 

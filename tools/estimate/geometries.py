@@ -1,13 +1,10 @@
 """Settings of HumanOmni models, for estimates where no published directory can be reached.
 
-Decoders of Qwen2.5-0.5B, 3B and 7B with the towers of the paper: SigLIP base (0.5b) or so400m, Whisper large v3 and
-BERT base. Sizes: spec/humanomni.md; the paper has no 3B: it is Qwen2.5-3B's decoder with the 7B's towers. Tokenizers
-are trained on the spot on the instruction: a prompt's text has about as many tokens as with Qwen's.
+Tokenizers are trained on the spot on the instruction: a prompt's text has about as many tokens as with Qwen's.
 """
 
 import json
 from pathlib import Path
-from typing import Any
 
 from transformers import (
     BertConfig,
@@ -22,41 +19,7 @@ from transformers import (
 from datamodules.clip_datamodule import INSTRUCTION
 from lightning_modules.backbones.humanomni.checkpoint import MODEL_TYPE
 from lightning_modules.backbones.tiny import CHAT_TEMPLATE, train_tokenizer
-
-_DECODERS: dict[str, dict[str, Any]] = {
-    "0.5b": {
-        "hidden_size": 896,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-        "num_key_value_heads": 2,
-        "intermediate_size": 4_864,
-        "vocab_size": 151_936,
-        "tie_word_embeddings": True,
-    },
-    "3b": {
-        "hidden_size": 2_048,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 2,
-        "intermediate_size": 11_008,
-        "vocab_size": 151_936,
-        "tie_word_embeddings": True,
-    },
-    "7b": {
-        "hidden_size": 3_584,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "intermediate_size": 18_944,
-        "vocab_size": 152_064,
-        "tie_word_embeddings": False,
-    },
-}
-_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3_072}
-_SO400M = {"hidden_size": 1_152, "num_hidden_layers": 27, "num_attention_heads": 16, "intermediate_size": 4_304}
-
-GEOMETRIES = tuple(_DECODERS)
-"""Names of the models."""
+from tools.estimate.sizes import BASE, DECODERS, SO400M
 
 _NUM_FRAMES = 8
 _TOKENIZER_SIZE = 1_000
@@ -89,7 +52,7 @@ def write_settings(geometry: str, directory: Path) -> dict[str, str]:
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(directory)
-    config = Qwen2Config(**_DECODERS[geometry], max_position_embeddings=32_768).to_dict() | {
+    config = Qwen2Config(**DECODERS[geometry], max_position_embeddings=32_768).to_dict() | {
         "model_type": MODEL_TYPE,
         "mm_projector_type": "all_in_one_small" if geometry == "0.5b" else "all_in_one",
         "mm_hidden_size": vision.hidden_size,
@@ -103,7 +66,7 @@ def write_settings(geometry: str, directory: Path) -> dict[str, str]:
 
 def _write_vision(directory: Path, is_small: bool) -> SiglipVisionConfig:
     size = 224 if is_small else 384
-    config = SiglipVisionConfig(**(_BASE if is_small else _SO400M), image_size=size, patch_size=16 if is_small else 14)
+    config = SiglipVisionConfig(**(BASE if is_small else SO400M), image_size=size, patch_size=16 if is_small else 14)
     config.save_pretrained(directory)
     settings = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": size, "width": size}}
     (directory / "preprocessor_config.json").write_text(json.dumps(settings))

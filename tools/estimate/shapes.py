@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-import torch
-
 Trained = Literal["weights", "adapters", "nothing"]
 """What the optimizer changes in the language model."""
 
@@ -118,6 +116,8 @@ class Numerics:
         Raises:
             ValueError: a precision that there is no estimate for.
         """
+        import torch
+
         loaded = getattr(torch, dtype).itemsize
         short = {"None": "32-true", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
         name = short.get(str(precision), precision)

@@ -9,14 +9,10 @@ from callbacks.colours import EMOTIONS, RELATIONS, SYMBOLS
 from datamodules.emotions import VERIFIER_LABELS, Taxonomy, members
 from datamodules.rationale import read_response
 from lightning_modules.coherence import relation
-from lightning_modules.metrics.emotion_report import UNKNOWN
 from lightning_modules.metrics.intervals import LEVEL, RATES, bootstrap_rates
-from lightning_modules.metrics.predictions import PredictedSentence, Prediction, PredictionFile
+from lightning_modules.metrics.predictions import INVALID, UNKNOWN, PredictedSentence, Prediction, PredictionFile
 from lightning_modules.metrics.reward_hacking import prediction_alarms
 from tools.report.media import ClipMedia
-
-INVALID = "invalid"
-"""Column for judge's replies that name no class."""
 
 NUM_RESAMPLES = 2000
 

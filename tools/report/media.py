@@ -9,19 +9,20 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
-from callbacks.pictures import frame_strip, spectrogram
 from datamodules.containers import MediaError
 from datamodules.files.printable import is_unicode, readable_name
-from datamodules.inspection.workers import Lost, run_isolated
-from datamodules.media import MediaSettings, decode_audio
+from datamodules.inspection.workers import run_isolated
+from datamodules.isolation import Lost
 from datamodules.video import decode_video
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LARGEST_EMBEDDED = 4 * 1024**2
 """Bytes of the largest media file that is put into the page; a larger one is linked."""
@@ -73,6 +74,10 @@ def draw_pictures(path: str, num_frames: int) -> Pictures:
     Raises:
         ImportError: FFmpeg's libraries are missing.
     """
+    # Torch takes a second to import: the workers do it, the parent does not.
+    from callbacks.pictures import frame_strip, spectrogram
+    from datamodules.media import MediaSettings, decode_audio
+
     try:
         video = decode_video(path, num_frames, _thumbnail)
     except MediaError as error:
@@ -93,10 +98,12 @@ def _thumbnail(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
 
 
-def _same_width(thumbnails: Sequence[np.ndarray]) -> Tensor:
+def _same_width(thumbnails: Sequence[np.ndarray]) -> "Tensor":
     """`[T, 3, H, W]`: where the picture changes its shape within a film, the narrower frames get black bars."""
     size = (max(pixels.shape[1] for pixels in thumbnails), _FRAME_HEIGHT)
     frames = [np.asarray(ImageOps.pad(Image.fromarray(pixels), size)) for pixels in thumbnails]
+    import torch
+
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
 
 
