@@ -10,6 +10,7 @@ from rich.progress import track
 from rich.table import Table
 
 from datamodules.emotions import Taxonomy
+from datamodules.files.json_log import JsonLog
 from datamodules.files.writing import json_line, write_rows
 from datamodules.rationale import read_response
 from lightning_modules.judges import Judge
@@ -45,7 +46,7 @@ class VerdictFile:
         self.judge = judge
         self.taxonomy = taxonomy
         self._rows: dict[str, dict[str, Any]] = {}
-        _drop_cut_line(self.partial)
+        JsonLog(self.partial).drop_cut_line()
         for file in (self.path, self.partial):
             if file.is_file() and file.stat().st_size:
                 self._read(file)
@@ -86,13 +87,12 @@ class VerdictFile:
         """
         ids = list(missing)
         write_rows(self.partial, self._rows.values())
-        with self.partial.open("a", encoding="utf-8", newline="\n") as file:
-            judged = each_verdict(judge, list(missing.values()), self.taxonomy)
-            for i, verdict in track(judged, total=len(ids), description="Judging rationales"):
-                row = self._row(ids[i], missing[ids[i]], verdict)
-                file.write(f"{json_line(row)}\n")
-                file.flush()
-                self._rows[ids[i]] = row
+        log = JsonLog(self.partial)
+        judged = each_verdict(judge, list(missing.values()), self.taxonomy)
+        for i, verdict in track(judged, total=len(ids), description="Judging rationales"):
+            row = self._row(ids[i], missing[ids[i]], verdict)
+            log.append(json_line(row))
+            self._rows[ids[i]] = row
 
     def _row(self, identifier: str, rationale: str, verdict: Verdict) -> dict[str, Any]:
         return {
@@ -110,13 +110,6 @@ class VerdictFile:
         write_rows(self.path, rows)
         self.partial.unlink(missing_ok=True)
         return [row["emotion"] for row in rows]
-
-
-def _drop_cut_line(file: Path) -> None:
-    """Leave whole lines only in a file whose writer may have been killed."""
-    if file.is_file():
-        with file.open("r+b") as stream:
-            stream.truncate(stream.read().rfind(b"\n") + 1)
 
 
 def judge_predictions(predictions: str, judge: Judge, output: str) -> dict[str, Any]:

@@ -4,22 +4,14 @@ import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
+from datamodules.files.json_log import JsonLog
 from datamodules.files.writing import json_line
 from datamodules.rationale_text import LabelledSentence, read_sentences
 
 logger = logging.getLogger(__name__)
-
-
-class Write(Protocol):
-    """Appends a sentence."""
-
-    def __call__(self, sentence: LabelledSentence) -> None:
-        """The sentence is in the file when this returns."""
 
 
 class LabelFile:
@@ -39,27 +31,13 @@ class LabelFile:
         self.sentences: list[LabelledSentence] = []
         if self.path.suffix != ".jsonl":
             raise ValueError(f"The output {path} must end in .jsonl: stage 2 tells the form of its files by it.")
+        self._log = JsonLog(self.path)
+        if self._log.drop_cut_line():
+            logger.warning("%s: the last line was cut short; its sentence is labelled again.", self.path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
-            self._mend()
             self.sentences = read_sentences(self.path) if self.path.stat().st_size else []
             self._require_one_labeller()
-
-    def _mend(self) -> None:
-        """Leave the file with whole lines only."""
-        content = self.path.read_bytes()
-        end = content.rfind(b"\n") + 1
-        tail = content[end:]
-        if not tail:
-            return
-        try:
-            json.loads(tail)
-        except ValueError:
-            logger.warning("%s: the last line was cut short; its sentence is labelled again.", self.path)
-            with self.path.open("r+b") as file:
-                file.truncate(end)
-        else:
-            with self.path.open("ab") as file:
-                file.write(b"\n")
 
     def _require_one_labeller(self) -> None:
         with self.path.open(encoding="utf-8-sig", newline="\n") as file:
@@ -71,19 +49,11 @@ class LabelFile:
                         "a file of its own."
                     )
 
-    @contextmanager
-    def appending(self) -> Iterator[Write]:
-        """Open the file for further sentences."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
-
-            def write(sentence: LabelledSentence) -> None:
-                row = {"text": sentence.text, "emotions": list(sentence.emotions), "labeller": self.labeller}
-                file.write(f"{json_line(row)}\n")
-                file.flush()
-                self.sentences.append(sentence)
-
-            yield write
+    def add(self, sentence: LabelledSentence) -> None:
+        """Append a sentence; it is in the file when this returns."""
+        row = {"text": sentence.text, "emotions": list(sentence.emotions), "labeller": self.labeller}
+        self._log.append(json_line(row))
+        self.sentences.append(sentence)
 
 
 def count_labels(sentences: Sequence[LabelledSentence]) -> Counter[str]:

@@ -147,12 +147,11 @@ def _balanced_path(path: Path) -> Path:
 def _label_missing(labeller: Judge, missing: Sequence[str], file: LabelFile) -> list[str | None]:
     """Label and write; returns the replies that were no labels, None where there was no reply."""
     unread = []
-    with file.appending() as write:
-        for i, given in track(label_each(labeller, missing), description="Labelling sentences", total=len(missing)):
-            if given.emotions is None:
-                unread.append(given.reply)
-            else:
-                write(LabelledSentence(missing[i], given.emotions))
+    for i, given in track(label_each(labeller, missing), description="Labelling sentences", total=len(missing)):
+        if given.emotions is None:
+            unread.append(given.reply)
+        else:
+            file.add(LabelledSentence(missing[i], given.emotions))
     return unread
 
 

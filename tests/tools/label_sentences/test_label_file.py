@@ -18,10 +18,9 @@ def test_what_is_written_is_read_by_stage_2(tmp_path):
         LabelledSentence("He said “no”\u2028and left.", ("anger",)),
         LabelledSentence("她笑了。", ("joy", "love")),
     ]
-    with file.appending() as write:
-        for i, sentence in enumerate(sentences, start=1):
-            write(sentence)
-            assert read_sentences(file.path) == sentences[:i]  # at once
+    for i, sentence in enumerate(sentences, start=1):
+        file.add(sentence)
+        assert read_sentences(file.path) == sentences[:i]  # at once
     assert LabelFile(file.path, "t").sentences == sentences
     assert len(file.path.read_text(encoding="utf-8").splitlines()) == 2
 
@@ -39,8 +38,7 @@ def test_a_whole_last_line_without_its_end_is_kept(tmp_path):
     path = tmp_path / "s.jsonl"
     path.write_text(LINE + '{"text": "She cries.", "emotions": ["sadness"]}')
     file = LabelFile(path, "t")
-    with file.appending() as write:
-        write(LabelledSentence("He nods.", ("approval",)))
+    file.add(LabelledSentence("He nods.", ("approval",)))
     assert [json.loads(line)["text"] for line in path.open()] == ["He smiles.", "She cries.", "He nods."]
 
 
