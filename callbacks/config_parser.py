@@ -6,7 +6,6 @@ configuration with another `trainer.default_root_dir` would else write to the ol
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -16,6 +15,7 @@ from omegaconf import OmegaConf
 
 from callbacks.config_secrets import from_environment, hide_secrets, with_references
 from callbacks.secret_names import is_secret_option, without_named_values, without_passwords
+from datamodules.files.writing import written_whole
 
 _RUN = "${trainer.default_root_dir}"
 
@@ -51,12 +51,8 @@ class SecretKeepingParser(LightningArgumentParser):
 
     def save(self, config: Namespace, path: str, *args: Any, **kwargs: Any) -> None:
         """Write a configuration whole or not at all: on a full disk the earlier one stays."""
-        partial = f"{path}.partial"
-        try:
-            super().save(config, partial, *args, **kwargs)
-            Path(partial).replace(path)
-        finally:
-            Path(partial).unlink(missing_ok=True)
+        with written_whole(path) as temporary:
+            super().save(config, str(temporary), *args, **kwargs)
 
     def refuse_written_secrets(self, config: Namespace) -> None:
         """End with an error where a secret stands in a configuration."""

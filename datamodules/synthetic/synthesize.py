@@ -20,6 +20,7 @@ import numpy as np
 from rich.progress import track
 
 from datamodules.emotions import DFEW, MAFW, Taxonomy, get_taxonomy
+from datamodules.files.writing import written_whole
 from datamodules.synthetic.face import draw_face
 from datamodules.synthetic.grammar import SPLITS, View, rationale_emotion, verifier_sentences, write_rationale
 from datamodules.synthetic.layouts import ClipLayout, ClipRecord, media_path, write_dfew, write_emer, write_mafw
@@ -85,14 +86,9 @@ def encode_clip(path: Path, frames: np.ndarray, waveform: np.ndarray, frame_rate
         extra_options={"threads": 1, "x264-params": "mbtree=0"},
     )
     audio = encoder.add_audio(sample_rate=sample_rate, num_channels=1)
-    partial_path = path.with_name(f".{path.stem}.part.mp4")
-    try:
-        with encoder.open_file(partial_path):
-            video.add_frames(torch.from_numpy(frames))
-            audio.add_samples(torch.from_numpy(waveform)[None])
-        partial_path.replace(path)
-    finally:
-        partial_path.unlink(missing_ok=True)
+    with written_whole(path) as temporary, encoder.open_file(temporary):
+        video.add_frames(torch.from_numpy(frames))
+        audio.add_samples(torch.from_numpy(waveform)[None])
 
 
 def _generator(plan: ClipPlan, stream: str, index: int) -> np.random.Generator:
