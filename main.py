@@ -10,7 +10,7 @@ from inspect import signature
 from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, get_args, get_origin
 
 from datamodules.files.printable import is_unicode, readable_name
 
@@ -30,28 +30,28 @@ TOOLS = {
         "check a corpus before training: counts, files, decoding, overlaps; a contact sheet",
     ),
     "tiny": ("lightning_modules.backbones.tiny:write_tiny_models", "write tiny random-weight models to learn with"),
-    "score": ("callbacks.scoring:score", "score anyone's completions: rows.jsonl, metrics.json"),
+    "score": ("tools.score:score", "score anyone's completions: rows.jsonl, metrics.json"),
     "compare": (
-        "callbacks.analysis.compare:compare",
+        "tools.compare.compare:compare",
         "compare prediction files clip by clip: differences, intervals, tests",
     ),
     "alarms": (
-        "callbacks.analysis.alarm_table:alarms",
+        "tools.alarm_table:alarms",
         "signs of reward hacking in prediction files: a table, alarms.json",
     ),
-    "report": ("callbacks.report.report:report", "what the model says, clip by clip: one HTML file"),
+    "report": ("tools.report.report:report", "what the model says, clip by clip: one HTML file"),
     "label_sentences": (
-        "callbacks.labelling.label_sentences:label_sentences",
+        "tools.label_sentences.label_sentences:label_sentences",
         "give the sentences of rationales their emotions: training data for stage 2",
     ),
     "verifier_effect": (
-        "callbacks.analysis.verifier_effect:verifier_effect",
+        "tools.verifier_effect:verifier_effect",
         "how often another reading of the verifier's labels would change rewards",
     ),
-    "judge": ("callbacks.analysis.judging:judge_predictions", "have a judge read the rationales of a prediction file"),
-    "agreement": ("callbacks.analysis.agreement:agreement", "compare two judges of the same rationales: Cohen's kappa"),
-    "replay": ("callbacks.replay.replay:replay", "recompute a step whose loss or gradient was not a finite number"),
-    "summarize": ("callbacks.analysis.summary:summarize", "compare finished runs: a table, summary.json, a bar chart"),
+    "judge": ("tools.judge:judge_predictions", "have a judge read the rationales of a prediction file"),
+    "agreement": ("tools.agreement:agreement", "compare two judges of the same rationales: Cohen's kappa"),
+    "replay": ("tools.replay.replay:replay", "recompute a step whose loss or gradient was not a finite number"),
+    "summarize": ("tools.summarize:summarize", "compare finished runs: a table, summary.json, a bar chart"),
 }
 DEBUG = "--debug"
 CROSS_VALIDATE = "cross_validate"
@@ -93,7 +93,7 @@ def spell_out(function: Callable[..., object], arguments: list[str]) -> list[str
     The parser itself takes a list in one argument only, `--list '[a, b]'`, and no flag without a value; both stay as
     they are.
     """
-    hints = get_type_hints(function).items()
+    hints = [(name, parameter.annotation) for name, parameter in signature(function).parameters.items()]
     lists = {f"--{name}" for name, hint in hints if list in map(get_origin, (hint, *get_args(hint)))}
     flags = {f"--{name}" for name, hint in hints if hint is bool}
     spelled, option = [], ""
@@ -112,7 +112,7 @@ def run_tool(name: str, arguments: list[str]) -> None:
     """Run an offline tool; its options are its function's parameters, also from YAML (`-c`)."""
     from jsonargparse import ActionConfigFile, ArgumentParser
 
-    from callbacks.command_line import read_strictly, settled
+    from tools.command_line import read_strictly, settled
 
     module, function_name = TOOLS[name][0].split(":")
     function = getattr(import_module(module), function_name)
@@ -155,9 +155,9 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
     """
     from lightning import LightningDataModule, LightningModule
 
-    from callbacks.command_line import read_strictly
-    from callbacks.config_secrets import SecretKeepingParser
-    from callbacks.stage_cli import StageCLI
+    from callbacks.config_parser import SecretKeepingParser
+    from tools.command_line import read_strictly
+    from tools.stage_cli import StageCLI
 
     read_strictly(arguments)
     import_named_classes()
@@ -236,11 +236,11 @@ def run(arguments: list[str]) -> None:
     elif command in STAGES:
         run_stage(command, options)
     elif command == CROSS_VALIDATE:
-        from callbacks.cross_validation import cross_validate
+        from tools.cross_validation import cross_validate
 
         cross_validate(options)
     elif command == ESTIMATE:
-        from callbacks.estimate import run_estimate
+        from tools.estimate.command import run_estimate
 
         run_estimate(options)
     else:
@@ -265,7 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run(arguments)
     except Exception as error:  # noqa: BLE001 (shown, whatever it is)
-        from callbacks.command_line import is_meant_to_be_read, one_sentence, whole_story
+        from tools.command_line import is_meant_to_be_read, one_sentence, whole_story
 
         is_meant = is_meant_to_be_read(error)
         if shows_places or not is_meant:

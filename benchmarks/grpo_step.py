@@ -37,7 +37,7 @@ from benchmarks.grpo.geometries import GEOMETRIES, Geometry
 from benchmarks.grpo.meter import PHASES, Memory, Meter
 from benchmarks.grpo.methods import Evaluation, Method, Naive, Published, Shared, rewards_of_step
 from benchmarks.grpo.models import build, make_batch
-from lightning_modules.resources.limits import limits_of
+from tools.estimate.limits import limits_of
 
 OURS = Shared.name
 OWN_METHODS: dict[str, type[Shared]] = {method.name: method for method in (Shared, Naive, Published)}

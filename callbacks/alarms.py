@@ -1,7 +1,7 @@
 """Reward-hacking alarms during a run: logged in stage 3 and after each evaluation, with a warning when one goes off."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -13,17 +13,21 @@ from datamodules.rationale import Response
 from lightning_modules.coherence import explanation_score
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
 from lightning_modules.grpo import GRPOModule
-from lightning_modules.metrics.alarms import (
+from lightning_modules.metrics.rationale_statistics import (
+    LabelSets,
+    Rationale,
+    Tally,
+    count_words,
+    rationale_statistics,
+)
+from lightning_modules.metrics.reward_hacking import (
     Alarm,
     Bounds,
     check_thresholds,
-    experience_rationales,
-    label_sets,
     make_alarms,
 )
-from lightning_modules.metrics.rationale_statistics import Rationale, Tally, count_words, rationale_statistics
 from lightning_modules.policy import Evaluation, PolicyModule
-from lightning_modules.rl.experience import experience_of
+from lightning_modules.rl.experience import Experience, experience_of
 
 Tallies = dict[str, Tally]
 
@@ -65,11 +69,43 @@ def _sum_of_rewards(response: Response, emotions: tuple[tuple[str, ...], ...] | 
     return reward
 
 
+def experience_rationales(
+    experience: Experience, second: Sequence[Sequence[SentenceReading]] | None = None
+) -> list[Rationale]:
+    """The completions of a training step; lengths in tokens, rewards as the advantages are computed from them.
+
+    Args:
+        experience: the step's.
+        second: a second verifier's reading of the same sentences.
+    """
+    rollout = experience.rollout
+    clips = [clip for clip in rollout.batch.ids for _ in range(rollout.group_size)]
+    rewards, lengths = experience.total.tolist(), rollout.completions.lengths.tolist()
+    return [
+        Rationale(
+            clip=clips[row],
+            sentences=response.sentences,
+            emotions=None if experience.readings is None else label_sets(experience.readings[row]),
+            target=rollout.targets[row],
+            prediction=response.prediction,
+            reward=rewards[row],
+            length=lengths[row],
+            second=None if second is None else label_sets(second[row]),
+        )
+        for row, response in enumerate(rollout.responses)
+    ]
+
+
+def label_sets(readings: Sequence[SentenceReading]) -> LabelSets:
+    """The label set of each reading."""
+    return tuple(reading.emotions for reading in readings)
+
+
 class AlarmCallback(Callback):
     """Logs `alarm/<name>` in stage 3, `val_alarm/<name>` and `test_alarm/<name>` after an evaluation; warns of some.
 
-    Meanings and default thresholds: `lightning_modules.metrics.alarms.CHECKS`. What has no value is not logged. An
-    alarm warns once, and again only after it has been silent. Numerators and denominators are summed over processes.
+    Meanings and default thresholds: `lightning_modules.metrics.reward_hacking.CHECKS`. What has no value is not logged.
+    An alarm warns once, and again only after it has been silent. Numerators and denominators are summed over processes.
 
     Args:
         every_n_steps: batches of stage 3 between two measurements.

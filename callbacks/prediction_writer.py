@@ -8,15 +8,13 @@ import torch.distributed
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from callbacks.reward_rows import score_rows
+from callbacks.run_files import METRICS_FILE, PREDICTIONS_FILE
 from callbacks.run_record import evaluated_part
-from callbacks.scoring import score_rows
 from datamodules.batch import ClipBatch
 from datamodules.files.printable import readable_name
 from datamodules.files.writing import write_json, write_rows
 from lightning_modules.policy import Evaluation, PolicyModule
-
-PREDICTIONS_FILE = "predictions.jsonl"
-METRICS_FILE = "metrics.json"
 
 
 def prediction_rows(module: PolicyModule, evaluation: Evaluation) -> list[dict[str, Any]]:

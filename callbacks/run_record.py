@@ -8,11 +8,8 @@ from pathlib import Path
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from callbacks.run_files import PARTIAL, RUN_FILE
 from datamodules.files.writing import write_json
-
-RUN_FILE = "run.json"
-PARTIAL = "partial"
-"""Key of `run.json` and `metrics.json`: how much was evaluated, where that is not all."""
 
 _PACKAGES = ("torch", "lightning", "transformers", "torchmetrics", "torchcodec", "av")
 

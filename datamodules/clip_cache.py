@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from datamodules.files.json_log import json_digest
 from datamodules.media import DecodedClip, MediaSettings
 from datamodules.tensor_store import TensorStore
 
@@ -89,8 +90,7 @@ class ClipCache(TensorStore):
 def _settings_key(settings: MediaSettings) -> str:
     """Name of the directory for entries of these settings."""
     versions = {package: version(package) for package in _DECODERS}
-    description = json.dumps([_FORMAT, versions, asdict(settings)], sort_keys=True)
-    return hashlib.sha256(description.encode()).hexdigest()
+    return json_digest([_FORMAT, versions, asdict(settings)])
 
 
 def _source(path: str | Path) -> str:

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
-import torch
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -199,6 +197,8 @@ def _serve(function: Callable[[Any], Any], connection: Connection, memory: mmap.
     # Ctrl-C reaches every process of the terminal; the parent alone deals with it. Its handlers are not this child's.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    import torch  # here and not above: the tools that decode nothing do without
+
     torch.set_num_threads(1)  # the parent's threads are not here
     with suppress(EOFError, OSError):  # the parent is gone
         connection.send_bytes(b"")

@@ -9,12 +9,13 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from datamodules.files.printable import printable
 from datamodules.isolation import IsolatedFunction, Lost
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 QUESTION = "\x00question\x00"
 """Stands for the question while the template is rendered. Not typeable: no other text is taken for it."""
@@ -26,7 +27,7 @@ _MAX_CHARACTERS = 1 << 18
 
 
 def render_around(
-    tokenizer: PreTrainedTokenizerBase, content: Any, placeholders: Sequence[str] = (QUESTION,), **options: Any
+    tokenizer: "PreTrainedTokenizerBase", content: Any, placeholders: Sequence[str] = (QUESTION,), **options: Any
 ) -> list[str]:
     """What a chat template writes around the placeholders of a user's turn, up to the begin of the reply.
 
@@ -78,7 +79,7 @@ def _limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (used + _BYTES, resource.RLIM_INFINITY))
 
 
-def tokenize_around(tokenizer: PreTrainedTokenizerBase, before: str, question: str, after: str) -> list[int]:
+def tokenize_around(tokenizer: "PreTrainedTokenizerBase", before: str, question: str, after: str) -> list[int]:
     """Token ids of a rendered prompt. Only what stands around the question may hold special tokens, never the question.
 
     The question is read together with the text around it, up to the next special token on either side: a line break

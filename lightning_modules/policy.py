@@ -19,7 +19,7 @@ from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
 from lightning_modules.judges import Judge
 from lightning_modules.judges.prompt import PromptedJudge
 from lightning_modules.judges.verifier import verifier_judge_name, verifier_verdict
-from lightning_modules.metrics.report import EmotionReport
+from lightning_modules.metrics.emotion_report import EmotionReport
 
 EVALUATION_SAMPLING = Sampling(max_new_tokens=512, temperature=0.3, top_p=0.9)
 """How the paper's released code decodes in evaluation."""

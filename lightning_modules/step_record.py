@@ -4,7 +4,6 @@ One safetensors file, whose metadata is JSON: reading it runs no code, whoever w
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from datamodules.batch import BadClip, ClipBatch
+from datamodules.files.writing import written_whole
 from lightning_modules.backbones.interface import Completions
 
 _FORMAT = 1
@@ -114,15 +114,10 @@ class StepRecord:
             "gradient_norm": repr(self.place.gradient_norm),
         }
         description = {"format": _FORMAT, "place": place, "batches": batches}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            # Copies, as no two may share memory.
-            own = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+        # Copies, as no two may share memory.
+        own = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+        with written_whole(path) as temporary:
             temporary.write_bytes(save(own, {_KEY: json.dumps(description, ensure_ascii=False)}))
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def read(cls, path: Path) -> "StepRecord":

@@ -1,4 +1,4 @@
-"""How much of a GPU's bandwidth and arithmetic a step uses; formulas: lightning_modules/resources/limits.py.
+"""How much of a GPU's bandwidth and arithmetic a step uses; formulas: tools/estimate/limits.py.
 
     share of FLOP limit      = FLOP / seconds of the phase / limit
     share of bandwidth limit = bytes / seconds of sampling / limit
@@ -9,8 +9,8 @@ What is computed twice, and the towers, lower the share.
 from torch import nn
 
 from benchmarks.grpo.geometries import Geometry
-from lightning_modules.resources.limits import Limits, Work, step_work
-from lightning_modules.resources.shapes import DecoderShape, Workload
+from tools.estimate.limits import Limits, Work, step_work
+from tools.estimate.shapes import DecoderShape, Workload
 
 
 def work_of(language_model: nn.Module, geometry: Geometry, prompt_positions: int) -> Work:

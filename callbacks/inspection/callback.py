@@ -17,7 +17,7 @@ from callbacks.inspection.markdown import clips_markdown, group_markdown
 from callbacks.inspection.panel import Panel, choose_groups, clip_panels, group_panel
 from datamodules.batch import ClipBatch
 from lightning_modules.grpo import GRPOModule
-from lightning_modules.metrics.report import EmotionReport
+from lightning_modules.metrics.emotion_report import EmotionReport
 from lightning_modules.policy import Evaluation, PolicyModule
 from lightning_modules.rl.experience import experience_of
 
@@ -117,7 +117,7 @@ class InspectionCallback(Callback):
             self._show_evaluation(trainer, pl_module, pl_module.test_report, "test")
 
     def _show_evaluation(self, trainer: Trainer, module: PolicyModule, report: EmotionReport, prefix: str) -> None:
-        metrics, counts = report.compute(), _summed_counts(report)
+        metrics, counts = report.compute(), _summed_counts(report).cpu().numpy()
         if trainer.state.fn == TrainerFn.FITTING:
             # The values are the same on every process; `sync_dist` says so to Lightning.
             module.log_dict(class_curves(metrics, prefix), sync_dist=True)

@@ -4,17 +4,16 @@ Shape legend: C classes; K as in `lightning_modules.metrics.counts`.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from datamodules.emotions import Taxonomy
-from lightning_modules.metrics.report import UNKNOWN
+from lightning_modules.metrics.predictions import INVALID, UNKNOWN
 
-INVALID = "invalid"
-"""Column of rationales that the judge named no class for."""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _INK, _RULE, _FRAME = "#1f2328", "#d0d5db", "#e0a100"
 _MAX_JUDGE = 32  # characters; the end of a path tells judges apart
@@ -37,7 +36,7 @@ class ConfusionMatrix:
     tag: str
     rows: tuple[str, ...]
     columns: tuple[str, ...]
-    counts: Tensor
+    counts: NDArray[np.int64]
     row_axis: str
     column_axis: str
     agreement: str
@@ -53,7 +52,7 @@ class ConfusionMatrix:
         return int(self.counts[self.diagonal, self.diagonal].sum()) / max(int(self.counts.sum()), 1)
 
 
-def confusion_matrices(counts: Tensor, taxonomy: Taxonomy, judge: str | None) -> list[ConfusionMatrix]:
+def confusion_matrices(counts: NDArray[np.int64], taxonomy: Taxonomy, judge: str | None) -> list[ConfusionMatrix]:
     """Prediction × target and, with a judge, explanation × target and explanation × prediction.
 
     Args:
@@ -61,11 +60,10 @@ def confusion_matrices(counts: Tensor, taxonomy: Taxonomy, judge: str | None) ->
         taxonomy: the classes.
         judge: name of the judge; None without one.
     """
-    counts = counts.cpu()
     classes = taxonomy.classes
     answered, judged = (*classes, UNKNOWN), (*classes, INVALID)
     by_prediction = ConfusionMatrix(
-        "prediction_x_target", classes, answered, counts.sum(dim=2), "target", "prediction", "WAR"
+        "prediction_x_target", classes, answered, counts.sum(axis=2), "target", "prediction", "WAR"
     )
     if judge is None:
         return [by_prediction]
@@ -73,27 +71,30 @@ def confusion_matrices(counts: Tensor, taxonomy: Taxonomy, judge: str | None) ->
     heard = f"explanation\n(judge: {name})"
     return [
         by_prediction,
-        ConfusionMatrix("explanation_x_target", classes, judged, counts.sum(dim=1), "target", heard, "EEA"),
-        ConfusionMatrix("explanation_x_prediction", answered, judged, counts.sum(dim=0), "prediction", heard, "EPC"),
+        ConfusionMatrix("explanation_x_target", classes, judged, counts.sum(axis=1), "target", heard, "EEA"),
+        ConfusionMatrix("explanation_x_prediction", answered, judged, counts.sum(axis=0), "prediction", heard, "EPC"),
     ]
 
 
-def draw_confusion(matrix: ConfusionMatrix) -> Figure:
+def draw_confusion(matrix: ConfusionMatrix) -> "Figure":
     """A figure of a matrix: counts written, colours their share of the row, classes framed where they agree.
 
     The figure is matplotlib's bare `Figure`: pyplot does not know it, so that nothing stays open.
     """
+    # Matplotlib takes a third of a second to import: only this function needs it.
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
     counts = matrix.counts
-    totals = counts.sum(dim=1, keepdim=True)
-    shares = counts / totals.clamp_min(1)
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = counts / totals.clip(min=1)
     width, height = 1.4 + 0.4 * len(matrix.columns), 1.7 + 0.4 * len(matrix.rows)
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     axes = figure.add_subplot()
-    axes.imshow(shares.numpy(), cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
-    for row, column in torch.cartesian_prod(*map(torch.arange, counts.shape)).tolist():
-        number, share = int(counts[row, column]), float(shares[row, column])
+    axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
+    for (row, column), number in np.ndenumerate(counts):
         if number:
-            colour = "white" if share > 0.55 else _INK
+            colour = "white" if shares[row, column] > 0.55 else _INK
             axes.text(column, row, str(number), ha="center", va="center", color=colour, fontsize=10)
     axes.set_xticks(range(len(matrix.columns)), matrix.columns, rotation=45, ha="right", rotation_mode="anchor")
     labels = [f"{name} ({int(total)})" for name, total in zip(matrix.rows, totals[:, 0], strict=True)]

@@ -2,15 +2,36 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from datamodules.files.printable import whole_characters
 
 
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """A place to write a file to, which then appears whole or not at all: readers never see a part of it.
+
+    Args:
+        path: the file; its directory is made, and an earlier file is replaced.
+
+    Returns:
+        A path beside it, with its suffix; gone after an error.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name[-200:]}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_text(path: str | Path, lines: Iterable[str]) -> None:
-    """Write a text file whole or not at all: readers never see a part of it.
+    """Write a text file whole or not at all.
 
     What is no character (half a surrogate pair) is written as an escape.
 
@@ -18,15 +39,11 @@ def write_text(path: str | Path, lines: Iterable[str]) -> None:
         path: the file; its directory is made.
         lines: what it holds, each line without its newline.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.writelines(f"{line}\n" for line in lines)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        written_whole(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
+    ):
+        file.writelines(f"{line}\n" for line in lines)
 
 
 def write_rows(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -4,12 +4,10 @@ A file is probed and then decoded exactly as training decodes it; a clip that pa
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from datamodules.containers import UnreadableError, decoder_source, one_clip
 from datamodules.demuxing import video_info
+from datamodules.files.json_log import JsonLog, json_digest
 from datamodules.inspection.workers import run_isolated
 from datamodules.isolation import Lost
 from datamodules.media import MediaError, MediaSettings, decode_clip
@@ -132,20 +131,15 @@ class CheckCache:
 
     def __init__(self, path: Path, settings: MediaSettings) -> None:
         self.path = path
-        what = json.dumps([_FORMAT, version("av"), version("torchcodec"), asdict(settings)], sort_keys=True)
-        self._settings = sha256(what.encode()).hexdigest()[:16]
+        self._settings = json_digest([_FORMAT, version("av"), version("torchcodec"), asdict(settings)])[:16]
+        self._log = JsonLog(path)
         self._checks = dict(self._read())
 
     def _read(self) -> Iterator[tuple[FileStamp, ClipCheck]]:
-        if not self.path.is_file():
-            return
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                entry = json.loads(line)
-                if entry["settings"] == self._settings:
-                    yield FileStamp(entry["path"], entry["size"], entry["mtime_ns"]), ClipCheck(**entry["check"])
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue
+        for row in self._log.rows():
+            with suppress(KeyError, TypeError):  # a cut line, or another version's
+                if row["settings"] == self._settings:
+                    yield FileStamp(row["path"], row["size"], row["mtime_ns"]), ClipCheck(**row["check"])
 
     def get(self, stamp: FileStamp) -> ClipCheck | None:
         """The result for a file, or None."""
@@ -154,13 +148,7 @@ class CheckCache:
     def add(self, stamp: FileStamp, check: ClipCheck) -> None:
         """Write down a result."""
         self._checks[stamp] = check
-        line = json.dumps({**stamp._asdict(), "settings": self._settings, "check": asdict(check)}) + "\n"
-        with self.path.open("ab+") as file:
-            # What a killed run left behind its last whole line becomes a line of its own, which `_read` passes over.
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                line = line if file.read(1) == b"\n" else "\n" + line
-            file.write(line.encode())
+        self._log.append(json.dumps({**stamp._asdict(), "settings": self._settings, "check": asdict(check)}))
 
 
 def check_clips(

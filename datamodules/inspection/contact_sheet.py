@@ -19,8 +19,9 @@ from torch import Tensor
 from datamodules.batch import SAMPLE_RATE
 from datamodules.clip_datamodule import ClipDataModule
 from datamodules.clip_dataset import ClipRecord
+from datamodules.files.writing import written_whole
 from datamodules.inspection.checks import ClipCheck
-from datamodules.inspection.report import UNLABELLED, Checks, Rows
+from datamodules.inspection.corpus_report import UNLABELLED, Checks, Rows
 from datamodules.media import DecodedClip, MediaError, decode_clip
 
 _DPI = 100
@@ -90,9 +91,9 @@ def draw_contact_sheet(
                 page.draw_clip(position % _NUM_COLUMNS, split, record, checks[record.media], decoded)
             if (position + 1) % _NUM_COLUMNS == 0 or position + 1 == len(clips):
                 page.go_down(page.clip_height)
-    temporary = file.with_suffix(".part")
-    page.figure.savefig(temporary, format="png")
-    return temporary.replace(file)
+    with written_whole(file) as temporary:
+        page.figure.savefig(temporary, format="png")
+    return file
 
 
 class _Page:

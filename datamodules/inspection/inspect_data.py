@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.text import Text
 
 from datamodules.clip_datamodule import ClipDataModule
+from datamodules.files.writing import write_text
 from datamodules.inspection.checks import CheckCache, check_clips
 from datamodules.inspection.contact_sheet import draw_contact_sheet
-from datamodules.inspection.report import Rows, build_report
+from datamodules.inspection.corpus_report import Rows, build_report
 from datamodules.inspection.screen import print_report
 
 REPORT_FILE = "report.json"
@@ -50,7 +51,7 @@ def inspect_data(
         strict: exit with status 1 when there is an error or a warning among the findings, but not for mere notes.
 
     Returns:
-        The report; see `datamodules.inspection.report.build_report`.
+        The report; see `datamodules.inspection.corpus_report.build_report`.
 
     Raises:
         SystemExit: status 1, under `strict`, or with a message when Ctrl-C is pressed.
@@ -76,7 +77,8 @@ def inspect_data(
             raise SystemExit(message) from None
     report = build_report(data, rows, problems, checks, num_known)
     text = dumps(report, indent=2, ensure_ascii=False)
-    written = [_write_report(directory / REPORT_FILE, text)]
+    written = [directory / REPORT_FILE]
+    write_text(written[0], [text])
     if checks is not None and clips_per_class:
         sheet = directory / SHEET_FILE
         written.append(draw_contact_sheet(sheet, data, rows, checks, clips_per_class, seed))
@@ -99,10 +101,3 @@ def _read(data: ClipDataModule) -> tuple[Rows, list[str]]:
     except (FileNotFoundError, ValueError) as error:
         raise ValueError("\n".join([*dict.fromkeys(data.problems), str(error)])) from error
     return {s: r for s, r in rows.items() if s != "predict" or r != rows.get("test")}, data.problems
-
-
-def _write_report(file: Path, text: str) -> Path:
-    """Write a file that appears whole or not at all."""
-    temporary = file.with_suffix(".part")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    return temporary.replace(file)

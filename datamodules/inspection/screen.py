@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from datamodules.files.printable import printable
-from datamodules.inspection.report import deviating_classes, differs_in_size
+from datamodules.inspection.corpus_report import deviating_classes, differs_in_size
 
 _MARKS = {"error": ("✗", "red"), "warning": ("!", "yellow"), "note": ("·", "cyan")}
 _NUM_VALUES = 4  # of picture sizes and the like; the rest is summed up

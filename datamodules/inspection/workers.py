@@ -15,8 +15,6 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
 from typing import Any, NamedTuple
 
-import torch
-
 from datamodules.isolation import Item, Lost, Result, answer
 
 
@@ -24,6 +22,8 @@ def _serve(function: Callable[[Any], Any], connection: Connection) -> None:
     """Answer each item with `(result, None)` or `(None, exception)`."""
     # Ctrl-C reaches every process of the terminal; the parent alone deals with it, and ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import torch  # here and not above: the tools that decode nothing do without
+
     torch.set_num_threads(1)
     with suppress(EOFError, OSError):  # the parent is gone
         connection.send(None)

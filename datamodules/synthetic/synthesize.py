@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from rich.progress import track
-from torchcodec.encoders import Encoder
 
 from datamodules.emotions import DFEW, MAFW, Taxonomy, get_taxonomy
+from datamodules.files.writing import written_whole
 from datamodules.synthetic.face import draw_face
 from datamodules.synthetic.grammar import SPLITS, View, rationale_emotion, verifier_sentences, write_rationale
 from datamodules.synthetic.layouts import ClipLayout, ClipRecord, media_path, write_dfew, write_emer, write_mafw
@@ -54,6 +53,13 @@ class ClipPlan:
     face_only_rate: float
 
 
+def _compute_alone() -> None:
+    """Have a worker process use one thread: the cores are taken by the others."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def encode_clip(path: Path, frames: np.ndarray, waveform: np.ndarray, frame_rate: float, sample_rate: int) -> None:
     """Write one mp4 (H.264 4:2:0 + AAC mono); the file appears whole or not at all.
 
@@ -64,6 +70,10 @@ def encode_clip(path: Path, frames: np.ndarray, waveform: np.ndarray, frame_rate
         frame_rate: in frames per second.
         sample_rate: in Hz.
     """
+    # Torch takes a second to import, and `--help` does without.
+    import torch
+    from torchcodec.encoders import Encoder
+
     encoder = Encoder()
     # For the same bytes everywhere: x264's output depends on the number of threads, and its macroblock tree was seen to
     # give different bits for the same small frames (10 of 30 clips in 25 encodings; none without it).
@@ -77,14 +87,9 @@ def encode_clip(path: Path, frames: np.ndarray, waveform: np.ndarray, frame_rate
         extra_options={"threads": 1, "x264-params": "mbtree=0"},
     )
     audio = encoder.add_audio(sample_rate=sample_rate, num_channels=1)
-    partial_path = path.with_name(f".{path.stem}.part.mp4")
-    try:
-        with encoder.open_file(partial_path):
-            video.add_frames(torch.from_numpy(frames))
-            audio.add_samples(torch.from_numpy(waveform)[None])
-        partial_path.replace(path)
-    finally:
-        partial_path.unlink(missing_ok=True)
+    with written_whole(path) as temporary, encoder.open_file(temporary):
+        video.add_frames(torch.from_numpy(frames))
+        audio.add_samples(torch.from_numpy(waveform)[None])
 
 
 def _generator(plan: ClipPlan, stream: str, index: int) -> np.random.Generator:
@@ -141,7 +146,7 @@ def _make_clips(plan: ClipPlan, num_clips: int, num_workers: int) -> Iterator[Cl
         return
     # Spawned, not forked: the parent may already run threads of torch and of the progress bar.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(num_workers, context, initializer=_compute_alone) as pool:
         yield from pool.map(make, range(num_clips), chunksize=8)
 
 

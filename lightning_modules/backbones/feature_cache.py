@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from datamodules.batch import ClipBatch
+from datamodules.files.json_log import json_digest
 from datamodules.tensor_store import TensorStore
 from lightning_modules.backbones.interface import Backbone, Percept, Perception, eval_mode
 
@@ -151,7 +152,7 @@ def _fingerprint(backbone: Backbone, perception: Perception) -> str:
         _lasting(perception.settings),
         {name: _checksum(dict(_state(tower)), "") for name, tower in perception.towers.items()},
     ]
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+    return json_digest(description)
 
 
 def _lasting(value: Any) -> Any:

@@ -1,11 +1,12 @@
 """What a judge is."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
-
-import torch
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from datamodules.emotions import Taxonomy
+
+if TYPE_CHECKING:
+    import torch
 
 
 @runtime_checkable
@@ -20,8 +21,10 @@ class Judge(Protocol):
         ...
 
 
-def find_device(name: str) -> torch.device:
+def find_device(name: str) -> "torch.device":
     """The device of a name such as `cpu` or `cuda:1`; `auto` is a GPU if there is one."""
+    import torch  # a second, which a judge behind an endpoint does without
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)

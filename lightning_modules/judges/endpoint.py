@@ -9,11 +9,12 @@ from typing import Any
 import anyio
 from anyio.from_thread import start_blocking_portal
 
+from datamodules.files.json_log import json_digest
 from lightning_modules.judges.chat import ChatEndpoint
 from lightning_modules.judges.errors import EndpointError, RequestFailed
 from lightning_modules.judges.key import DEFAULT_KEY_VARIABLE
 from lightning_modules.judges.prompt import PromptedJudge
-from lightning_modules.judges.reply_cache import ReplyCache, reply_key
+from lightning_modules.judges.reply_cache import ReplyCache
 
 
 @dataclass
@@ -114,7 +115,7 @@ class EndpointJudge(PromptedJudge):
             self._cache = ReplyCache(self.cache_path)
         cache = self._cache
         requests = [self._request(prompt) for prompt in prompts]
-        keys = [reply_key(request) for request in requests]
+        keys = [json_digest(request) for request in requests]
         kept = {i: reply for i, key in enumerate(keys) if (reply := cache.get(key)) is not None}
         self.usage.cached += len(kept)
         yield from ((i, reply.text) for i, reply in kept.items())

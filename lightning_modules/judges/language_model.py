@@ -4,11 +4,6 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Literal
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-from lightning_modules.backbones import loading
 from lightning_modules.chat_template import QUESTION, render_around, tokenize_around
 from lightning_modules.judges.base import find_device
 from lightning_modules.judges.prompt import PromptedJudge
@@ -40,6 +35,13 @@ class LanguageModelJudge(PromptedJudge):
         dtype: Literal["float32", "bfloat16"] = "float32",
         device: str = "auto",
     ) -> None:
+        # Torch and transformers take seconds to import: those of the judges do it that load a model.
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+        from lightning_modules.backbones import loading
+
         super().__init__(f"language-model:{path}")
         if batch_size < 1 or max_new_tokens < 1:
             raise ValueError(f"Expected batch_size >= 1 and max_new_tokens >= 1; got {batch_size}, {max_new_tokens}.")
@@ -91,7 +93,6 @@ class LanguageModelJudge(PromptedJudge):
         before, after = self._template
         return tokenize_around(self.tokenizer, before, prompt, after)
 
-    @torch.no_grad()
     def _replies(self, rows: list[list[int]]) -> list[str]:
         device = find_device(self.device)
         self.model.to(device)

@@ -1,17 +1,18 @@
 """The verifier as judge: works offline."""
 
 from collections.abc import Sequence
-
-import torch
+from typing import TYPE_CHECKING
 
 from datamodules.emotions import Taxonomy
 from datamodules.files.printable import printable
 from datamodules.rationale import split_sentences
-from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
 from lightning_modules.judges.base import Judge, find_device
 
+if TYPE_CHECKING:
+    from lightning_modules.emotion_verifier import SentenceReading
 
-def verifier_verdict(readings: Sequence[SentenceReading], taxonomy: Taxonomy) -> str | None:
+
+def verifier_verdict(readings: "Sequence[SentenceReading]", taxonomy: Taxonomy) -> str | None:
     """Class whose verifier label has the highest mean probability over a rationale's sentences.
 
     Args:
@@ -24,6 +25,8 @@ def verifier_verdict(readings: Sequence[SentenceReading], taxonomy: Taxonomy) ->
     if not readings:
         return None
     columns = [readings[0].labels.index(label) for label in taxonomy.verifier_labels]
+    import torch
+
     means = torch.stack([reading.probabilities[columns] for reading in readings]).mean(dim=0)
     return taxonomy.classes[int(means.argmax())]
 
@@ -46,6 +49,9 @@ class VerifierJudge(Judge):
     """
 
     def __init__(self, verifier: str, device: str = "auto") -> None:
+        # Torch and transformers take seconds to import: those of the judges do it that load a model.
+        from lightning_modules.emotion_verifier import EmotionVerifier
+
         self.name = verifier_judge_name(verifier)
         self.verifier = EmotionVerifier(verifier)
         self.device = device

@@ -13,6 +13,12 @@ from datamodules.emotions import Taxonomy, get_taxonomy, members
 from datamodules.files.printable import printable
 from lightning_modules.metrics.records import Record, read_records
 
+UNKNOWN = "unknown"
+"""Column of a confusion matrix for answers that name no class."""
+
+INVALID = "invalid"
+"""Column of rationales that the judge named no class for."""
+
 
 @dataclass(frozen=True)
 class PredictedSentence:
@@ -31,7 +37,7 @@ class PredictedSentence:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model said of one clip; fields as in `callbacks.scoring.score_rows` and `predictions.jsonl`.
+    """What a model said of one clip; fields as in `callbacks.reward_rows.score_rows` and `predictions.jsonl`.
 
     Args:
         id: the clip's id.

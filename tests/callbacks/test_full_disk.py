@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks import prediction_writer
-from callbacks.config_secrets import SecretKeepingParser
+from callbacks.config_parser import SecretKeepingParser
 from callbacks.curves import CurvesMayEnd
 from callbacks.prediction_writer import PredictionWriter
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from callbacks.labelling.teacher import read_labels
 from callbacks.rewards.format import format_score
 from datamodules.emotions import DFEW, MAFW, get_taxonomy
 from datamodules.rationale import read_response, split_sentences
+from tools.label_sentences.teacher import read_labels
 
 pytestmark = pytest.mark.unit
 

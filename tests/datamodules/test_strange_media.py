@@ -8,7 +8,6 @@ import av
 import pytest
 import torch
 
-from callbacks.report.media import draw_pictures
 from datamodules import demuxing, media
 from datamodules.clip_dataset import ClipDataset, ClipRecord
 from datamodules.containers import MediaError, UnreadableError, one_clip
@@ -16,6 +15,7 @@ from datamodules.inspection.checks import check_clip
 from datamodules.media import MediaSettings, decode_audio, decode_clip
 from datamodules.video import decode_video
 from tests.media_files import NUM_FRAMES, encode
+from tools.report.media import draw_pictures
 
 pytestmark = pytest.mark.unit
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import main
-from callbacks.cross_validation import cross_validate
+from tools.cross_validation import cross_validate
 
 pytestmark = pytest.mark.e2e
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torchcodec.decoders import AudioDecoder
 
-from callbacks.report.media import clip_media, draw_pictures
 from datamodules.clip_dataset import ClipDataset, ClipRecord
 from datamodules.containers import MediaError
 from datamodules.demuxing import video_info
 from datamodules.inspection.checks import check_clip
 from datamodules.media import MediaSettings, decode_audio, decode_clip, decode_frames
+from tools.report.media import clip_media, draw_pictures
 
 pytestmark = pytest.mark.unit
 

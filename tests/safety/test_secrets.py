@@ -12,8 +12,9 @@ from jsonargparse import Namespace
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import main
-from callbacks import cross_validation
-from callbacks.config_secrets import SecretKeepingParser, hide_secrets
+from callbacks.config_parser import SecretKeepingParser
+from callbacks.config_secrets import hide_secrets
+from tools import cross_validation
 
 pytestmark = pytest.mark.e2e
 

@@ -9,7 +9,9 @@ import pytest
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted(p for d in ("datamodules", "lightning_modules", "callbacks") for p in (ROOT / d).rglob("*.py"))
+SOURCES = sorted(
+    p for d in ("datamodules", "lightning_modules", "callbacks", "tools") for p in (ROOT / d).rglob("*.py")
+)
 
 OWN_PIPES = {"datamodules/isolation.py"}
 """Unpickle what the process' own children send."""

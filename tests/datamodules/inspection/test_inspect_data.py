@@ -17,8 +17,8 @@ from datamodules.clips import Clips
 from datamodules.dfew import DFEW
 from datamodules.inspection.checks import ClipCheck
 from datamodules.inspection.contact_sheet import choose_clips, draw_contact_sheet, frame_strip
+from datamodules.inspection.corpus_report import build_report
 from datamodules.inspection.inspect_data import inspect_data
-from datamodules.inspection.report import build_report
 from datamodules.media import MediaSettings
 from datamodules.published import Published
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from datamodules.emotions import DFEW, MAFW
-from lightning_modules.metrics.report import EmotionReport
+from lightning_modules.metrics.emotion_report import EmotionReport
 
 pytestmark = pytest.mark.numerics
 

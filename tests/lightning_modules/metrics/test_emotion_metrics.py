@@ -11,9 +11,9 @@ from datamodules.emotions import DFEW, MAFW, Taxonomy, get_taxonomy
 from datamodules.rationale import read_response
 from lightning_modules.judges import FileJudge
 from lightning_modules.metrics.counts import class_indices
+from lightning_modules.metrics.emotion_report import EmotionReport
 from lightning_modules.metrics.explanation import EEA, EPC, FCR
 from lightning_modules.metrics.recognition import UAR, WAR
-from lightning_modules.metrics.report import EmotionReport
 
 pytestmark = pytest.mark.numerics
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from datamodules.emotions import DFEW, MAFW
+from lightning_modules.metrics.emotion_report import EmotionReport
 from lightning_modules.metrics.intervals import RATES, Interval, bootstrap_rates, clip_outcomes, kinds, resample
 from lightning_modules.metrics.predictions import Prediction
-from lightning_modules.metrics.report import EmotionReport
 
 pytestmark = [pytest.mark.numerics, pytest.mark.filterwarnings("ignore:UAR leaves out classes")]
 

@@ -1,0 +1,7 @@
+"""What the files of a run directory are called, for those that write and those that read them."""
+
+PREDICTIONS_FILE = "predictions.jsonl"
+METRICS_FILE = "metrics.json"
+RUN_FILE = "run.json"
+PARTIAL = "partial"
+"""Key of `run.json` and `metrics.json`: how much was evaluated, where that is not all."""

@@ -1,0 +1,155 @@
+"""All metrics of an evaluation as one dictionary: what `metrics.json` holds."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.emotions import Taxonomy, members
+from lightning_modules.metrics.counts import EmotionMetric, class_indices, num_clips
+from lightning_modules.metrics.explanation import (
+    explanation_emotion_accuracy,
+    explanation_prediction_consistency,
+    faithful_consistency_rate,
+)
+from lightning_modules.metrics.predictions import UNKNOWN
+from lightning_modules.metrics.recognition import (
+    absent_classes,
+    unweighted_average_recall,
+    warn_absent,
+    weighted_average_recall,
+)
+
+
+def emotion_report(counts: Tensor, taxonomy: Taxonomy, judge: str | None) -> dict[str, Any]:
+    """All metrics from the counts, as plain JSON values. Rates are fractions in [0, 1].
+
+    Args:
+        counts: K as in `counts`, int64 `[C, C+1, C+1]`.
+        taxonomy: the classes.
+        judge: name of the judge; None when there was none, then `eea`, `epc`, `fcr` and `judge_failures` are None.
+
+    Returns:
+        `taxonomy`, `num_samples`, `compound_clips` (0), `war`, `uar`, `uar_answered_only` (None when no answer names a
+        class), `eea`, `epc`, `fcr`, `unknown_answers`, `judge`, `judge_failures`, `absent_classes`, `per_class`
+        (emotion → figures), and `confusion_matrix` with its `rows` (targets), `columns` (predictions, then `unknown`)
+        and `counts` (clips).
+
+    Raises:
+        ValueError: no clip was counted.
+    """
+    counts = counts.cpu()
+    confusion = counts.sum(dim=2)
+    return {
+        "taxonomy": taxonomy.name,
+        "num_samples": num_clips(counts),
+        "compound_clips": 0,
+        "war": weighted_average_recall(counts),
+        "uar": unweighted_average_recall(counts),
+        "uar_answered_only": unweighted_average_recall(counts, answered_only=True),
+        "eea": explanation_emotion_accuracy(counts) if judge else None,
+        "epc": explanation_prediction_consistency(counts) if judge else None,
+        "fcr": faithful_consistency_rate(counts) if judge else None,
+        "unknown_answers": int(confusion[:, -1].sum()),
+        "judge": judge,
+        "judge_failures": int(counts[:, :, -1].sum()) if judge else None,
+        "absent_classes": absent_classes(counts, taxonomy),
+        "per_class": {
+            emotion: _class_figures(counts[i], confusion[:, i], i, judged=judge is not None)
+            for i, emotion in enumerate(taxonomy.classes)
+        },
+        "confusion_matrix": {
+            "rows": list(taxonomy.classes),
+            "columns": [*taxonomy.classes, UNKNOWN],
+            "counts": confusion.tolist(),
+        },
+    }
+
+
+def compound_report(counts: Tensor, taxonomy: Taxonomy, judge: str | None, num_compound: int) -> dict[str, Any]:
+    """The dictionary of `emotion_report` for clips some of which have several emotions: WAR only.
+
+    The other figures need one class per clip and are None or empty.
+    """
+    counts = counts.cpu()
+    report = emotion_report(counts, taxonomy, judge)
+    judged = ("eea", "epc", "fcr")
+    return report | {
+        "compound_clips": num_compound,
+        **dict.fromkeys(("uar", "uar_answered_only", *judged, "confusion_matrix")),
+        "absent_classes": [],
+        "per_class": {},
+    }
+
+
+def _class_figures(own: Tensor, predicted: Tensor, index: int, judged: bool) -> dict[str, Any]:
+    """Figures of one class; None where a denominator is 0.
+
+    Args:
+        own: `[C+1, C+1]`, the class' clips by prediction and judged emotion.
+        predicted: `[C]`, clips with this prediction, by target.
+        index: the class.
+        judged: whether there was a judge.
+    """
+    total, hits, guesses = int(own.sum()), int(own[index].sum()), int(predicted.sum())
+
+    def share(part: int, whole: int) -> float | None:
+        return part / whole if whole else None
+
+    return {
+        "num_samples": total,
+        "recall": share(hits, total),
+        "precision": share(hits, guesses),
+        "f1": share(2 * hits, total + guesses),
+        "eea": share(int(own[:, index].sum()), total) if judged else None,
+        "epc": share(int(own[:-1, :-1].diagonal().sum()), total) if judged else None,
+        "fcr": share(int(own[index, index]), total) if judged else None,
+    }
+
+
+class EmotionReport(EmotionMetric):
+    """`metrics.json` as a metric: counts clips as all metrics here, computes the whole dictionary.
+
+    Args:
+        taxonomy: the classes.
+        judge: name of the judge whose emotions `update` gets; None without a judge.
+    """
+
+    higher_is_better = None
+    num_compound: Tensor
+
+    def __init__(self, taxonomy: Taxonomy, judge: str | None = None) -> None:
+        super().__init__(taxonomy)
+        self.judge = judge
+        self.add_state("num_compound", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update_clips(
+        self, predictions: Sequence[str | None], targets: Sequence[str | None], judged: Sequence[str | None] | None
+    ) -> None:
+        """Count clips by name. A compound clip counts under the one of its emotions that was predicted, if any.
+
+        Args:
+            predictions: canonical emotions; None where the answer is unknown.
+            targets: canonical emotions, several of a clip joined by `_`.
+            judged: emotions that the judge names; None where its reply is invalid. None without a judge.
+        """
+        emotions = [None if target is None else members(target) for target in targets]
+        self.num_compound += sum(own is not None and len(own) > 1 for own in emotions)
+        single = [
+            None if own is None else prediction if prediction in own else own[0]
+            for prediction, own in zip(predictions, emotions, strict=True)
+        ]
+        self.update(
+            self._indices(predictions), self._indices(single), None if judged is None else self._indices(judged)
+        )
+
+    def _indices(self, emotions: Sequence[str | None]) -> Tensor:
+        return class_indices(emotions, self.taxonomy, self.counts.device)
+
+    def compute(self) -> dict[str, Any]:
+        """The dictionary of `emotion_report`, or of `compound_report`; warns about classes without a clip."""
+        if self.num_compound:
+            return compound_report(self.counts, self.taxonomy, self.judge, int(self.num_compound))
+        warn_absent(self.counts, self.taxonomy)
+        return emotion_report(self.counts, self.taxonomy, self.judge)

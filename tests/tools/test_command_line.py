@@ -1,0 +1,110 @@
+"""Which errors are one sentence, and what it says; what arguments become before a command sees them."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, Dataset
+
+import main
+from datamodules.emotions import get_taxonomy
+from datamodules.files.json_files import read_json
+from tools.command_line import is_meant_to_be_read, one_sentence, settled
+
+pytestmark = pytest.mark.unit
+
+
+def raised(function: Callable[[], object]) -> Exception:
+    with pytest.raises(Exception) as caught:
+        function()
+    return caught.value
+
+
+class Broken(Dataset):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> object:
+        return get_taxonomy("no\x1b[31mne")
+
+
+def test_what_is_raised_to_be_read_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{")
+    for function, says in (
+        (lambda: get_taxonomy("no\x1b[31mne"), r"'no\x1b[31mne'"),
+        (lambda: read_json(tmp_path / "a.json"), "a.json: not valid JSON"),
+        (lambda: (tmp_path / "b" / "c").write_text(""), f"{tmp_path}/b/c: No such file or directory"),
+        (lambda: Trainer(accelerator="quantum"), "quantum"),
+        (lambda: next(iter(DataLoader(Broken(), num_workers=1))), r"no\x1b[31mne"),
+        (lambda: ArgumentParser(exit_on_error=False).parse_args(["--x"]), "`python main.py fit --help`"),
+    ):
+        error = raised(function)
+        assert is_meant_to_be_read(error)
+        sentence = one_sentence(error, "fit")
+        assert says in sentence and sentence.isprintable()
+
+
+def test_what_python_or_a_library_finds_in_the_code_is_not() -> None:
+    for function in (
+        lambda: json.loads("{"),  # by json's own `raise`: whose file it was, nobody knows
+        lambda: settled(1, None).x,  # type: ignore[arg-type]
+        lambda: torch.zeros(2) @ torch.zeros(3),
+        lambda: settled({"a": {1: 2}}["b"]),
+        lambda: main.spell_out(print, [3]),  # type: ignore[list-item]
+    ):
+        assert not is_meant_to_be_read(raised(function))
+    assert not is_meant_to_be_read(ValueError("never raised"))
+
+
+def test_a_long_message_is_cut_and_lines_become_one() -> None:
+    sentence = one_sentence(ValueError("a\n  b" + "c" * 5000), "fit")
+    assert sentence.startswith("a bccc") and sentence.endswith("c...") and len(sentence) < 1100
+    assert one_sentence(argparse.ArgumentError(None, "x:\n  Errors:\n  - y"), "fit").startswith("x: y. `python main.py")
+
+
+def test_home_and_what_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    config = Namespace(a="~/x", b=[Namespace(c={"d": "~/y"})], e="~", f="a~/x", g=1.5)
+    settled(config)
+    assert config == Namespace(a="/home/someone/x", b=[Namespace(c={"d": "/home/someone/y"})], e="~", f="a~/x", g=1.5)
+    with pytest.raises(ValueError, match=r"model.lr is NaN"):
+        settled(Namespace(model=Namespace(lr=float("nan"))))
+
+
+def test_debug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["compare", "--predictions", "{a: b}", "--output", "c"]) == 2
+    assert capsys.readouterr().err.startswith("error: Expected at least two runs")
+    assert main.main(["compare", "--debug", "--predictions", "{a: b}", "--output", "c"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("Traceback") and "in compare\n" in printed
+    assert printed.splitlines()[-1].startswith("error: Expected at least two runs")
+
+
+def test_an_error_of_the_program_is_shown_with_its_place_and_without_secrets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(arguments: list[str]) -> None:
+        {"password": "https://someone:hunter2@host/\x1b[31m"}[" ".join(arguments)]
+
+    def wrong(arguments: list[str]) -> None:
+        int("https://someone:hunter2@host/\x1b[31m")
+
+    for function, says in ((broken, "KeyError: 'compare'"), (wrong, "ValueError: invalid literal")):
+        monkeypatch.setattr(main, "run", function)
+        assert main.main(["compare"]) == 1
+        printed = capsys.readouterr().err
+        assert printed.startswith("Traceback") and says in printed
+        assert "hunter2@host/'\n" not in printed and "\x1b" not in printed and "error: " not in printed
+
+
+def test_null_is_null_however_deep_its_option_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    configs = Path(main.__file__).parent / "configs"
+    stacked = [f"--config={configs}/{name}.yaml" for name in ("stage/grpo", "data/dfew", "backbone/qwen2_5_vl")]
+    with pytest.raises(SystemExit):
+        main.main(["fit", *stacked, "--data.root=x", "--model.backbone.lora", "null", "--print_config"])
+    assert "\n        lora: null\n" in capsys.readouterr().out

@@ -1,0 +1,140 @@
+"""What every command does with its arguments and its errors.
+
+Arguments are read strictly: a key that stands twice in a YAML file is refused, `null` is null however deep its option
+stands, and `~` is the home directory. An error that was raised to be read is one sentence.
+"""
+
+import argparse
+import dis
+import math
+import re
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace, get_loader, set_loader
+
+from callbacks.config_secrets import hide_secrets
+from callbacks.secret_names import without_named_values
+from datamodules.files.printable import printable
+from datamodules.files.yaml_files import check_yaml, read_yaml_mapping
+
+_ROOT = Path(__file__).resolve().parents[1]
+_OWN = {"main.py", "datamodules", "lightning_modules", "callbacks", "tools"}
+_RAISE = dis.opmap["RAISE_VARARGS"]
+_load_as_before = get_loader("yaml")
+
+_UNION = "Does not validate against any of the Union subtypes"
+_OF_UNIONS = re.compile(
+    rf"{_UNION}|Subtypes: .*|Errors:|- Expected a <class 'NoneType'>"
+    r"|- Expected a path but .* either not accessible or invalid|Given value type: .*"
+    r"|Given value: (Namespace|NestedArg|\{).*"
+)
+"""Lines of a parser's message that say nothing to who gave the option."""
+_WORKER = re.compile(r"Caught (\w+) in .*?process \d+\.\s.*Original Traceback", re.DOTALL)
+"""Begin of an error that a process of a loader has handed on."""
+_LONGEST = 1000
+
+
+def read_strictly(arguments: Sequence[str]) -> None:
+    """Check the YAML files that arguments name, and have this process' parsers read YAML as this module says.
+
+    Raises:
+        ValueError: a file is no YAML mapping, or has a key twice; names file and row.
+    """
+    for argument in arguments:
+        for name in (argument, argument.partition("=")[2], argument.removeprefix("-c")):
+            if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+                read_yaml_mapping(name)
+    for mode in ("yaml", "omegaconf+"):
+        set_loader(mode, _load, exceptions=(yaml.YAMLError,))
+
+
+def _load(text: str) -> Any:
+    if text.strip() == "None":  # what jsonargparse makes of `--model.backbone.lora null`
+        return None
+    if "\n" in text or "{" in text:
+        check_yaml(text)
+    return _load_as_before(text)
+
+
+def settled(config: Any, name: str = "") -> Any:
+    """A configuration, or a part of one, with the home directory for `~/` at the begin of a text.
+
+    Raises:
+        ValueError: a value is not a number; names it.
+    """
+    if isinstance(config, Namespace):
+        for key, value in vars(config).items():
+            config[key] = settled(value, f"{name}.{key}".lstrip("."))
+    elif isinstance(config, dict):
+        return {key: settled(value, f"{name}.{key}".lstrip(".")) for key, value in config.items()}
+    elif isinstance(config, list):
+        return [settled(value, name) for value in config]
+    elif isinstance(config, str) and config.startswith("~/"):
+        return str(Path(config).expanduser())
+    elif isinstance(config, float) and math.isnan(config):
+        raise ValueError(f"{name} is NaN. Expected a number.")
+    return config
+
+
+def is_meant_to_be_read(error: BaseException) -> bool:
+    """Whether an error tells its user what to change, so that the place where it was raised says no more.
+
+    That are errors of the arguments and of the system (a file that is not there, a full disk), and what this project or
+    Lightning raises: by a `raise` of its own, other than an error that Python finds in its code.
+    """
+    error = _first(error)
+    place = error.__traceback__
+    if isinstance(error, argparse.ArgumentError | OSError):
+        return True
+    if place is None or isinstance(error, AssertionError | NotImplementedError):
+        return False
+    if _WORKER.match(str(error)):
+        return isinstance(error, ValueError)
+    while place.tb_next is not None:
+        place = place.tb_next
+    code = place.tb_frame.f_code
+    return _speaks_to_users(Path(code.co_filename)) and code.co_code[place.tb_lasti] == _RAISE
+
+
+def _speaks_to_users(file: Path) -> bool:
+    parts = file.relative_to(_ROOT).parts if file.is_relative_to(_ROOT) else ()
+    return bool(parts and parts[0] in _OWN) or {"site-packages", "lightning"} <= set(file.parts)
+
+
+def _first(error: BaseException) -> BaseException:
+    """What a constructor raised, where jsonargparse has tried another reading of the argument after it."""
+    while str(error).startswith(_UNION) and (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    return error
+
+
+def one_sentence(error: BaseException, command: str) -> str:
+    """What an error of a command says, without secrets, as a line that a terminal shows as it is."""
+    error = _first(error)
+    if isinstance(error, argparse.ArgumentError):
+        said = without_named_values(_of_parser(str(error))).rstrip(".")
+        text = f"{said}. `python main.py {command} --help` shows the options."
+    elif isinstance(error, OSError) and error.strerror:
+        names = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        text = f"{names}: {error.strerror}" if names else error.strerror
+    elif _WORKER.match(str(error)):
+        text = str(error).strip().splitlines()[-1].partition(": ")[2]
+    else:
+        text = str(error)
+    text = printable(hide_secrets(" ".join(text.split()))) or type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def whole_story(error: BaseException) -> str:
+    """Where an error was raised, without secrets, as lines that a terminal shows as they are."""
+    return printable(hide_secrets("".join(traceback.format_exception(error))), multiline=True)
+
+
+def _of_parser(message: str) -> str:
+    """jsonargparse's tree of what it tried, without the branches that nobody meant."""
+    lines = [line.strip() for line in message.splitlines()]
+    return " ".join(line.removeprefix("- ") for line in lines if line and not _OF_UNIONS.fullmatch(line))

@@ -1,0 +1,200 @@
+"""Pictures and players of the clips of a report. What cannot be shown is said on the page, and ends nothing."""
+
+import base64
+import mimetypes
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from datamodules.containers import MediaError
+from datamodules.files.printable import is_unicode, readable_name
+from datamodules.inspection.workers import run_isolated
+from datamodules.isolation import Lost
+from datamodules.video import decode_video
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LARGEST_EMBEDDED = 4 * 1024**2
+"""Bytes of the largest media file that is put into the page; a larger one is linked."""
+
+_FRAME_HEIGHT, _SPECTROGRAM_HEIGHT = 112, 44
+_WIDEST_FRAME = 4 * _FRAME_HEIGHT  # a JPEG has at most 65,500 pixels on a side
+_JPEG_QUALITY = 72
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a clip looks and sounds like.
+
+    Args:
+        strip: frames side by side, JPEG; None where the video does not decode.
+        spectrogram: of the sound, as wide as the strip, JPEG; None where there is no strip or no sound.
+        problems: why something is missing.
+    """
+
+    strip: bytes | None
+    spectrogram: bytes | None
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ClipMedia:
+    """What a clip's page shows beside the text.
+
+    Args:
+        source: address of the media file for the player, relative to the page or a data URI; None without a file.
+        strip: data URI of the frames, or None.
+        spectrogram: data URI of the spectrogram, or None.
+        notes: what is missing, and why.
+    """
+
+    source: str | None
+    strip: str | None
+    spectrogram: str | None
+    notes: tuple[str, ...]
+
+
+def draw_pictures(path: str, num_frames: int) -> Pictures:
+    """Decode a clip and draw it.
+
+    Args:
+        path: a media file.
+        num_frames: uniformly spaced frames in the strip.
+
+    Raises:
+        ImportError: FFmpeg's libraries are missing.
+    """
+    # Torch takes a second to import: the workers do it, the parent does not.
+    from callbacks.pictures import frame_strip, spectrogram
+    from datamodules.media import MediaSettings, decode_audio
+
+    try:
+        video = decode_video(path, num_frames, _thumbnail)
+    except MediaError as error:
+        return Pictures(None, None, (_reason(error, path),))
+    strip = frame_strip(_same_width(video.frames), _FRAME_HEIGHT)
+    try:
+        waveform = decode_audio(path, MediaSettings().max_audio_seconds, video_start_seconds=video.begin_seconds)
+    except MediaError as error:
+        return Pictures(_jpeg(strip), None, (_reason(error, path),))
+    if waveform is None:
+        return Pictures(_jpeg(strip), None, ("the file has no audio track",))
+    return Pictures(_jpeg(strip), _jpeg(spectrogram(waveform, _SPECTROGRAM_HEIGHT, strip.width)), ())
+
+
+def _thumbnail(pixels: np.ndarray) -> np.ndarray:
+    height, width, _ = pixels.shape
+    size = (min(max(round(width * _FRAME_HEIGHT / height), 1), _WIDEST_FRAME), _FRAME_HEIGHT)
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+
+
+def _same_width(thumbnails: Sequence[np.ndarray]) -> "Tensor":
+    """`[T, 3, H, W]`: where the picture changes its shape within a film, the narrower frames get black bars."""
+    size = (max(pixels.shape[1] for pixels in thumbnails), _FRAME_HEIGHT)
+    frames = [np.asarray(ImageOps.pad(Image.fromarray(pixels), size)) for pixels in thumbnails]
+    import torch
+
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
+
+
+def _reason(error: MediaError, path: str) -> str:
+    return str(error).removeprefix(f"{path}: ")
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+    return buffer.getvalue()
+
+
+def draw_all(
+    paths: list[str], num_frames: int, num_workers: int, timeout_seconds: float, advance: Callable[[], None]
+) -> dict[str, Pictures]:
+    """Draw clips in worker processes: a file that crashes a decoder or holds it up costs its own pictures only.
+
+    Args:
+        paths: media files that exist.
+        num_frames: in each strip.
+        num_workers: processes.
+        timeout_seconds: longest time for one clip.
+        advance: called after each clip.
+
+    Raises:
+        ImportError: FFmpeg's libraries are missing.
+    """
+    drawn = {}
+    outcomes = run_isolated(partial(draw_pictures, num_frames=num_frames), paths, num_workers, timeout_seconds)
+    with closing(outcomes):
+        for path, outcome in outcomes:
+            drawn[path] = Pictures(None, None, (outcome.reason,)) if isinstance(outcome, Lost) else outcome
+            advance()
+    return drawn
+
+
+def find_media(name: str) -> str | None:
+    """The path of the media file that a result names; None where it is not at hand.
+
+    A result names a file whose own name is in other bytes than UTF-8 as `readable_name` does.
+    """
+    if os.path.isfile(name):  # noqa: PTH113 (False, too, for a name that no system takes)
+        return name
+    path = Path(name)
+    return _odd_files(path.parent).get(path.name)
+
+
+@lru_cache
+def _odd_files(directory: Path) -> dict[str, str]:
+    """Readable name → path of the files in a directory whose names are no UTF-8."""
+    try:
+        return {readable_name(path.name): str(path) for path in directory.iterdir() if not is_unicode(path.name)}
+    except OSError:
+        return {}
+
+
+def clip_media(path: str | None, drawn: Mapping[str, Pictures], directory: Path, embed: bool) -> ClipMedia:
+    """What the page shows of a clip.
+
+    Args:
+        path: the media file that the predictions name; None or empty where they name none.
+        drawn: path → pictures, of the files that exist.
+        directory: of the page.
+        embed: put the media file itself into the page, if it decodes and has at most `LARGEST_EMBEDDED` bytes.
+    """
+    if not path:
+        return ClipMedia(None, None, None, ("The prediction file names no media file.",))
+    if path not in drawn:
+        return ClipMedia(None, None, None, (f"The media file is not at hand: {readable_name(path)}",))
+    pictures = drawn[path]
+    # What is no video stays outside: a prediction file may name any file of this machine.
+    embed = embed and pictures.strip is not None and Path(path).stat().st_size <= LARGEST_EMBEDDED
+    return ClipMedia(
+        source=_embedded(path) if embed else _link(path, directory),
+        strip=_data_uri("image/jpeg", pictures.strip),
+        spectrogram=_data_uri("image/jpeg", pictures.spectrogram),
+        notes=tuple(f"Not shown: {problem}." for problem in pictures.problems),
+    )
+
+
+def _link(path: str, directory: Path) -> str:
+    """Address relative to the page; `./` keeps a colon in a name from being read as a scheme."""
+    relative = Path(os.path.relpath(path, directory)).as_posix()
+    return f"./{quote(os.fsencode(relative))}"
+
+
+def _embedded(path: str) -> str | None:
+    kind = mimetypes.guess_type(path)[0] or "video/mp4"
+    return _data_uri(kind, Path(path).read_bytes())
+
+
+def _data_uri(kind: str, content: bytes | None) -> str | None:
+    return None if content is None else f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,0 +1,134 @@
+"""`python main.py report`: what the model says, and whether to believe it, as one HTML file."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from datamodules.files.writing import write_text
+from lightning_modules.metrics.intervals import RATES
+from lightning_modules.metrics.predictions import read_predictions
+from tools.report.data import Run, check_runs, page_data, run_names
+from tools.report.media import ClipMedia, Pictures, clip_media, draw_all, find_media
+from tools.report.page_writer import build_page
+
+REPORT_FILE = "report.html"
+
+
+def report(
+    predictions: list[str],
+    output: str,
+    names: list[str] | None = None,
+    title: str = "Explanations",
+    num_frames: int = 4,
+    embed_media: bool = False,
+    num_workers: int | None = None,
+    timeout_seconds: float = 60.0,
+) -> Path:
+    """Write `report.html`: figures with intervals, alarms, confusion matrices, and a page for each clip.
+
+    The file needs no network. Frames are inside it. Media files are not, but linked relative to it, unless
+    `embed_media` is set: keep them where they are, or the player says that they are gone.
+
+    Args:
+        predictions: predictions.jsonl or rows.jsonl files of one taxonomy.
+        output: directory for report.html.
+        names: of the runs, one for each file; taken from the files' folders if not given.
+        title: of the page.
+        num_frames: frames shown of each clip; 0 decodes nothing.
+        embed_media: put media files of up to 4 MiB that decode into the page, so that it can be given away alone.
+        num_workers: processes that decode; null takes one per CPU.
+        timeout_seconds: longest time for one clip; its pictures are left out if the decoder takes longer.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: a prediction file is missing.
+        ValueError: no file, a malformed line or a repeated id (names file and line), different taxonomies or targets,
+            names that do not fit the files, or an argument out of its range.
+        ImportError: FFmpeg's libraries are missing.
+    """
+    workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
+    if num_frames < 0 or workers < 1 or timeout_seconds <= 0:
+        raise ValueError(
+            f"Got num_frames={num_frames}, num_workers={num_workers}, timeout_seconds={timeout_seconds}. Expected "
+            "num_frames >= 0, num_workers >= 1 (or null), timeout_seconds > 0."
+        )
+    if Path(output).is_file():
+        raise ValueError(f"The output {output} is a file. Give a directory for {REPORT_FILE}.")
+    runs = _read(predictions, names)
+    media = _media(runs, Path(output), num_frames, embed_media, workers, timeout_seconds)
+    data = page_data(title, runs, media)
+    file = Path(output) / REPORT_FILE
+    write_text(file, [build_page(data)])
+    _print(data, media, file)
+    return file
+
+
+def _read(predictions: Sequence[str], names: Sequence[str] | None) -> list[Run]:
+    if not predictions:
+        raise ValueError("Nothing to report: give --predictions FILE [FILE ...].")
+    if names is not None and len(names) != len(predictions):
+        raise ValueError(f"Got {len(names)} names ({', '.join(names)}) for {len(predictions)} prediction files.")
+    files = [read_predictions(path) for path in predictions]
+    runs = [Run(*pair) for pair in zip(names or run_names([file.path for file in files]), files, strict=True)]
+    check_runs(runs)
+    return runs
+
+
+def _media(
+    runs: Sequence[Run], directory: Path, num_frames: int, embed: bool, num_workers: int, timeout_seconds: float
+) -> dict[str, ClipMedia]:
+    """Clip id → pictures and player; of several files that runs name for a clip, the first that is at hand."""
+    named: dict[str, list[str]] = {}
+    for run in runs:
+        for prediction in run.file.predictions:
+            named.setdefault(prediction.id, []).extend([prediction.media] if prediction.media else [])
+    found = {identifier: next(filter(None, map(find_media, paths)), None) for identifier, paths in named.items()}
+    present = list(dict.fromkeys(path for path in found.values() if path is not None))
+    drawn = {path: Pictures(None, None, ()) for path in present}
+    if num_frames and present:
+        columns = (TextColumn("decoding clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            task = progress.add_task("", total=len(present))
+            drawn = draw_all(present, num_frames, num_workers, timeout_seconds, lambda: progress.advance(task))
+    return {
+        identifier: clip_media(found[identifier] or next(iter(paths), None), drawn, directory, embed)
+        for identifier, paths in named.items()
+    }
+
+
+def _print(data: dict[str, Any], media: dict[str, ClipMedia], file: Path) -> None:
+    taxonomy = data["taxonomy"]["name"]
+    table = Table(title=f"{len(data['clips'])} clips ({taxonomy}), in percent, 95 % intervals", box=box.SIMPLE_HEAD)
+    table.add_column("run", overflow="fold")
+    for name in RATES:
+        table.add_column(name.upper(), justify="right", no_wrap=True)
+    for run in data["runs"]:
+        warning = sum(alarm["warns"] for alarm in run["alarms"])
+        about = f"{escape(run['name'])}\n{run['num_clips']} clips\n{warning} alarms"
+        table.add_row(about, *(_interval(run["rates"][name]) for name in RATES))
+    console = Console()
+    console.print(table)
+    for note in data["notes"]:
+        console.print(note, highlight=False)
+    example = next(((own, notes.notes[0]) for own, notes in media.items() if notes.notes), None)
+    if example is not None:
+        console.print(f"The first is {example[0]!r}. {example[1]}", markup=False, highlight=False)
+    console.print(
+        f"Written: {file} ({file.stat().st_size / 1e6:.1f} MB)", markup=False, highlight=False, soft_wrap=True
+    )
+
+
+def _interval(interval: dict[str, float] | None) -> str:
+    if interval is None:
+        return "–"
+    value, low, high = (100 * interval[end] for end in ("value", "low", "high"))
+    return f"{value:.1f}\n{low:.1f}–{high:.1f}"

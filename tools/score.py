@@ -1,0 +1,157 @@
+"""Score completions, of anyone's model: `python main.py score`.
+
+One row per completion and the metrics over all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse.typing import restricted_string_type
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from datamodules.emotions import Taxonomy, get_taxonomy
+from datamodules.files.writing import write_json, write_rows
+from datamodules.rationale import read_response
+from lightning_modules.judges import FileJudge, Judge
+from lightning_modules.judges.base import find_device
+from lightning_modules.judges.prompt import PromptedJudge, each_verdict
+from lightning_modules.judges.verifier import verifier_judge_name, verifier_verdict
+from lightning_modules.metrics.records import read_records
+
+JsonlFile = restricted_string_type("JsonlFile", r".+\.jsonl?", docstring="Path of a JSON Lines file.")
+"""A path that the command line can tell from the name of a class."""
+
+_CHUNK_SIZE = 256
+"""Completions whose sentences the verifier reads together: the step of the progress bar."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A completion to score.
+
+    Args:
+        id: the clip's id.
+        text: the completion as generated.
+        target: canonical emotion of the clip, several joined by `_`.
+    """
+
+    id: str
+    text: str
+    target: str
+
+
+def read_completions(path: str | Path, taxonomy: Taxonomy) -> list[Completion]:
+    """Completions of a JSONL file with `{"id", "completion", "target"}` per line.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no completion, a malformed line, a repeated id or a target that is no class; names file and line.
+    """
+    completions = []
+    for record in read_records(path, ["completion", "target"]):
+        text, target = record.fields["completion"], record.fields["target"]
+        for name, value in (("completion", text), ("target", target)):
+            if not isinstance(value, str):
+                raise ValueError(f"{record.where}: {name} must be text; got {value!r}.")
+        completions.append(Completion(record.id, text, taxonomy.compound_target(target, record.where)))
+    return completions
+
+
+def score(
+    completions: str,
+    taxonomy: Literal["mafw", "dfew"],
+    verifier: str,
+    output: str,
+    judge: JsonlFile | Judge | None = None,
+    bare: bool = False,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Score a file of completions: rewards and sentence emotions per completion, metrics over all.
+
+    Writes `rows.jsonl` (in input order) and `metrics.json` into the output directory.
+
+    Args:
+        completions: JSONL file with `{"id", "completion", "target"}` per line.
+        taxonomy: the classes that targets and answers name.
+        verifier: Hugging Face directory or hub id of the sentence classifier.
+        output: directory for the results.
+        judge: JSONL file with `{"id", "emotion"}` per line, as `python main.py judge` or a person writes it; or the
+            class of a judge that reads the rationales now, its options as `--judge.OPTION`. A missing or invalid
+            verdict counts as a failure. Without it the verifier, restricted to the taxonomy, is the judge.
+        bare: take the whole completion as the answer, for models trained without `<answer>` tags.
+        device: where the verifier runs, e.g. `cpu` or `cuda:1`; `auto` is a GPU if there is one.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a malformed line, an unknown target or a repeated id (names file and line), a verifier that does
+            not load or lacks labels, or a judge file for other clips or another taxonomy.
+        EndpointError: a judge behind an endpoint gives no reply.
+    """
+    # Torch and transformers take seconds to import, and `--help` does without.
+    from callbacks.reward_rows import score_rows
+    from lightning_modules.emotion_verifier import EmotionVerifier
+    from lightning_modules.metrics.emotion_report import EmotionReport
+
+    if Path(output).is_file():
+        raise ValueError(f"The output {output} is a file. Give a directory for rows.jsonl and metrics.json.")
+    classes = get_taxonomy(taxonomy)
+    given = read_completions(completions, classes)
+    ids, targets = [item.id for item in given], [item.target for item in given]
+    responses = [read_response(item.text, classes, bare) for item in given]
+    rationales = [response.rationale for response in responses]
+    file_judge = FileJudge(judge) if isinstance(judge, str) else None
+    verdicts = file_judge.verdicts(ids, classes, rationales) if file_judge else None
+    model = EmotionVerifier(verifier, taxonomy=taxonomy)
+    model.to(find_device(device))
+
+    readings = []
+    for start in track(range(0, len(responses), _CHUNK_SIZE), description="Reading rationales"):
+        readings += model.read_groups([response.sentences for response in responses[start : start + _CHUNK_SIZE]])
+    reader = judge if isinstance(judge, Judge) else None
+    if reader is not None:
+        verdicts = judge_rationales(reader, rationales, classes)
+    elif verdicts is None:
+        verdicts = [verifier_verdict(own, classes) for own in readings]
+
+    named = file_judge or reader
+    judge_name = named.name if named else verifier_judge_name(verifier)
+    report = EmotionReport(classes, judge_name)
+    report.update_clips([response.prediction for response in responses], targets, verdicts)
+    metrics = report.compute()
+    rows = score_rows(ids, responses, targets, readings, verdicts, judge_name, classes)
+    write_rows(Path(output) / "rows.jsonl", rows)
+    write_json(Path(output) / "metrics.json", metrics)
+    _print_summary(metrics, output)
+    return metrics
+
+
+def judge_rationales(judge: Judge, rationales: Sequence[str], taxonomy: Taxonomy) -> list[str | None]:
+    """Canonical emotion of each rationale, None where invalid; with a progress bar, and a language model's report."""
+    emotions: list[str | None] = [None] * len(rationales)
+    judged = each_verdict(judge, rationales, taxonomy)
+    try:
+        for i, verdict in track(judged, total=len(rationales), description="Judging rationales"):
+            emotions[i] = verdict.emotion
+    finally:
+        if isinstance(judge, PromptedJudge):
+            Console().print(judge.report(), markup=False)
+    return emotions
+
+
+def _print_summary(metrics: dict[str, Any], output: str) -> None:
+    table = Table(title=f"{metrics['num_samples']} completions ({metrics['taxonomy']}), in percent")
+    names = ("war", "uar", "eea", "epc", "fcr")
+    for name in names:
+        table.add_column(name.upper(), justify="right")
+    table.add_row(*("–" if metrics[name] is None else f"{100 * metrics[name]:.2f}" for name in names))
+    console = Console()
+    console.print(table)
+    console.print(f"Unknown answers: {metrics['unknown_answers']}. Judge failures: {metrics['judge_failures']}.")
+    console.print(f"Judge: {metrics['judge']}. Results: {output}", markup=False)

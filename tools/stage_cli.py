@@ -1,0 +1,70 @@
+"""The command line of `fit`, `validate`, `test` and `predict`, and the callbacks that every run has."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning import Callback, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from callbacks.alarms import AlarmCallback
+from callbacks.bad_clips import BadClipBudget
+from callbacks.checkpointing.run_checkpoint import RunCheckpoint
+from callbacks.curves import CurvesMayEnd
+from callbacks.export import ExportCallback
+from callbacks.inspection.callback import InspectionCallback
+from callbacks.prediction_writer import PredictionWriter
+from callbacks.run_record import RunRecord
+from callbacks.verifier_figures import VerifierFigures
+from lightning_modules.determinism import make_products_reproducible
+from lightning_modules.provenance import Mismatch
+from tools.command_line import settled
+
+EVERY_RUN: dict[str, type[Callback]] = {
+    "checkpoint": RunCheckpoint,
+    "bad_clips": BadClipBudget,
+    "export": ExportCallback,
+    "predictions": PredictionWriter,
+    "verifier_figures": VerifierFigures,
+    "inspection": InspectionCallback,
+    "alarms": AlarmCallback,
+    "curves": CurvesMayEnd,
+    "run_record": RunRecord,
+}
+"""Option → callback of every run, e.g. `--inspection.every_n_steps 5`. One of its class, or a subclass, that
+`trainer.callbacks` names takes its place."""
+
+
+class StageCLI(LightningCLI):
+    """Lightning's command line with this project's options and callbacks."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="Checkpoint to go on from (fit) or to load: a file, or the 'last' or 'best' of the run directory. "
+            "'last' starts anew where there is none yet.",
+        )
+        parser.add_argument(
+            "--checkpoint_mismatch",
+            type=Mismatch,
+            default="error",
+            help="What to do with a checkpoint that was trained with another verifier or taxonomy.",
+        )
+        for option, callback in EVERY_RUN.items():
+            parser.add_class_arguments(callback, option)
+
+    def before_instantiate_classes(self) -> None:
+        self.config = settled(self.config)
+        if self.config.trainer.deterministic:
+            make_products_reproducible()
+        self.parser.refuse_written_secrets(self.config)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        named = self.config_init.trainer.callbacks or []
+        named = list(named) if isinstance(named, Sequence) else [named]
+        missing = [
+            option for option, own in EVERY_RUN.items() if not any(isinstance(callback, own) for callback in named)
+        ]
+        own = [self.config_init[option] for option in missing]
+        return super().instantiate_trainer(callbacks=[*named, *own], **kwargs)

@@ -1,0 +1,116 @@
+"""Finished runs side by side: a table on screen, `summary.json`, and a bar chart."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from callbacks.run_files import METRICS_FILE, PARTIAL, RUN_FILE
+from datamodules.files.json_files import read_json_object, shown
+from datamodules.files.printable import printable
+from datamodules.files.writing import write_json
+
+METRICS = ("war", "uar", "eea", "epc", "fcr")
+_COLOURS = ("#9aa5b1", "#e0a458", "#3a7ca5", "#6a994e", "#bc4b51", "#7a5195")
+
+
+def summarize(runs: dict[str, str], output: str, test: str = "test") -> None:
+    """Compare the test metrics of finished runs.
+
+    Args:
+        runs: row name → run directory, e.g. '{cold_start: runs/demo/cold_start, grpo_erv: runs/demo/grpo_erv}'.
+        output: directory for summary.json and summary.png.
+        test: directory within each run directory that its `test` command wrote to.
+
+    Raises:
+        FileNotFoundError: a run has no metrics.
+        ValueError: no runs.
+    """
+    if not runs:
+        raise ValueError("Nothing to compare: give --runs '{name: directory, ...}'.")
+    rows = {name: _read_row(Path(directory), test) for name, directory in runs.items()}
+    directory = Path(output)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "summary.json", rows)
+    _draw(rows, directory / "summary.png")
+    _print(rows)
+    Console().print(f"Written: {directory / 'summary.json'} and {directory / 'summary.png'}")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing: run `python main.py test` on this run first.")
+    return read_json_object(file)
+
+
+def _number(file: Path, content: dict[str, Any], name: str) -> float | None:
+    value = content.get(name, "missing")
+    is_known = name == "num_samples" or value is not None  # a share of no clip is null
+    if is_known and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+        raise ValueError(f"{file}: {name} is {shown(value)}. Expected a number, as this program writes it.")
+    return value
+
+
+def _read_row(run: Path, test: str) -> dict[str, Any]:
+    file = run / test / METRICS_FILE
+    metrics = _read_json(file)
+    records = [path / RUN_FILE for path in (run, run / test)]
+    seconds = [_number(record, _read_json(record), "seconds") for record in records]
+    return {
+        **{name: _number(file, metrics, name) for name in (*METRICS, "num_samples", "unknown_answers")},
+        "judge": metrics.get("judge"),
+        "judge_failures": _number(file, metrics, "judge_failures"),
+        PARTIAL: metrics.get(PARTIAL),
+        "seconds": round(sum(value or 0.0 for value in seconds), 1),
+    }
+
+
+def _half_width(share: float, num_samples: int) -> float:
+    """Half a 95 % normal interval of a share of clips."""
+    return 1.96 * (share * (1 - share) / num_samples) ** 0.5 if num_samples else 0.0
+
+
+def _print(rows: dict[str, dict[str, Any]]) -> None:
+    samples = sorted({row["num_samples"] for row in rows.values()})
+    judges = sorted({str(row["judge"]) for row in rows.values()})
+    table = Table(title=Text(printable(f"{'/'.join(map(str, samples))} test clips, judge: {', '.join(judges)}")))
+    table.add_column("run")
+    for name in (*METRICS, "seconds"):
+        table.add_column(name.upper() if name in METRICS else name, justify="right")
+    for name, row in rows.items():
+        values = ["–" if row[metric] is None else f"{row[metric]:.3f}" for metric in METRICS]
+        part = row[PARTIAL]
+        shown = name if part is None else f"{name} ({part['batches']} of {part['of']} batches)"
+        table.add_row(Text(printable(shown)), *values, f"{row['seconds']:.0f}")
+    Console().print(table)
+
+
+def _draw(rows: dict[str, dict[str, Any]], file: Path) -> None:
+    # Matplotlib takes a second to import: only this function needs it. "Agg" draws without a display.
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    width = 0.8 / len(rows)
+    for i, (name, row) in enumerate(rows.items()):
+        heights = [row[metric] or 0.0 for metric in METRICS]
+        errors = [_half_width(height, row["num_samples"]) for height in heights]
+        places = [j + (i - (len(rows) - 1) / 2) * width for j in range(len(METRICS))]
+        labels = ["–" if row[metric] is None else f"{row[metric]:.2f}" for metric in METRICS]
+        bars = axes.bar(places, heights, width * 0.95, yerr=errors, capsize=2, label=name, color=_COLOURS[i % 6])
+        axes.bar_label(bars, labels, label_type="center", fontsize=8, color="white")
+    axes.set_xticks(range(len(METRICS)), [metric.upper() for metric in METRICS])
+    axes.set_ylim(0, 1.05)
+    axes.set_ylabel("share of test clips")
+    first = next(iter(rows.values()))
+    axes.set_title(
+        f"{first['num_samples']} test clips, judge: {first['judge']}; bars: 95 % normal interval", fontsize=10
+    )
+    figure.legend(loc="outside lower center", ncols=len(rows), fontsize=9, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=150)
+    pyplot.close(figure)
