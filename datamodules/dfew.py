@@ -61,7 +61,7 @@ class DFEW(Corpus):
             number, code = row["video_name"], row["label"]
             if not (number.isdecimal() and code.isdecimal() and len(number + code) < _MOST_DIGITS):
                 self.refuse(
-                    f"{source}: got {number:.40},{code:.40}. Expected a clip number and a label code, e.g. 12,4."
+                    f"{source}: got {number:.200},{code:.200}. Expected a clip number and a label code, e.g. 12,4."
                 )
                 continue
             yield LabelRow(number, int(code), source)

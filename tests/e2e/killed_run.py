@@ -22,7 +22,7 @@ def moments() -> dict[str, tuple[Any, str]]:
 
     return {
         "between rollout and update": (GRPOModule, "_learn"),
-        "before the optimizer's step": (GRPOModule, "_step"),
+        "before the optimizer's step": (GRPOModule, "on_before_optimizer_step"),
         "in mid-accumulation": (ColdStartModule, "on_after_backward"),
         "in a step of the verifier": (VerifierModule, "training_step"),
         "in validation": (PolicyModule, "on_validation_epoch_end"),

@@ -118,7 +118,8 @@ def test_folds_that_do_not_belong_together_are_refused() -> None:
 def write_checkpoint(path: Path, best: str, age_seconds: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     states = {"RunRecord": {}, "ModelCheckpoint{...}": {"best_model_path": best}}
-    torch.save({"callbacks": states, "state_dict": {"weight": torch.zeros(3)}}, path)
+    content = {"callbacks": states, "state_dict": {"weight": torch.zeros(3)}, "global_step": 1}
+    torch.save({**content, "pytorch-lightning_version": "2"}, path)
     changed = path.stat().st_mtime - age_seconds
     os.utime(path, (changed, changed))
 

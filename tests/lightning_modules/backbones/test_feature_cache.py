@@ -332,16 +332,27 @@ def test_limit_holds_and_what_is_there_stays(
     assert seen == [6, 4], "features of the former towers made room, down to half of the limit"
 
 
+def _tensors(value: Any) -> list[Tensor]:
+    """What towers returned, as numbers: products in another process may differ in their last bits."""
+    if isinstance(value, Percept):
+        value = {f.name: getattr(value, f.name) for f in fields(value) if f.name != "media"}
+    if isinstance(value, Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
 def _perceive_in_process(directory: Path, backbone: ComposedBackbone, batch: ClipBatch, expected: Any) -> None:
     torch.set_num_threads(1)
     cache = FeatureCache(str(directory), 1.0)
     for _ in range(5):
-        assert plain(cache.perceive(backbone, batch)) == expected
+        torch.testing.assert_close(_tensors(cache.perceive(backbone, batch)), expected)
 
 
 def test_two_processes_share_a_directory(frozen: ComposedBackbone, batch: ClipBatch, tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    expected = plain(frozen.perceive(batch))
+    expected = _tensors(frozen.perceive(batch))
+    assert expected
     context = multiprocessing.get_context("fork")
     arguments = (tmp_path / "cache", frozen, batch, expected)
     processes = [context.Process(target=_perceive_in_process, args=arguments) for _ in range(2)]
@@ -353,7 +364,7 @@ def test_two_processes_share_a_directory(frozen: ComposedBackbone, batch: ClipBa
     cache = FeatureCache(str(tmp_path / "cache"), 1.0)
     assert len(entries(cache)) == 3
     with towers_run(frozen) as seen:
-        assert plain(cache.perceive(frozen, batch)) == expected
+        torch.testing.assert_close(_tensors(cache.perceive(frozen, batch)), expected)
     assert seen == []
 
 
