@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib import import_module
+from importlib.util import find_spec
 from inspect import signature
 from io import TextIOWrapper
 from itertools import pairwise
@@ -54,6 +55,10 @@ TOOLS = {
     "summarize": ("tools.summarize:summarize", "compare finished runs: a table, summary.json, a bar chart"),
 }
 DEBUG = "--debug"
+_NOT_SET_UP = (
+    "This Python has no package {!r}. Use the environment that `make setup` makes: `source .venv/bin/activate`, or "
+    "`.venv/bin/python main.py ...`."
+)
 CROSS_VALIDATE = "cross_validate"
 ESTIMATE = "estimate"
 EVALUATED = "lightning_modules.policy.PolicyModule"
@@ -118,7 +123,7 @@ def run_tool(name: str, arguments: list[str]) -> None:
     function = getattr(import_module(module), function_name)
     if "data" in signature(function).parameters:
         import_named_classes()
-    parser = ArgumentParser(prog=f"main.py {name}", description=TOOLS[name][1], exit_on_error=False)
+    parser = ArgumentParser(prog=f"main.py {name}", description=TOOLS[name][1], exit_on_error=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with options; may be repeated.")
     is_about_file = "file" in signature(function).parameters  # which then needs no option
     parser.add_function_arguments(function, as_group=False, as_positional=is_about_file)
@@ -181,6 +186,7 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
         parser_kwargs={
             "parser_mode": "omegaconf+",
             "exit_on_error": False,
+            "allow_abbrev": False,
             "prog": f"main.py {command}",
             "description": f"{command}: {STAGES[command]}",
         },
@@ -220,6 +226,11 @@ def wait_briefly() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
+
+def _is_set_up() -> bool:
+    """Whether this Python has what every command needs."""
+    return all(find_spec(package) for package in ("jsonargparse", "lightning", "torch", "transformers"))
 
 
 def run(arguments: list[str]) -> None:
@@ -264,6 +275,11 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # no name of a file keeps a table from being printed
     try:
         run(arguments)
+    except ModuleNotFoundError as error:
+        if not _is_set_up():
+            print(f"error: {_NOT_SET_UP.format(error.name)}", file=sys.stderr)
+            return 2
+        raise
     except Exception as error:  # noqa: BLE001 (shown, whatever it is)
         from tools.command_line import is_meant_to_be_read, one_sentence, whole_story
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch.distributed
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from callbacks.reward_rows import score_rows
 from callbacks.run_files import METRICS_FILE, PREDICTIONS_FILE
@@ -104,6 +104,7 @@ def _write_somewhere(path: Path, rows: list[dict[str, Any]]) -> None:
     """
     try:
         write_rows(path, rows)
+        rank_zero_info(f"Written: {path} ({len(rows):,} clips)")
     except OSError as error:
         spare = Path(tempfile.mkdtemp(prefix="predictions-")) / path.name
         write_rows(spare, rows)

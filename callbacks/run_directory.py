@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import shlex
-import shutil
 import socket
 import sys
 import textwrap
@@ -99,12 +98,12 @@ def _holder(file: IO[str]) -> str:
 
 
 def set_aside(directory: Path) -> None:
-    """Move the results of an earlier run to `earlier/`, with its configuration; a run that fails leaves none."""
+    """Move the results of an earlier run to `earlier/N/`, with its configuration; a run that fails leaves none."""
     if not any(path for pattern in _RESULTS for path in directory.glob(pattern)):
         return
-    earlier = directory / EARLIER
-    shutil.rmtree(earlier, ignore_errors=True)
-    earlier.mkdir()
+    numbers = [int(path.name) for path in (directory / EARLIER).glob("*") if path.name.isdecimal()]
+    earlier = directory / EARLIER / str(max(numbers, default=0) + 1)
+    earlier.mkdir(parents=True)
     for pattern in (*_RESULTS, *_BESIDE_RESULTS):
         for path in directory.glob(pattern):
             path.rename(earlier / path.name)

@@ -33,6 +33,7 @@ _OF_UNIONS = re.compile(
     r"|Given value: (Namespace|NestedArg|\{).*"
 )
 """Lines of a parser's message that say nothing to who gave the option."""
+_CLASS = re.compile(r"Parser key \"(model|data)\": Problem with given class_path '([\w.]+)'")
 _WORKER = re.compile(r"Caught (\w+) in .*?process \d+\.\s.*Original Traceback", re.DOTALL)
 """Begin of an error that a process of a loader has handed on."""
 _LONGEST = 1000
@@ -117,7 +118,9 @@ def one_sentence(error: BaseException, command: str) -> str:
     error = _first(error)
     if isinstance(error, argparse.ArgumentError):
         said = without_named_values(_of_parser(str(error))).rstrip(".")
-        text = f"{said}. `python main.py {command} --help` shows the options."
+        of_class = _CLASS.search(said)
+        options = f"--{of_class[1]}.help {of_class[2]}" if of_class else "--help"
+        text = f"{said}. `python main.py {command} {options}` shows the options."
     elif isinstance(error, OSError) and error.strerror:
         names = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
         text = f"{names}: {error.strerror}" if names else error.strerror

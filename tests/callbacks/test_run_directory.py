@@ -115,9 +115,11 @@ def test_a_run_that_fails_does_not_stand_beside_earlier_results(stage: Callable[
     assert "headless" in (run / "config.yaml").read_text()
     assert not (run / "metrics.json").exists() and not (run / "reliability.png").exists()
     for name in ("metrics.json", "config.yaml", "run.json", "reliability.png"):
-        assert (run / EARLIER / name).read_bytes() == first[name]
-    stage("test", "run")
-    assert json.loads((run / "metrics.json").read_text()) == json.loads(first["metrics.json"])
+        assert (run / EARLIER / "1" / name).read_bytes() == first[name]
+    for _ in range(2):
+        stage("test", "run")
+    for place in (run, run / EARLIER / "1", run / EARLIER / "2"):
+        assert json.loads((place / "metrics.json").read_text()) == json.loads(first["metrics.json"])
 
 
 def headless(directory: Path) -> str:

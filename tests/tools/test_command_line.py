@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,3 +110,20 @@ def test_null_is_null_however_deep_its_option_stands(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         main.main(["fit", *stacked, "--data.root=x", "--model.backbone.lora", "null", "--print_config"])
     assert "\n        lora: null\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["synthesize", "--num_clip", "3"], ["fit", "--trainer.max_epoch", "3"]])
+def test_half_a_name_is_no_option(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(command) == 2
+    assert command[1].lstrip("-").rpartition(".")[2] in capsys.readouterr().err
+
+
+def test_an_unknown_option_of_a_class_names_the_help_that_lists_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["inspect_data", "--data", "DFEW", "--data.root", "x", "--data.rot", "y"]) == 2
+    assert "`python main.py inspect_data --data.help datamodules.dfew.DFEW` shows" in capsys.readouterr().err
+
+
+def test_a_python_without_the_packages_is_told_which_one_has_them(tmp_path: Path) -> None:
+    command = [sys.executable, "-S", str(Path(main.__file__)), "compare", "--predictions", "x"]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 2 and "source .venv/bin/activate" in ended.stderr and "Traceback" not in ended.stderr
