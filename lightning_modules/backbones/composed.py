@@ -15,8 +15,7 @@ from typing import Literal
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, WhisperFeatureExtractor
-from transformers.image_processing_base import ImageProcessingMixin
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from datamodules.batch import ClipBatch
@@ -30,8 +29,6 @@ from lightning_modules.backbones.spliced import (
     SplicedBackbone,
     count_tower_weights,
     find_towers,
-    load_audio_tower,
-    load_vision_tower,
 )
 
 _CONFIG_FILE = "backbone.json"
@@ -105,18 +102,12 @@ class ComposedBackbone(SplicedBackbone):
         num_weights = count_tower_weights(vision_directory, audio_directory)
         num_weights += loading.count_weights(language_directory)
         loading.require_memory(num_weights, dtype, type(self).__name__)
-        with loading.named(vision_directory):
-            self.vision_tower = load_vision_tower(vision_directory, **options)
-            self._image_settings, _ = ImageProcessingMixin.get_image_processor_dict(vision_directory)
-        with loading.named(audio_directory):
-            self.audio_tower = load_audio_tower(audio_directory, **options)
-            self.feature_extractor = WhisperFeatureExtractor.from_pretrained(audio_directory)
+        self._load_towers(vision_directory, audio_directory, **options)
         with loading.named(language_directory):
             self.language_model = AutoModelForCausalLM.from_pretrained(
                 language_directory, trust_remote_code=False, **options
             )
             self.tokenizer = AutoTokenizer.from_pretrained(language_directory, trust_remote_code=False)
-        self.image_size = self.vision_tower.config.image_size
         hidden_size = self.language_model.config.get_text_config().hidden_size
         self.vision_projector = _mlp(self.vision_tower.config.hidden_size, hidden_size)
         self.audio_projector = _mlp(self.audio_tower.config.d_model, hidden_size)

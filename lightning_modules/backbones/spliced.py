@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, SiglipVisionModel, WhisperFeatureExtractor
+from transformers.image_processing_base import ImageProcessingMixin
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from datamodules.batch import SAMPLE_RATE, ClipBatch
@@ -46,11 +47,6 @@ def count_tower_weights(vision: Path, audio: Path) -> int:
     return sum(loading.count_weights(directory, skip=_NO_TOWER) for directory in (vision, audio))
 
 
-def load_vision_tower(directory: str | Path, **options: Any) -> SiglipVisionModel:
-    """The vision encoder of a SigLIP model, without its pooling head."""
-    return SiglipVisionModel.from_pretrained(directory, vision_use_head=False, **options)
-
-
 def load_audio_tower(directory: str | Path, **options: Any) -> WhisperEncoder:
     """The encoder of a Whisper model, whatever head it was published with."""
     tower = WhisperEncoder.from_pretrained(directory, key_mapping={r"^(model\.)?encoder\.": ""}, **options)
@@ -62,18 +58,24 @@ def load_audio_tower(directory: str | Path, **options: Any) -> WhisperEncoder:
 class SplicedBackbone(DecoderBackbone):
     """Towers whose projected tokens stand between text tokens: `<vi_start>video<vi_end>`, `<au_start>audio<au_end>`.
 
-    A subclass sets `vision_tower`, `language_model`, `feature_extractor`, `tokenizer` and `_image_settings` (the vision
-    tower's `preprocessor_config.json`).
+    A subclass calls `_load_towers`, and sets `language_model` and `tokenizer`.
     """
 
-    vision_tower: PreTrainedModel
     language_model: PreTrainedModel
-    feature_extractor: WhisperFeatureExtractor
-    _image_settings: dict[str, Any]
 
     def __init__(self) -> None:
         super().__init__()
         self._segments: dict[str, list[list[int]]] = {}
+
+    def _load_towers(self, vision: Path, audio: Path, **options: Any) -> None:
+        """Load both towers from their directories, SigLIP's without its pooling head, and what prepares their input."""
+        with loading.named(vision):
+            self.vision_tower = SiglipVisionModel.from_pretrained(vision, vision_use_head=False, **options)
+            self._image_settings, _ = ImageProcessingMixin.get_image_processor_dict(vision)
+        with loading.named(audio):
+            self.audio_tower = load_audio_tower(audio, **options)
+            self.feature_extractor = WhisperFeatureExtractor.from_pretrained(audio)
+        self.image_size = self.vision_tower.config.image_size
 
     @property
     def decoder(self) -> Decoder:

@@ -21,9 +21,7 @@ from transformers import (
     BertModel,
     Qwen2Config,
     Qwen2ForCausalLM,
-    WhisperFeatureExtractor,
 )
-from transformers.image_processing_base import ImageProcessingMixin
 
 from datamodules.batch import ClipBatch
 from lightning_modules.backbones import interface, loading
@@ -36,8 +34,6 @@ from lightning_modules.backbones.spliced import (
     SplicedBackbone,
     count_tower_weights,
     find_towers,
-    load_audio_tower,
-    load_vision_tower,
 )
 
 _GATE_WIDTH = 3584
@@ -103,18 +99,12 @@ class HumanOmniBackbone(SplicedBackbone):
         num_weights = count_tower_weights(vision_directory, audio_directory)
         num_weights += loading.count_weights(directory, skip=checkpoint.UNUSED)
         loading.require_memory(num_weights, dtype, type(self).__name__)
-        with loading.named(vision_directory):
-            self.vision_tower = load_vision_tower(vision_directory, **options)
-            self._image_settings, _ = ImageProcessingMixin.get_image_processor_dict(vision_directory)
-        with loading.named(audio_directory):
-            self.audio_tower = load_audio_tower(audio_directory, **options)
-            self.feature_extractor = WhisperFeatureExtractor.from_pretrained(audio_directory)
+        self._load_towers(vision_directory, audio_directory, **options)
         with loading.named(bert_directory):
             self.bert_tokenizer = AutoTokenizer.from_pretrained(bert_directory, trust_remote_code=False)
             self.bert = BertModel(BertConfig.from_pretrained(bert_directory), add_pooling_layer=False)
         with loading.named(directory):
             self.tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-        self.image_size = self.vision_tower.config.image_size
         hidden_size = config["hidden_size"]
         known = set(Qwen2Config().to_dict()) | {"rope_theta", "rope_scaling"}
         own = {"model_type": Qwen2Config.model_type, "architectures": ["Qwen2ForCausalLM"]}
