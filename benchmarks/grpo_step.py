@@ -35,14 +35,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.grpo import limits, report
 from benchmarks.grpo.geometries import GEOMETRIES, Geometry
 from benchmarks.grpo.meter import PHASES, Memory, Meter
-from benchmarks.grpo.methods import Evaluation, Method, Naive, Published, Shared, rewards_of_step
+from benchmarks.grpo.methods import Evaluation, Method, Naive, PlainLinear, Published, Shared, rewards_of_step
 from benchmarks.grpo.models import build, make_batch
 from tools.estimate.limits import limits_of
 
 OURS = Shared.name
-OWN_METHODS: dict[str, type[Shared]] = {method.name: method for method in (Shared, Naive, Published)}
+OWN_METHODS: dict[str, type[Shared]] = {method.name: method for method in (Shared, PlainLinear, Naive, Published)}
 TRL = "trl"
-BASELINES = (Naive.name, TRL, Published.name)
+BASELINES = (PlainLinear.name, Naive.name, TRL, Published.name)
 _MEMORY_STEPS = 2  # the first makes the optimizer's state
 
 

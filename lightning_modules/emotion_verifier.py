@@ -20,6 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from datamodules.emotions import GO_EMOTIONS, Taxonomy, get_taxonomy
 from lightning_modules.backbones import loading
+from lightning_modules.backbones.cpu_linear import use_onednn
 from lightning_modules.provenance import weights_digest
 
 THRESHOLD = 0.1
@@ -128,6 +129,7 @@ def load_classifier(path: str, **options: Any) -> tuple[PreTrainedModel, PreTrai
             f"{path} has {len(broken)} weights that are not finite numbers, e.g. {broken[0]}: whatever it read would "
             "mean nothing. Its training has diverged; use another one."
         )
+    use_onednn(model)
     return model, tokenizer, report
 
 

@@ -11,11 +11,12 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.grpo.geometries import Geometry
 from benchmarks.grpo.meter import Meter
 from datamodules.batch import ClipBatch
+from lightning_modules.backbones.cpu_linear import OneDNNLinear
 from lightning_modules.backbones.decoder_backbone import DecoderBackbone
 from lightning_modules.backbones.interface import Completions, Percept, Prompt, Sampling, SharedPrompt
 from lightning_modules.rl.advantages import group_advantages
@@ -65,7 +66,7 @@ def rewards_of_step(geometry: Geometry, seed: int, device: torch.device | str) -
 
 
 @torch.no_grad()
-def drift(model: torch.nn.Module, seed: int) -> None:
+def drift(model: nn.Module, seed: int) -> None:
     """Move the trained weights a little, the same way for the same seed, as earlier steps would have."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
@@ -112,7 +113,7 @@ class Shared(Method):
             with meter.phase("update"):
                 self.optimizer.zero_grad()
                 self._backward(percept, completions, reference_logprobs, advantages)
-                torch.nn.utils.clip_grad_norm_(self.parameters, GRADIENT_NORM)
+                nn.utils.clip_grad_norm_(self.parameters, GRADIENT_NORM)
                 self.optimizer.step()
 
     def sample(self) -> Completions:
@@ -206,6 +207,19 @@ class Shared(Method):
 
 def _scored(shared: SharedPrompt, completions: Completions) -> Tensor:
     return shared.score(completions, 1.0, True).logprobs
+
+
+class PlainLinear(Shared):
+    """The same step, with linear layers as PyTorch computes them."""
+
+    name = "plain"
+    description = "shared, its linear layers by PyTorch's own choice of library"
+
+    def __init__(self, backbone: DecoderBackbone, batch: ClipBatch, geometry: Geometry, seed: int) -> None:
+        for module in backbone.modules():
+            if type(module) is OneDNNLinear:
+                module.__class__ = nn.Linear
+        super().__init__(backbone, batch, geometry, seed)
 
 
 class Naive(Shared):

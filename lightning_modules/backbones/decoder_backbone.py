@@ -11,6 +11,7 @@ from torch import nn
 
 from lightning_modules.backbones import generation, scoring
 from lightning_modules.backbones.adapters import LoRA, adapter_parameters, add_adapters, drop_fresh_adapters
+from lightning_modules.backbones.cpu_linear import use_onednn
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.interface import Backbone, Completions, Prompt, Sampling, Scores, SharedPrompt
 from lightning_modules.backbones.token_cross_entropy import (
@@ -43,7 +44,7 @@ class DecoderBackbone(Backbone):
         return sorted({self.tokenizer.eos_token_id, self.tokenizer.pad_token_id})
 
     def _adapt(self, lora: LoRA | None, gradient_checkpointing: bool) -> None:
-        """Add adapters and switch recomputation on.
+        """Add adapters, switch recomputation on, and choose how linear layers compute.
 
         Args:
             lora: adapters to train in place of the language model's weights, or None.
@@ -54,6 +55,7 @@ class DecoderBackbone(Backbone):
             add_adapters(self.decoder.body, lora)
         if gradient_checkpointing:
             self.decoder.body.activation_checkpointing_enable({"use_reentrant": False})
+        use_onednn(self)
         self.eval()
 
     def set_trainable(self, names: Sequence[str]) -> None:
