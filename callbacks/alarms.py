@@ -2,22 +2,21 @@
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from callbacks.rewards import accuracy_score, format_score
+from callbacks.predictions import score_evaluation
 from datamodules.batch import ClipBatch
 from datamodules.rationale import Response
-from lightning_modules.coherence import explanation_score
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.metrics.rationale_statistics import (
     LabelSets,
     Rationale,
     Tally,
-    count_words,
     rationale_statistics,
 )
 from lightning_modules.metrics.reward_hacking import (
@@ -25,6 +24,7 @@ from lightning_modules.metrics.reward_hacking import (
     Bounds,
     check_thresholds,
     make_alarms,
+    predicted_rationale,
 )
 from lightning_modules.policy import Evaluation, PolicyModule
 from lightning_modules.rl.experience import Experience, experience_of
@@ -39,34 +39,11 @@ def evaluation_rationales(evaluation: Evaluation, second: list[list[SentenceRead
         evaluation: the batch.
         second: a second verifier's reading of the same sentences.
     """
-    batch, readings, verdicts = evaluation.batch, evaluation.readings, evaluation.verdicts
-    rationales = []
-    for i, response in enumerate(evaluation.responses):
-        if batch.failures[i] is not None:
-            continue
-        emotions = None if readings is None else label_sets(readings[i])
-        rationales.append(
-            Rationale(
-                clip=batch.ids[i],
-                sentences=response.sentences,
-                emotions=emotions,
-                target=batch.targets[i],
-                prediction=response.prediction,
-                reward=_sum_of_rewards(response, emotions, batch.targets[i]),
-                length=count_words(response.sentences),
-                judged=None if verdicts is None else verdicts[i],
-                second=None if second is None else label_sets(second[i]),
-            )
-        )
-    return rationales
-
-
-def _sum_of_rewards(response: Response, emotions: tuple[tuple[str, ...], ...] | None, target: str | None) -> float:
-    reward = format_score(response.completion)
-    if target is not None:
-        reward += accuracy_score(response.prediction, target)
-        reward += 0.0 if emotions is None else explanation_score(emotions, target)
-    return reward
+    return [
+        replace(predicted_rationale(prediction), second=None if second is None else label_sets(second[i]))
+        for i, prediction in enumerate(score_evaluation(evaluation))
+        if prediction.failure is None
+    ]
 
 
 def experience_rationales(

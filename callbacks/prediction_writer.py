@@ -8,41 +8,17 @@ import torch.distributed
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from callbacks.reward_rows import score_rows
+from callbacks.predictions import score_evaluation
 from callbacks.run_files import METRICS_FILE, PREDICTIONS_FILE
 from callbacks.run_record import evaluated_part
 from datamodules.batch import ClipBatch
-from datamodules.files.printable import readable_name
 from datamodules.files.writing import write_json, write_rows
 from lightning_modules.policy import Evaluation, PolicyModule
 
 
 def prediction_rows(module: PolicyModule, evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Rows of `predictions.jsonl`: those of `score_rows`, and each clip's corpus, file and completion.
-
-    Args:
-        module: the policy that was evaluated.
-        evaluation: what it returned.
-    """
-    batch = evaluation.batch
-    rows = score_rows(
-        batch.ids,
-        evaluation.responses,
-        batch.targets,
-        evaluation.readings,
-        evaluation.verdicts,
-        module.judge_name,
-        module.taxonomy,
-    )
-    for i, row in enumerate(rows):
-        row |= {
-            "dataset": batch.datasets[i],
-            "media": readable_name(batch.media[i]),
-            "completion": evaluation.responses[i].completion,
-        }
-        if batch.failures[i]:
-            row["failure"] = batch.failures[i]
-    return rows
+    """Rows of `predictions.jsonl`: of each clip of a batch, what the policy said and earned."""
+    return [prediction.row(module.taxonomy, module.judge_name) for prediction in score_evaluation(evaluation)]
 
 
 def gather_rows(trainer: Trainer, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

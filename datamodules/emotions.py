@@ -4,6 +4,7 @@ Class codes are as the corpora distribute them (MAFW README, DFEW README).
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 GO_EMOTIONS: tuple[str, ...] = (
     "admiration", "amusement", "anger", "annoyance", "approval", "caring", "confusion", "curiosity", "desire",
@@ -126,6 +127,7 @@ MAFW = Taxonomy(
 )  # fmt: skip
 DFEW = Taxonomy("dfew", ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear"))
 
+TaxonomyName = Literal["mafw", "dfew"]
 TAXONOMIES: dict[str, Taxonomy] = {taxonomy.name: taxonomy for taxonomy in (MAFW, DFEW)}
 
 

@@ -4,7 +4,7 @@ Source: arXiv 2510.23506, "three stages"; hyperparameters are those of the paper
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -13,11 +13,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from datamodules.batch import ClipBatch
-from lightning_modules.backbones.feature_cache import FeatureCache
-from lightning_modules.backbones.interface import Backbone, Sampling
-from lightning_modules.health import OnNonFinite
-from lightning_modules.judges import Judge
-from lightning_modules.policy import EVALUATION_SAMPLING
+from datamodules.emotions import TaxonomyName
+from lightning_modules.backbones.interface import Backbone
+from lightning_modules.optimizer import Schedule
 from lightning_modules.processes import Tally, sum_over_processes
 from lightning_modules.sharding import whole
 from lightning_modules.trainable_policy import TrainablePolicyModule
@@ -31,20 +29,9 @@ class ColdStartModule(TrainablePolicyModule):
     Args:
         backbone: the multimodal LLM.
         taxonomy: the emotion classes of the corpus.
-        trainable: names of the backbone's parts to train; all others stay frozen to the bit. By default those of the
-            backbone's recipe for `cold_start`.
-        verifier: Hugging Face directory or hub id of a verifier, to read validation rationales with.
-        judge: names one emotion per rationale in validation and test; by default the verifier, if one is given.
-        evaluation: how completions are drawn in validation and test.
-        learning_rate: peak learning rate; by default that of the backbone's recipe for `cold_start`.
-        weight_decay: AdamW's decoupled weight decay.
-        warmup_ratio: share of the steps with rising learning rate.
+        warmup_ratio: share of the optimizer steps in which the learning rate rises linearly from 0.
         schedule: what follows the warm-up.
-        feature_cache: keeps what the towers return of each clip on disk; only where all towers are frozen.
-        on_non_finite: what becomes of a step whose loss or gradient is not finite: the run stops, or skips the step. It
-            is saved for `python main.py replay` in either case.
-        max_non_finite: how many such steps of the whole run may be skipped; one more stops it.
-        use_liger_kernel: compute log-probabilities with Liger's fused cross-entropy, on a GPU; needs the extra `liger`.
+        training: see `TrainablePolicyModule`.
 
     Raises:
         ValueError: see `TrainablePolicyModule`.
@@ -55,36 +42,13 @@ class ColdStartModule(TrainablePolicyModule):
     def __init__(
         self,
         backbone: Backbone,
-        taxonomy: Literal["mafw", "dfew"],
-        trainable: list[str] | None = None,
-        verifier: str | None = None,
-        judge: Judge | None = None,
-        evaluation: Sampling = EVALUATION_SAMPLING,
-        learning_rate: float | None = None,
-        weight_decay: float = 0.0,
+        taxonomy: TaxonomyName,
+        *,
         warmup_ratio: float = 0.03,
-        schedule: Literal["constant", "linear", "cosine"] = "cosine",
-        feature_cache: FeatureCache | None = None,
-        on_non_finite: OnNonFinite = "stop",
-        max_non_finite: int = 10,
-        use_liger_kernel: bool = False,
+        schedule: Schedule = "cosine",
+        **training: Any,
     ) -> None:
-        super().__init__(
-            backbone,
-            taxonomy,
-            trainable,
-            verifier,
-            judge,
-            evaluation,
-            learning_rate,
-            weight_decay,
-            warmup_ratio,
-            schedule,
-            feature_cache,
-            on_non_finite,
-            max_non_finite,
-            use_liger_kernel,
-        )
+        super().__init__(backbone, taxonomy, warmup_ratio=warmup_ratio, schedule=schedule, **training)
         self._step_tokens: list[float] = []  # of each batch since the last optimizer step, on all processes
 
     def setup(self, stage: str) -> None:

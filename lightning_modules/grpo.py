@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, ParallelStrategy
@@ -20,12 +20,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from datamodules.batch import ClipBatch
+from datamodules.emotions import TaxonomyName
 from datamodules.rationale import Response
-from lightning_modules.backbones.feature_cache import FeatureCache
 from lightning_modules.backbones.interface import Backbone, Completions, Percept, Sampling, Scores, SharedPrompt
-from lightning_modules.health import OnNonFinite
-from lightning_modules.judges import Judge
-from lightning_modules.policy import EVALUATION_SAMPLING
 from lightning_modules.processes import Tally, sum_over_processes
 from lightning_modules.rl.advantages import group_advantages, has_spread
 from lightning_modules.rl.experience import Experience, PolicyUpdate, Rollout, UniformGroups, group_rows
@@ -45,12 +42,6 @@ class GRPOModule(TrainablePolicyModule):
     Args:
         backbone: the policy as stage 1 left it; a frozen copy of it becomes the reference.
         taxonomy: the emotion classes of the corpus.
-        trainable: names of the backbone's parts to train, towers excluded, as they run without gradient here. By
-            default those of the backbone's recipe for `grpo`.
-        verifier: Hugging Face directory or hub id of the Emotional Rationale Verifier.
-        judge: names one emotion per rationale in validation and test. The default, the verifier that gives the reward,
-            measures what training optimises: use another one for claims.
-        evaluation: how completions are drawn in validation and test.
         rollout_sampling: how completions are drawn in training.
         group_size: completions per prompt, G.
         beta: weight of the KL penalty to the reference; 0 needs no reference.
@@ -69,20 +60,11 @@ class GRPOModule(TrainablePolicyModule):
         rollout_batch_size: prompts that are sampled at once; None: the whole batch. Changes memory and speed.
         num_updates: optimizer steps per rollout.
         micro_batch_size: prompts per pass of the reference and per backward pass; None: the whole batch. Changes
-            memory, not the result. Where sampling and update both take the whole batch, the first update goes on from
-            the prompts that sampling ran, whose graph stands until then.
+            memory, not the result.
         completion_batch_size: completions of each prompt per backward pass, None: all. The prompts are run once for
             all parts, so that this saves memory and costs nothing. Without effect under gradient checkpointing.
         gradient_clip_norm: largest norm of the gradient; None: no clipping.
-        learning_rate: peak learning rate; by default that of the backbone's recipe for `grpo`.
-        weight_decay: AdamW's decoupled weight decay.
-        warmup_ratio: share of the steps with rising learning rate.
-        schedule: what follows the warm-up.
-        feature_cache: keeps what the towers return of each clip on disk.
-        on_non_finite: what becomes of a step whose loss or gradient is not finite: the run stops, or skips the step. It
-            is saved for `python main.py replay` in either case.
-        max_non_finite: how many such steps of the whole run may be skipped; one more stops it.
-        use_liger_kernel: compute log-probabilities with Liger's fused cross-entropy, on a GPU; needs the extra `liger`.
+        training: see `TrainablePolicyModule`.
 
     Raises:
         ValueError: a group of fewer than two completions, counts below one or an unknown value; see also
@@ -94,11 +76,8 @@ class GRPOModule(TrainablePolicyModule):
     def __init__(
         self,
         backbone: Backbone,
-        taxonomy: Literal["mafw", "dfew"],
-        trainable: list[str] | None = None,
-        verifier: str | None = None,
-        judge: Judge | None = None,
-        evaluation: Sampling = EVALUATION_SAMPLING,
+        taxonomy: TaxonomyName,
+        *,
         rollout_sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         group_size: int = 4,
         beta: float = 0.04,
@@ -115,31 +94,9 @@ class GRPOModule(TrainablePolicyModule):
         micro_batch_size: int | None = None,
         completion_batch_size: int | None = 4,
         gradient_clip_norm: float | None = 1.0,
-        learning_rate: float | None = None,
-        weight_decay: float = 0.0,
-        warmup_ratio: float = 0.0,
-        schedule: Literal["constant", "linear", "cosine"] = "linear",
-        feature_cache: FeatureCache | None = None,
-        on_non_finite: OnNonFinite = "stop",
-        max_non_finite: int = 10,
-        use_liger_kernel: bool = False,
+        **training: Any,
     ) -> None:
-        super().__init__(
-            backbone,
-            taxonomy,
-            trainable,
-            verifier,
-            judge,
-            evaluation,
-            learning_rate,
-            weight_decay,
-            warmup_ratio,
-            schedule,
-            feature_cache,
-            on_non_finite,
-            max_non_finite,
-            use_liger_kernel,
-        )
+        super().__init__(backbone, taxonomy, **training)
         counts = (num_updates, max_resamples, rollout_batch_size, micro_batch_size, completion_batch_size)
         if group_size < 2 or any(count is not None and count < 1 for count in counts):
             raise ValueError(

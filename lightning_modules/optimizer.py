@@ -1,13 +1,15 @@
 """AdamW and its schedule as every stage uses them."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning import Trainer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch.optim import Optimizer
 from transformers import get_scheduler
+
+Schedule = Literal["constant", "linear", "cosine"]
 
 
 def adamw(parameters: Any, trainer: Trainer, **options: Any) -> torch.optim.AdamW:
@@ -34,12 +36,14 @@ def adamw(parameters: Any, trainer: Trainer, **options: Any) -> torch.optim.Adam
     return optimizer
 
 
-def scheduled(optimizer: Optimizer, schedule: str, warmup_ratio: float, num_steps: float) -> OptimizerLRSchedulerConfig:
+def scheduled(
+    optimizer: Optimizer, schedule: Schedule, warmup_ratio: float, num_steps: float
+) -> OptimizerLRSchedulerConfig:
     """An optimizer with its learning rate, step by step: a linear rise from 0, then a schedule.
 
     Args:
         optimizer: at its peak learning rate.
-        schedule: `constant`, `linear` or `cosine`.
+        schedule: what follows the rise.
         warmup_ratio: share of the steps in which the learning rate rises.
         num_steps: of the whole run; infinite where only time, or a callback, ends it.
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torchmetrics import SumMetric
 
 from datamodules.batch import ClipBatch
-from datamodules.emotions import get_taxonomy
+from datamodules.emotions import TaxonomyName, get_taxonomy
 from datamodules.rationale import Response, read_response
 from lightning_modules.backbones.feature_cache import FeatureCache
 from lightning_modules.backbones.interface import Backbone, Completions, Percept, Sampling, eval_mode
@@ -75,6 +75,7 @@ class PolicyModule(LightningModule):
         taxonomy: the emotion classes that answers and targets come from; MAFW's are all that there are.
         verifier: Hugging Face directory or hub id of the Emotional Rationale Verifier, kept frozen and in float32.
         judge: names one emotion per rationale for EEA, EPC and FCR; by default the verifier restricted to the taxonomy.
+            In stage 3 that is the reward's own, which measures what training optimises: use another one for claims.
         evaluation: how completions are drawn in validation, test and predict.
         bare_answers: take the whole completion as the answer, for baselines trained without tags.
         feature_cache: keeps what the towers return of each clip on disk; not with a strategy that shards them.
@@ -86,7 +87,7 @@ class PolicyModule(LightningModule):
     def __init__(
         self,
         backbone: Backbone,
-        taxonomy: Literal["mafw", "dfew"] = "mafw",
+        taxonomy: TaxonomyName = "mafw",
         verifier: str | None = None,
         judge: Judge | None = None,
         evaluation: Sampling = EVALUATION_SAMPLING,

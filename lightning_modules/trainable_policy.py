@@ -1,6 +1,6 @@
 """A policy in training: what stages 1 and 3 share."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from lightning import Callback
@@ -9,11 +9,10 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch.optim import Optimizer
 
 from datamodules.batch import ClipBatch
-from lightning_modules.backbones.feature_cache import FeatureCache
-from lightning_modules.backbones.interface import Backbone, Completions, Sampling
+from datamodules.emotions import TaxonomyName
+from lightning_modules.backbones.interface import Backbone, Completions
 from lightning_modules.health import OnNonFinite, StepHealth
-from lightning_modules.judges import Judge
-from lightning_modules.optimizer import adamw, scheduled
+from lightning_modules.optimizer import Schedule, adamw, scheduled
 from lightning_modules.policy import PolicyModule, num_silent
 from lightning_modules.processes import sum_over_processes
 from lightning_modules.provenance import Mismatch, check_provenance, code_version
@@ -30,19 +29,17 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
     Args:
         backbone: the multimodal LLM.
         taxonomy: the emotion classes that answers and targets come from.
-        trainable: names of the backbone's parts to train; all others stay frozen to the bit. None: those of the
-            backbone's recipe for this stage.
-        verifier: Hugging Face directory or hub id of the verifier.
-        judge: names one emotion per rationale for EEA, EPC and FCR; by default the verifier.
-        evaluation: how completions are drawn in validation and test.
-        learning_rate: peak learning rate; None: that of the backbone's recipe for this stage.
+        trainable: names of the backbone's parts to train; all others stay frozen to the bit. By default those of the
+            backbone's recipe for this stage. In stage 3 the towers run without gradient and cannot be among them.
+        learning_rate: peak learning rate; by default that of the backbone's recipe for this stage.
         weight_decay: AdamW's decoupled weight decay.
         warmup_ratio: share of the optimizer steps in which the learning rate rises linearly from 0.
         schedule: what follows the warm-up.
-        feature_cache: keeps what the towers return of each clip on disk; only where all towers are frozen.
-        on_non_finite: what becomes of a step whose loss or gradient is not finite; see `StepHealth`.
-        max_non_finite: how many such steps of the whole run may be skipped.
-        use_liger_kernel: compute log-probabilities with Liger's fused cross-entropy, on a GPU.
+        on_non_finite: what becomes of a step whose loss or gradient is not finite: the run stops, or skips the step. It
+            is saved for `python main.py replay` in either case.
+        max_non_finite: how many such steps of the whole run may be skipped; one more stops it.
+        use_liger_kernel: compute log-probabilities with Liger's fused cross-entropy, on a GPU; needs the extra `liger`.
+        policy: see `PolicyModule`.
 
     Raises:
         ValueError: a part that the backbone does not have, or neither a value nor a recipe for `trainable` or
@@ -56,28 +53,19 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
     def __init__(
         self,
         backbone: Backbone,
-        taxonomy: Literal["mafw", "dfew"],
-        trainable: list[str] | None,
-        verifier: str | None,
-        judge: Judge | None,
-        evaluation: Sampling,
-        learning_rate: float | None,
-        weight_decay: float,
-        warmup_ratio: float,
-        schedule: Literal["constant", "linear", "cosine"],
-        feature_cache: FeatureCache | None = None,
+        taxonomy: TaxonomyName,
+        *,
+        trainable: list[str] | None = None,
+        learning_rate: float | None = None,
+        weight_decay: float = 0.0,
+        warmup_ratio: float = 0.0,
+        schedule: Schedule = "linear",
         on_non_finite: OnNonFinite = "stop",
         max_non_finite: int = 10,
         use_liger_kernel: bool = False,
+        **policy: Any,
     ) -> None:
-        super().__init__(
-            backbone,
-            taxonomy,
-            verifier=verifier,
-            judge=judge,
-            evaluation=evaluation,
-            feature_cache=feature_cache,
-        )
+        super().__init__(backbone, taxonomy, bare_answers=False, **policy)
         self.trainable = self._from_recipe("trainable", trainable)
         self.learning_rate = self._from_recipe("learning_rate", learning_rate)
         backbone.set_trainable(self.trainable)

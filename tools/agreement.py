@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from callbacks.inspection.confusion import ConfusionMatrix, draw_confusion
-from datamodules.emotions import Taxonomy, get_taxonomy
+from datamodules.emotions import Taxonomy, TaxonomyName, get_taxonomy
 from datamodules.files.printable import printable
 from datamodules.files.writing import write_json
 from lightning_modules.judges.file import FileJudge, same_words
@@ -126,7 +126,7 @@ def agreement(
     first: str,
     second: str,
     output: str,
-    taxonomy: Literal["mafw", "dfew"] | None = None,
+    taxonomy: TaxonomyName | None = None,
     intersect: bool = False,
     num_resamples: int = 2000,
     seed: int = 0,

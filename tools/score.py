@@ -6,14 +6,14 @@ One row per completion and the metrics over all.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jsonargparse.typing import restricted_string_type
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from datamodules.emotions import Taxonomy, get_taxonomy
+from datamodules.emotions import Taxonomy, TaxonomyName, get_taxonomy
 from datamodules.files.writing import write_json, write_rows
 from datamodules.rationale import read_response
 from lightning_modules.judges import FileJudge, Judge
@@ -63,7 +63,7 @@ def read_completions(path: str | Path, taxonomy: Taxonomy) -> list[Completion]:
 
 def score(
     completions: str,
-    taxonomy: Literal["mafw", "dfew"],
+    taxonomy: TaxonomyName,
     verifier: str,
     output: str,
     judge: JsonlFile | Judge | None = None,
@@ -95,7 +95,7 @@ def score(
         EndpointError: a judge behind an endpoint gives no reply.
     """
     # Torch and transformers take seconds to import, and `--help` does without.
-    from callbacks.reward_rows import score_rows
+    from callbacks.predictions import score_responses
     from lightning_modules.emotion_verifier import EmotionVerifier
     from lightning_modules.metrics.emotion_report import EmotionReport
 
@@ -125,8 +125,8 @@ def score(
     report = EmotionReport(classes, judge_name)
     report.update_clips([response.prediction for response in responses], targets, verdicts)
     metrics = report.compute()
-    rows = score_rows(ids, responses, targets, readings, verdicts, judge_name, classes)
-    write_rows(Path(output) / "rows.jsonl", rows)
+    predictions = score_responses(ids, responses, targets, readings, verdicts)
+    write_rows(Path(output) / "rows.jsonl", [prediction.row(classes, judge_name) for prediction in predictions])
     write_json(Path(output) / "metrics.json", metrics)
     _print_summary(metrics, output)
     return metrics

@@ -5,7 +5,7 @@ What every tool that looks at finished runs begins with.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,13 @@ class PredictedSentence:
     """
 
     text: str
-    emotions: tuple[str, ...] | None
-    probabilities: Mapping[str, float] | None
+    emotions: tuple[str, ...] | None = None
+    probabilities: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model said of one clip; fields as in `callbacks.reward_rows.score_rows` and `predictions.jsonl`.
+    """What a model said of one clip, and what it earned: a line of `predictions.jsonl` or `rows.jsonl`.
 
     Args:
         id: the clip's id.
@@ -62,10 +62,26 @@ class Prediction:
     explanation: float | None
     sentences: tuple[PredictedSentence, ...]
     judged: str | None
-    dataset: str | None
-    media: str | None
-    completion: str | None
-    failure: str | None
+    dataset: str | None = None
+    media: str | None = None
+    completion: str | None = None
+    failure: str | None = None
+
+    def row(self, taxonomy: Taxonomy, judge: str | None) -> dict[str, Any]:
+        """The line as plain JSON values; `read_predictions` reads it.
+
+        Args:
+            taxonomy: the classes of target, prediction and verdict.
+            judge: name of the judge; None without one.
+        """
+        own = asdict(self)
+        clip = {name: own.pop(name) for name in ("dataset", "media", "completion", "failure")}
+        return {
+            **own,
+            "judge": judge,
+            "taxonomy": taxonomy.name,
+            **{name: value for name, value in clip.items() if value is not None},
+        }
 
 
 @dataclass(frozen=True)

@@ -229,11 +229,12 @@ def prediction_alarms(
     Raises:
         ValueError: thresholds of an unknown name, or low above high.
     """
-    rationales = [_predicted(prediction) for prediction in predictions if prediction.failure is None]
+    rationales = [predicted_rationale(prediction) for prediction in predictions if prediction.failure is None]
     return make_alarms(rationale_statistics(rationales, taxonomy), thresholds)
 
 
-def _predicted(prediction: Prediction) -> Rationale:
+def predicted_rationale(prediction: Prediction) -> Rationale:
+    """A prediction as alarms see it."""
     sentences = tuple(sentence.text for sentence in prediction.sentences)
     read = [sentence.emotions for sentence in prediction.sentences if sentence.emotions is not None]
     rewards = (prediction.format, prediction.accuracy, prediction.explanation)

@@ -42,7 +42,9 @@ def one_thread() -> Iterator[None]:
 def test_a_process_without_a_clip_that_loads_takes_part_in_the_step(
     backbone: ComposedBackbone, make_clip: Callable[..., Clip], fit: Callable[..., Trainer], tmp_path: Path
 ) -> None:
-    module = ColdStartModule(backbone, "dfew", TRAINED, learning_rate=1e-3, warmup_ratio=0.0, schedule="constant")
+    module = ColdStartModule(
+        backbone, "dfew", trainable=TRAINED, learning_rate=1e-3, warmup_ratio=0.0, schedule="constant"
+    )
     batches = [collate([make_clip(i)]) for i in range(4)]
     batches[1] = collate([make_clip(1, failure="broken")], drop_failures=True)  # the second process' first
     previous = snapshot(backbone)

@@ -79,7 +79,7 @@ def test_cold_start_with_cache_is_the_same_run(
 ) -> None:
     def make(feature_cache: FeatureCache | None) -> ColdStartModule:
         return ColdStartModule(
-            backbone, "dfew", TRAINED, evaluation=SHORT, learning_rate=1e-3, feature_cache=feature_cache
+            backbone, "dfew", trainable=TRAINED, evaluation=SHORT, learning_rate=1e-3, feature_cache=feature_cache
         )
 
     def run(module: ColdStartModule) -> None:
@@ -107,7 +107,7 @@ def test_grpo_with_cache_is_the_same_run(
 def test_evaluation_reads_what_training_stored(
     backbone: ComposedBackbone, batches: list[ClipBatch], fit: Callable[..., Trainer], cache: FeatureCache
 ) -> None:
-    module = ColdStartModule(backbone, "dfew", TRAINED, learning_rate=1e-3, feature_cache=cache)
+    module = ColdStartModule(backbone, "dfew", trainable=TRAINED, learning_rate=1e-3, feature_cache=cache)
     fit(module, batches)
     texts = []
     for feature_cache in (cache, None):
@@ -127,7 +127,9 @@ class _Predicted(Batches):
 def test_tower_in_training_is_refused_before_the_first_step(
     backbone: ComposedBackbone, batches: list[ClipBatch], fit: Callable[..., Trainer], cache: FeatureCache
 ) -> None:
-    module = ColdStartModule(backbone, "dfew", [*TRAINED, "vision_tower"], learning_rate=1e-3, feature_cache=cache)
+    module = ColdStartModule(
+        backbone, "dfew", trainable=[*TRAINED, "vision_tower"], learning_rate=1e-3, feature_cache=cache
+    )
     with pytest.raises(ValueError, match="vision_tower is trained"), towers_run(backbone) as seen:
         fit(module, batches)
     assert seen == []

@@ -181,7 +181,7 @@ def test_a_gradient_that_no_scale_explains_is_one(make_grpo: Make, batches: list
 def cold_start(backbone: ComposedBackbone) -> Callable[..., ColdStartModule]:
     def make(**options) -> ColdStartModule:
         values = {"learning_rate": 1e-3, "warmup_ratio": 0.0, "schedule": "constant", **options}
-        return ColdStartModule(backbone, "dfew", TRAINED, **values)
+        return ColdStartModule(backbone, "dfew", trainable=TRAINED, **values)
 
     return make
 

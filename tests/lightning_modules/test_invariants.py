@@ -156,7 +156,7 @@ def test_one_trajectory_whatever_is_shared_split_or_recomputed(
         module = GRPOModule(
             backbone,
             "dfew",
-            TRAINED,
+            trainable=TRAINED,
             rollout_sampling=Sampling(max_new_tokens=12),
             learning_rate=2e-3,
             micro_batch_size=micro_batch_size,

@@ -74,7 +74,7 @@ def parts(backbone: ComposedBackbone, make_grpo: Callable[..., GRPOModule], make
             return verifier, Sentences(), []
         if stage == "grpo":
             return make_grpo(), clips, [RLCallback([LengthReward()])]
-        return ColdStartModule(backbone, "dfew", TRAINED, learning_rate=1e-3, schedule="constant"), clips, []
+        return ColdStartModule(backbone, "dfew", trainable=TRAINED, learning_rate=1e-3, schedule="constant"), clips, []
 
     return make
 

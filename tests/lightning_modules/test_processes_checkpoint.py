@@ -37,9 +37,11 @@ Learn = Callable[..., dict[str, Any]]
 def make_module(stage: str, backbone: ComposedBackbone) -> TrainablePolicyModule:
     options: dict[str, Any] = {"evaluation": GREEDY, "learning_rate": 1e-3, "schedule": "constant"}
     if stage == "cold_start":
-        return ColdStartModule(backbone, "dfew", TRAINED, warmup_ratio=0.0, **options)
+        return ColdStartModule(backbone, "dfew", trainable=TRAINED, warmup_ratio=0.0, **options)
     # Greedy, so that one process and two sample the same.
-    return GRPOModule(backbone, "dfew", TRAINED, rollout_sampling=GREEDY, group_size=2, num_updates=2, **options)
+    return GRPOModule(
+        backbone, "dfew", trainable=TRAINED, rollout_sampling=GREEDY, group_size=2, num_updates=2, **options
+    )
 
 
 @pytest.fixture

@@ -45,7 +45,13 @@ def steps(make_clip: Callable[..., Clip]) -> list[Step]:
 def learn(backbone: ComposedBackbone, make_clip: Callable[..., Clip], steps: list[Step], tmp_path: Path) -> Learn:
     def run(rank: int | None, strategy: str | None, accumulate: int, **options: Any) -> dict[str, Any]:
         module = ColdStartModule(
-            backbone, "dfew", TRAINED, evaluation=GREEDY, learning_rate=1e-3, warmup_ratio=0.0, schedule="constant"
+            backbone,
+            "dfew",
+            trainable=TRAINED,
+            evaluation=GREEDY,
+            learning_rate=1e-3,
+            warmup_ratio=0.0,
+            schedule="constant",
         )
         val = ([make_clip(i) for i in range(3)], [make_clip(i, target="sadness") for i in range(3, 5)])
         record = Record()

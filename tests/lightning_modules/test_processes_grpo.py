@@ -94,7 +94,7 @@ def learn(tiny_models: Path, make_clip: Callable[..., Clip], steps: list[Step], 
         module = GRPOModule(
             backbone,
             "dfew",
-            TRAINED,
+            trainable=TRAINED,
             evaluation=Sampling(max_new_tokens=6, temperature=0),
             group_size=3,
             num_updates=2,

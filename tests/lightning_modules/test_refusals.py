@@ -51,7 +51,7 @@ def make(backbone: ComposedBackbone, make_grpo: Callable[..., GRPOModule]) -> Ma
     def make(stage: str, **options: Any) -> tuple[TrainablePolicyModule, list[Callback]]:
         if stage == "grpo":
             return make_grpo(**options), [RLCallback([LengthReward()])]
-        return ColdStartModule(backbone, "dfew", TRAINED, learning_rate=1e-3, **options), []
+        return ColdStartModule(backbone, "dfew", trainable=TRAINED, learning_rate=1e-3, **options), []
 
     return make
 

@@ -54,7 +54,9 @@ def test_stage_1_warms_up_over_a_share_of_its_optimizer_steps(
     single_clips: list[ClipBatch],
     fit: Callable[..., Trainer],
 ) -> None:
-    module = ColdStartModule(backbone, "dfew", ["vision_projector"], evaluation=SHORT, learning_rate=PEAK, **options)
+    module = ColdStartModule(
+        backbone, "dfew", trainable=["vision_projector"], evaluation=SHORT, learning_rate=PEAK, **options
+    )
     rates = LearningRates()
     fit(module, single_clips, rates, max_epochs=num_epochs, accumulate_grad_batches=2)  # of 4 batches
     assert rates.used == pytest.approx(expected, abs=1e-9)
@@ -86,7 +88,7 @@ def test_stage_3_warms_up_over_a_share_of_its_updates(
     module = GRPOModule(
         backbone,
         "dfew",
-        TRAINED,
+        trainable=TRAINED,
         rollout_sampling=SHORT,
         group_size=2,
         num_updates=num_updates,
@@ -103,7 +105,13 @@ def test_a_run_of_max_steps_ends_its_schedule_with_its_last_update(
     num_updates: int, backbone: ComposedBackbone, single_clips: list[ClipBatch], fit: Callable[..., Trainer]
 ) -> None:
     module = GRPOModule(
-        backbone, "dfew", TRAINED, rollout_sampling=SHORT, group_size=2, num_updates=num_updates, learning_rate=PEAK
+        backbone,
+        "dfew",
+        trainable=TRAINED,
+        rollout_sampling=SHORT,
+        group_size=2,
+        num_updates=num_updates,
+        learning_rate=PEAK,
     )
     rates = LearningRates()
     fit(module, single_clips, RLCallback([LengthReward()]), rates, max_steps=4, max_epochs=-1)

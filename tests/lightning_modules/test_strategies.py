@@ -55,7 +55,7 @@ def deepspeed(stage: int) -> Strategy:
 def test_stage_1_refuses_what_would_hang_or_go_wrong(
     backbone: ComposedBackbone, strategy: Callable[[], Strategy], options: dict[str, Any], message: str
 ) -> None:
-    module = ColdStartModule(backbone, "dfew", TRAINED, learning_rate=1e-3)
+    module = ColdStartModule(backbone, "dfew", trainable=TRAINED, learning_rate=1e-3)
     attach(module, strategy(), **options)
     with pytest.raises(ValueError, match=message):
         module.setup("fit")
@@ -63,7 +63,7 @@ def test_stage_1_refuses_what_would_hang_or_go_wrong(
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_stage_1_takes_deepspeed(backbone: ComposedBackbone, stage: int) -> None:
-    module = ColdStartModule(backbone, "dfew", TRAINED, learning_rate=1e-3)
+    module = ColdStartModule(backbone, "dfew", trainable=TRAINED, learning_rate=1e-3)
     attach(module, deepspeed(stage), limit_val_batches=0)
     module.setup("fit")
 
@@ -78,7 +78,7 @@ def test_stage_3_refuses_deepspeed(make_grpo: Callable[..., GRPOModule], stage: 
 
 def test_ligers_kernel_is_refused_on_a_cpu(backbone: ComposedBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbone, "use_liger_kernel", lambda: None)  # the extra need not be installed
-    module = ColdStartModule(backbone, "dfew", TRAINED, learning_rate=1e-3, use_liger_kernel=True)
+    module = ColdStartModule(backbone, "dfew", trainable=TRAINED, learning_rate=1e-3, use_liger_kernel=True)
     attach(module, SingleDeviceStrategy())
     with pytest.raises(ValueError, match="runs on a GPU, this run on the CPU"):
         module.setup("fit")

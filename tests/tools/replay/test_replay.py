@@ -108,7 +108,9 @@ def grpo(backbone: ComposedBackbone, batch: ClipBatch, run: Callable[..., Path])
 
     def fail(*callbacks: Callback) -> Path:
         sampling = Sampling(max_new_tokens=6)
-        module = GRPOModule(backbone, "dfew", TRAINED, rollout_sampling=sampling, group_size=3, learning_rate=1e-3)
+        module = GRPOModule(
+            backbone, "dfew", trainable=TRAINED, rollout_sampling=sampling, group_size=3, learning_rate=1e-3
+        )
         plan = [RLCallback([LengthReward()]), *callbacks]
         return run(module, batch, *plan, group_size=3, rollout_sampling={"max_new_tokens": 6})
 
@@ -147,7 +149,7 @@ def test_the_gradient_of_the_parts_is_that_of_the_step(grpo: Callable[..., Path]
     record.write(file)
     result = replay(str(file), device="cpu")
     assert result.is_finite and not any(part.findings for part in result.parts)
-    whole = GRPOModule(ComposedBackbone(**model(tmp_path)), "dfew", TRAINED, learning_rate=1e-3)
+    whole = GRPOModule(ComposedBackbone(**model(tmp_path)), "dfew", trainable=TRAINED, learning_rate=1e-3)
     saved = torch.load(tmp_path / record.place.weights, weights_only=True)["state_dict"]
     whole.load_state_dict({**whole.state_dict(), **saved})
     rollout, batch = record.rollout, record.batches[0]
@@ -185,7 +187,7 @@ def test_a_broken_clip_is_named_and_replayed_without_its_corpus(
     backbone: ComposedBackbone, make_clip: Callable[..., Clip], run: Callable[..., Path], tmp_path: Path
 ) -> None:
     broken = make_clip(1, waveform=torch.full((8_000,), torch.nan))
-    module = ColdStartModule(backbone, "dfew", TRAINED, learning_rate=1e-3)
+    module = ColdStartModule(backbone, "dfew", trainable=TRAINED, learning_rate=1e-3)
     file = run(module, collate([make_clip(0), broken, make_clip(2)]))
     result = replay(str(file), device="cpu")
     assert [part.clip for part in result.parts if part.findings] == ["clip1"]
