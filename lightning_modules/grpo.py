@@ -31,7 +31,7 @@ from lightning_modules.rl.rewarder import Rewarder
 from lightning_modules.rl.rows import join, spans, take
 from lightning_modules.rl.statistics import completion_statistics, note, policy_statistics, reward_statistics
 from lightning_modules.rl.timing import StepMeter
-from lightning_modules.sharding import Shards, gathered, whole
+from lightning_modules.sharding import Shards, gathered, shard_mesh, whole
 from lightning_modules.step_record import LearnedRollout
 from lightning_modules.trainable_policy import TrainablePolicyModule
 
@@ -139,15 +139,19 @@ class GRPOModule(TrainablePolicyModule):
                 "processes make different numbers. Use configs/trainer/fsdp2.yaml."
             )
         if stage == "fit" and self.beta > 0 and self.reference is None:
-            # Before a checkpoint is restored: the reference is the policy that the run started from.
-            self.reference = self.backbone.reference()
+            # Before a checkpoint is restored: the reference is the policy that the run started from. Where weights are
+            # sharded, it is filled from the shards, as whole copies for all processes of a node may not fit into it.
+            self.reference = self.backbone.reference(empty=shard_mesh(self.trainer.strategy) is not None)
 
     def configure_model(self) -> None:
+        policy = set(self.backbone.parameters())
         super().configure_model()
-        if self.device_mesh is not None and self.reference is not None and self.reference_shards is None:
-            shared = set(self.backbone.parameters())
-            own = [parameter for parameter in self.reference.parameters() if parameter not in shared]
-            self.reference_shards = Shards(self.reference, own, self.device_mesh["data_parallel"])
+        mesh = shard_mesh(self.trainer.strategy)
+        if mesh is not None and self.reference is not None and self.reference_shards is None:
+            assert self.shards is not None, "the policy's"
+            own = [parameter for parameter in self.reference.parameters() if parameter not in policy]
+            self.reference_shards = Shards(self.reference, own, mesh)
+            self.shards.copy_to(self.reference_shards)
 
     @property
     def rewarder(self) -> Rewarder:

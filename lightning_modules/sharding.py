@@ -4,8 +4,12 @@ Processes sample completions of different lengths and learn from different numbe
 layer by layer, whenever a layer runs, would let a process that has more to do wait for others that are done. So all of
 a policy's weights are gathered before a rollout, an update or an evaluation, and given back after it: every process
 communicates the same number of times, whatever it computes, and code may run any piece of a layer by itself. Gradients
-are averaged once per update. At rest a process holds its shard of weights, gradients and optimizer states: this saves
-the memory of optimizer states throughout, and that of weights and gradients between the steps.
+are averaged once per update, in float32. At rest a process holds its shard of weights, gradients and optimizer states:
+this saves the memory of optimizer states throughout, and that of weights and gradients between the steps.
+
+Shards of trained weights are float32, whatever type the weights were loaded in; they are gathered in that type. A policy
+in bfloat16 so computes in bfloat16 and keeps what a small learning rate adds, for 12 bytes per weight over all
+processes and 4 (weight and gradient) on each while it computes.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,10 +18,10 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy, Strategy
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Partial, distribute_tensor
 from torch.optim import Optimizer
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -37,19 +41,34 @@ class Shards:
     Args:
         module: the module. Its parameters become `DTensor`s, split along their first dimension.
         parameters: those of its parameters to shard; the others stay whole on every process.
-        mesh: the processes, one-dimensional.
+        mesh: the processes: all of them, or copies × shards.
     """
 
     def __init__(self, module: nn.Module, parameters: Iterable[nn.Parameter], mesh: DeviceMesh) -> None:
-        self._mesh = mesh
+        self._mesh, self._module = mesh, module
         self._units: list[FSDPModule] = []
         chosen = set(parameters)
         layers = [child for child in module.modules() if isinstance(child, GradientCheckpointingLayer)]
         for part in [*layers, module]:
-            ignored = {parameter for parameter in part.parameters() if parameter not in chosen}
-            if len(ignored) < len(set(part.parameters())):
-                self._units.append(fully_shard(_Unit(part), mesh=mesh, ignored_params=ignored))
+            everything = set(part.parameters())  # shards of an earlier unit are others than those chosen
+            if everything & chosen:
+                self._units.append(_shard(part, everything & chosen, everything - chosen, mesh))
         self._places = list(_sharded(module))
+
+    def copy_to(self, other: "Shards") -> None:
+        """Fill what has no values yet in the shards of another module with copies of these, by name.
+
+        Args:
+            other: those of a `Backbone.reference(empty=True)`, over the same processes.
+        """
+        filled = dict(self._module.named_parameters())
+        copies = {
+            parameter: nn.Parameter(filled[name].detach().to(parameter.dtype, copy=True), requires_grad=False)
+            for name, parameter in other._module.named_parameters()
+            if parameter.is_meta
+        }
+        for module, name in _sharded(other._module, with_duplicates=True):
+            module._parameters[name] = copies.get(module._parameters[name], module._parameters[name])
 
     def gather(self) -> None:
         """Make all parameters whole on every process; does nothing where they are. Every process calls it."""
@@ -85,15 +104,27 @@ class Shards:
         self.release()
         device = self._places[0][0]._parameters[self._places[0][1]].device
         reached = torch.tensor([gradient is not None for gradient in gradients], dtype=torch.int32, device=device)
-        torch.distributed.all_reduce(reached, torch.distributed.ReduceOp.MAX, self._mesh.get_group())
+        torch.distributed.all_reduce(reached, torch.distributed.ReduceOp.MAX)
         for i, (is_reached, (module, name)) in enumerate(zip(reached.tolist(), self._places, strict=True)):
             if is_reached:
                 shard, gradient = module._parameters[name], gradients[i]
                 gradients[i] = None  # frees each whole gradient when its shard is made
                 if gradient is None:
                     gradient = torch.zeros(shard.shape, dtype=shard.dtype, device=shard.device)
-                mean = DTensor.from_local(gradient.div_(self._mesh.size()), self._mesh, [Partial()])
+                share = gradient.to(shard.dtype).div_(self._mesh.size())
+                mean = DTensor.from_local(share, self._mesh, [Partial()] * self._mesh.ndim)
                 shard.grad = mean.redistribute(placements=shard.placements)
+
+
+def _shard(part: nn.Module, own: set[nn.Parameter], others: set[nn.Parameter], mesh: DeviceMesh) -> FSDPModule:
+    """Shard a unit: what is trained in float32, gathered in the type that it has now."""
+    lowest = min((parameter.dtype for parameter in own), key=lambda dtype: dtype.itemsize)
+    for parameter in own:
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return fully_shard(
+        _Unit(part), mesh=mesh, ignored_params=others, mp_policy=MixedPrecisionPolicy(param_dtype=lowest)
+    )
 
 
 @contextmanager
@@ -156,17 +187,25 @@ def _sharded(module: nn.Module, with_duplicates: bool = False) -> Iterator[tuple
 
 
 class FSDP2Strategy(ModelParallelStrategy):
-    """Lightning's `ModelParallelStrategy` over all processes, for modules that shard their trained weights.
+    """Lightning's `ModelParallelStrategy`, for modules that shard their trained weights over `shard_mesh`.
 
     Its checkpoints are those of any other strategy, one file with the trained weights and the optimizer states whole:
     a run can go on under another strategy or on another number of processes.
 
     Args:
+        shard_over: processes that share one set of shards, e.g. those of a node, beside as many copies of it as there
+            are such groups (HSDP): weights are then gathered within a node, and gradients exchanged between nodes.
+            None: all processes.
         timeout_seconds: how long a process waits for the others in one exchange before the run fails.
         process_group_backend: "nccl" or "gloo"; None: by the device.
     """
 
-    def __init__(self, timeout_seconds: float = 1800.0, process_group_backend: str | None = None) -> None:
+    def __init__(
+        self,
+        shard_over: int | None = None,
+        timeout_seconds: float = 1800.0,
+        process_group_backend: str | None = None,
+    ) -> None:
         super().__init__(
             data_parallel_size="auto",
             tensor_parallel_size=1,
@@ -174,6 +213,14 @@ class FSDP2Strategy(ModelParallelStrategy):
             process_group_backend=process_group_backend,
             timeout=timedelta(seconds=timeout_seconds),
         )
+        self.shard_over = shard_over
+        self._shard_mesh: DeviceMesh | None = None
+
+    @property
+    def shard_mesh(self) -> DeviceMesh:
+        """The processes that weights are sharded over: one-dimensional, or copies × shards."""
+        assert self._shard_mesh is not None, "made with the environment"
+        return self._shard_mesh
 
     @property
     def lightning_restore_optimizer(self) -> bool:
@@ -183,6 +230,16 @@ class FSDP2Strategy(ModelParallelStrategy):
         # Lightning's "auto" is the number of nodes.
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
+        size = self.world_size if self.shard_over is None else self.shard_over
+        if not 1 <= size <= self.world_size or self.world_size % size:
+            raise ValueError(
+                f"trainer.strategy.shard_over is {size}, of {self.world_size} processes. Expected a number that "
+                "divides them, e.g. that of the devices of a node."
+            )
+        shape, names = (size,), ("shard",)
+        if size < self.world_size:
+            shape, names = (self.world_size // size, size), ("copy", "shard")
+        self._shard_mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=names)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The trained weights, whole, on the first process; nothing on the others, which take part."""
@@ -224,6 +281,11 @@ class FSDP2Strategy(ModelParallelStrategy):
             if self.is_global_zero:
                 kept[name] = full.cpu() if isinstance(full, Tensor) else full
         return kept
+
+
+def shard_mesh(strategy: Strategy) -> DeviceMesh | None:
+    """The processes that a strategy wants trained weights to be sharded over; None where they stay whole."""
+    return strategy.shard_mesh if isinstance(strategy, FSDP2Strategy) else None
 
 
 def _like(own: Tensor | None, value: Any) -> Any:

@@ -17,7 +17,7 @@ from lightning_modules.policy import PolicyModule, num_silent
 from lightning_modules.processes import sum_over_processes
 from lightning_modules.provenance import Mismatch, check_provenance, code_version
 from lightning_modules.refusals import AVERAGING, FINDERS, refuse_automatic_steps, refuse_callbacks
-from lightning_modules.sharding import Shards
+from lightning_modules.sharding import Shards, shard_mesh
 from lightning_modules.step_seed import SeededSteps
 
 
@@ -121,9 +121,10 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
 
     def configure_model(self) -> None:
         """Shard the trained weights under a strategy with a device mesh; all else stays whole on every process."""
-        if self.device_mesh is not None and self.shards is None:
+        mesh = shard_mesh(self.trainer.strategy)
+        if mesh is not None and self.shards is None:
             trained = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
-            self.shards = Shards(self.backbone, trained, self.device_mesh["data_parallel"])
+            self.shards = Shards(self.backbone, trained, mesh)
 
     def on_validation_start(self) -> None:
         # Once for all batches, of which processes may have different numbers.

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Self
 
+import torch
 from torch import nn
 
 from lightning_modules.backbones import generation, scoring
@@ -85,10 +86,14 @@ class DecoderBackbone(Backbone):
     def _scoring_decoder(self) -> Decoder:
         return replace(self.decoder, cross_entropy=self._cross_entropy)
 
-    def reference(self) -> Self:
+    def reference(self, empty: bool = False) -> Self:
         # Whatever is frozen stands in the memo, so that deepcopy shares it: of an adapted model, all but the adapters.
-        frozen: dict[int, object] = {id(p): p for p in self.parameters() if not p.requires_grad}
-        reference = copy.deepcopy(self, memo={**frozen, id(self.tokenizer): self.tokenizer})
+        memo: dict[int, object] = {id(p): p for p in self.parameters() if not p.requires_grad}
+        if empty:
+            adapters = set(adapter_parameters(self))  # small, and dropped by their values
+            trained = [p for p in self.parameters() if p.requires_grad and p not in adapters]
+            memo |= {id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False) for p in trained}
+        reference = copy.deepcopy(self, memo={**memo, id(self.tokenizer): self.tokenizer})
         drop_fresh_adapters(reference.parts[LANGUAGE_MODEL])
         return reference.requires_grad_(False).eval()
 

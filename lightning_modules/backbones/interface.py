@@ -305,8 +305,12 @@ class Backbone(nn.Module, ABC):
         """Write a Hugging Face directory from which the backbone loads again with identical outputs."""
 
     @abstractmethod
-    def reference(self) -> "Backbone":
-        """A frozen copy of the policy as it is now, sharing the parts that are not trained (decision 26)."""
+    def reference(self, empty: bool = False) -> "Backbone":
+        """A frozen copy of the policy as it is now, sharing the parts that are not trained (decision 26).
+
+        Args:
+            empty: leave the copies of trained weights on the `meta` device, to be filled.
+        """
 
     def set_trainable(self, names: Sequence[str]) -> None:
         """Train the named parts and freeze all others.
