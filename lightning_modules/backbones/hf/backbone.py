@@ -84,6 +84,7 @@ class HFBackbone(DecoderBackbone):
             self.tokenizer = _load_tokenizer(directory, self.model.config)
             self.family = family(self.model, self.tokenizer, directory)
         self.num_frames, self.image_size, self.recipes = num_frames, image_size, recipes
+        self._attention = attn_implementation
         # Written again by `save`: transformers' processors, which own these files, need torchvision.
         self._processor_files = {
             name: (directory / name).read_bytes() for name in _PROCESSOR_FILES if (directory / name).is_file()
@@ -134,7 +135,7 @@ class HFBackbone(DecoderBackbone):
         settings = {
             "family": type(self.family).__name__,
             "config": {name: value for name, value in config.to_dict().items() if name != "text_config"},
-            "attention": {name: getattr(config, name)._attn_implementation for name in type(config).sub_configs},
+            "attention": self._attention,
             "processor": {name: content.decode() for name, content in self._processor_files.items()},
         }
         return Perception(towers, settings, Percept)
