@@ -159,7 +159,7 @@ class HFBackbone(DecoderBackbone):
 
     def _captured(self, instruction: str, media: MediaInputs) -> dict[str, Any]:
         """What the language model is called with for one clip and question."""
-        ids = torch.tensor([self._token_ids(instruction, media.placeholders)], device=self.model.device)
+        ids = torch.tensor([self.token_ids(instruction, media.placeholders)], device=self.model.device)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **media.arguments}
         inputs |= self.family.token_arguments(ids)
         return capture(self.model.model, self.family.text_model, inputs)
@@ -186,7 +186,7 @@ class HFBackbone(DecoderBackbone):
         mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)
         return Prompt(embeddings, mask, positions, self.family.extras(captured))
 
-    def _token_ids(self, instruction: str, placeholders: list[str]) -> list[int]:
+    def token_ids(self, instruction: str, placeholders: list[str]) -> list[int]:
         """A prompt's tokens. Only the template and the placeholders may hold special tokens, never the question."""
         before, after = self._template
         pieces = self.family.cut(before)
