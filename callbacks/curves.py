@@ -8,18 +8,20 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 
 class _WritesWhileItCan:
-    """TensorBoard's record writer, which its thread writes with; after a first failure nothing is written any more.
+    """TensorBoard's writer of events; after a first failure, of which its thread ends, nothing is written any more.
 
     A part of a record may be in the file then, and what follows it could not be read.
     """
 
-    def __init__(self, writer: Any, file: str) -> None:
+    def __init__(self, writer: Any) -> None:
         self.writer = writer
-        self.file = file
         self._failed = False
 
-    def write(self, record: bytes) -> None:
-        self._do("write", record)
+    def get_logdir(self) -> str:
+        return self.writer.get_logdir()
+
+    def add_event(self, event: Any) -> None:
+        self._do("add_event", event)
 
     def flush(self) -> None:
         self._do("flush")
@@ -27,7 +29,7 @@ class _WritesWhileItCan:
     def close(self) -> None:
         self._do("close")
 
-    def _do(self, name: str, *arguments: bytes) -> None:
+    def _do(self, name: str, *arguments: Any) -> None:
         if self._failed:
             return
         try:
@@ -35,7 +37,8 @@ class _WritesWhileItCan:
         except OSError as error:
             self._failed = True
             warnings.warn(
-                f"{self.file} cannot be written ({error}): the curves end here, the run goes on.", stacklevel=2
+                f"The curves in {self.get_logdir()} cannot be written ({error}): the curves end here, the run goes on.",
+                stacklevel=2,
             )
 
 
@@ -48,9 +51,6 @@ class CurvesMayEnd(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-                events = logger.experiment.file_writer.event_writer
-                thread = events._async_writer
-                if not isinstance(thread._writer, _WritesWhileItCan):
-                    thread._writer = thread._worker._record_writer = _WritesWhileItCan(
-                        thread._writer, events._file_name
-                    )
+                file = logger.experiment.file_writer
+                if not isinstance(file.event_writer, _WritesWhileItCan):
+                    file.event_writer = _WritesWhileItCan(file.event_writer)

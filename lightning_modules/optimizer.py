@@ -29,10 +29,11 @@ def adamw(parameters: Any, trainer: Trainer, **options: Any) -> torch.optim.Adam
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"model.{'learning_rate' if name == 'lr' else name} is {value}. Expected a finite number.")
     has_scaler = getattr(trainer.precision_plugin, "scaler", None) is not None
-    optimizer = torch.optim.AdamW(parameters, fused=not has_scaler, **options)
-    # Lightning takes this for "unscales by itself" under any mixed precision, and refuses to clip; without a scaler
-    # there is nothing to unscale.
-    optimizer._step_supports_amp_scaling = False
+    optimizer = torch.optim.AdamW(parameters, **options)
+    for group in optimizer.param_groups:
+        # Not in the constructor: there, it also says "unscales by itself", and Lightning refuses to clip under any
+        # mixed precision, although without a scaler there is nothing to unscale.
+        group["fused"] = not has_scaler
     return optimizer
 
 

@@ -24,7 +24,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Partial, distribute_tensor
 from torch.optim import Optimizer
-from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers import GradientCheckpointingLayer
 
 
 class _Unit(nn.Module):
@@ -97,17 +97,17 @@ class Shards:
         Every process calls it, with or without a gradient. A parameter that got none anywhere keeps None, as on one
         process.
         """
-        whole = [module._parameters[name] for module, name in self._places]
+        whole = [module.get_parameter(name) for module, name in self._places]
         gradients = [parameter.grad for parameter in whole]
         for parameter in whole:
             parameter.grad = None
         self.release()
-        device = self._places[0][0]._parameters[self._places[0][1]].device
+        device = whole[0].device
         reached = torch.tensor([gradient is not None for gradient in gradients], dtype=torch.int32, device=device)
         torch.distributed.all_reduce(reached, torch.distributed.ReduceOp.MAX)
         for i, (is_reached, (module, name)) in enumerate(zip(reached.tolist(), self._places, strict=True)):
             if is_reached:
-                shard, gradient = module._parameters[name], gradients[i]
+                shard, gradient = module.get_parameter(name), gradients[i]
                 gradients[i] = None  # frees each whole gradient when its shard is made
                 if gradient is None:
                     gradient = torch.zeros(shard.shape, dtype=shard.dtype, device=shard.device)
@@ -161,26 +161,26 @@ def exportable(module: nn.Module, here: bool) -> Iterator[None]:
             yield
         return
     places = list(_sharded(module, with_duplicates=True))
-    shards = [child._parameters[name] for child, name in places]
+    shards = [child.get_parameter(name) for child, name in places]
     copies: dict[nn.Parameter, nn.Parameter] = {}
     for shard in dict.fromkeys(shards):
         full = shard.detach().full_tensor()
         if here:
             copies[shard] = nn.Parameter(full.cpu(), requires_grad=shard.requires_grad)
     for (child, name), shard in zip(places, shards, strict=True):
-        child._parameters[name] = copies.get(shard, shard)
+        child.register_parameter(name, copies.get(shard, shard))
     try:
         yield
     finally:
         for (child, name), shard in zip(places, shards, strict=True):
-            child._parameters[name] = shard
+            child.register_parameter(name, shard)
 
 
 def _sharded(module: nn.Module, with_duplicates: bool = False) -> Iterator[tuple[nn.Module, str]]:
     """Where a module's sharded parameters stand, owner and name; tied ones once, unless all are wanted."""
     seen: set[nn.Parameter] = set()
     for child in module.modules():
-        for name, parameter in child._parameters.items():
+        for name, parameter in child.named_parameters(recurse=False, remove_duplicate=False):
             if isinstance(parameter, DTensor) and (with_duplicates or parameter not in seen):
                 seen.add(parameter)
                 yield child, name

@@ -69,7 +69,7 @@ def load_trainable_classifier(path: str) -> tuple[PreTrainedModel, PreTrainedTok
     fresh = AutoModelForSequenceClassification.from_config(model.config, trust_remote_code=False).float()
     for name, head in fresh.named_children():
         if name != model.base_model_prefix:
-            setattr(model, name, head)
+            model.set_submodule(name, head)
     return model, tokenizer, True
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -118,7 +117,7 @@ class InspectionCallback(Callback):
 
     def _show_evaluation(self, trainer: Trainer, module: PolicyModule, report: EmotionReport, prefix: str) -> None:
         metrics, counts = report.compute(), _summed_counts(report).cpu().numpy()
-        if trainer.state.fn == TrainerFn.FITTING:
+        if trainer.state.fn == "fit":
             # The values are the same on every process; `sync_dist` says so to Lightning.
             module.log_dict(class_curves(metrics, prefix), sync_dist=True)
         panels, self._panels = self._panels, []

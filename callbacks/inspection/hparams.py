@@ -95,6 +95,6 @@ def write_hyperparameters(writer: SummaryWriter, values: Mapping[str, float | st
         (metadata.SESSION_END_INFO_TAG, {"session_end_info": end}),
     ):
         content = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(**field))
-        writer._get_file_writer().add_summary(
+        writer.file_writer.add_summary(
             Summary(value=[Summary.Value(tag=tag, metadata=content, tensor=metadata.NULL_TENSOR)])
         )

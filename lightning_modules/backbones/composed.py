@@ -7,7 +7,6 @@ Shape legend: B clips, T frames, I image size, N patches per frame, D vision wid
 H width of the language model, P prompt positions.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -104,8 +103,8 @@ class ComposedBackbone(SplicedBackbone):
         loading.require_memory(num_weights, dtype, type(self).__name__)
         self._load_towers(vision_directory, audio_directory, **options)
         with loading.named(language_directory):
-            self.language_model = AutoModelForCausalLM.from_pretrained(
-                language_directory, trust_remote_code=False, **options
+            self.language_model = loading.pretrained(
+                AutoModelForCausalLM, language_directory, trust_remote_code=False, **options
             )
             self.tokenizer = AutoTokenizer.from_pretrained(language_directory, trust_remote_code=False)
         hidden_size = self.language_model.config.get_text_config().hidden_size
@@ -146,15 +145,7 @@ class ComposedBackbone(SplicedBackbone):
         return Percept(video, audio)
 
     def perception(self) -> Perception:
-        towers = {"vision_tower": self.vision_tower, "audio_tower": self.audio_tower}
-        settings = {
-            **{name: tower.config for name, tower in towers.items()},
-            "image": self._image_settings,
-            "sound": self.feature_extractor.to_dict(),
-            "video_grid": self.video_grid,
-            "audio_pool": self.audio_pool,
-        }
-        return Perception(towers, settings, Percept)
+        return self._perception_of(Percept, video_grid=self.video_grid, audio_pool=self.audio_pool)
 
     def _see(self, frames: Tensor) -> Tensor:
         patches = self.vision_tower(pixel_values=self._pixels(frames)).last_hidden_state  # [B·T, N, D]
@@ -174,10 +165,7 @@ class ComposedBackbone(SplicedBackbone):
     def save(self, directory: str | Path) -> None:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        self.vision_tower.save_pretrained(directory / "vision")
-        (directory / "vision" / "preprocessor_config.json").write_text(json.dumps(self._image_settings, indent=2))
-        self.audio_tower.save_pretrained(directory / "audio")
-        self.feature_extractor.save_pretrained(directory / "audio")
+        self._save_towers(directory / "vision", directory / "audio")
         weights = merged_state_dict(self.language_model)
         self.language_model.save_pretrained(directory / "language_model", state_dict=weights)
         self.tokenizer.save_pretrained(directory / "language_model")

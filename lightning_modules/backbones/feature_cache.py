@@ -22,7 +22,7 @@ from lightning_modules.backbones.interface import Backbone, Percept, Perception,
 
 _FORMAT = 1  # raise it when a backbone's own code makes other features of the same clip, weights and settings
 _LIBRARIES = ("torch", "transformers")  # packages whose release may change a feature, too
-_PASSING = {"_name_or_path", "architectures", "transformers_version"}  # in configurations; no feature depends on them
+_PASSING = {"architectures", "transformers_version"}  # in configurations; no feature depends on them
 
 
 class FeatureCache(TensorStore):
@@ -158,9 +158,11 @@ def _fingerprint(backbone: Backbone, perception: Perception) -> str:
 def _lasting(value: Any) -> Any:
     """Settings as JSON has them, without what changes when a model is saved and loaded again."""
     if isinstance(value, PreTrainedConfig):
-        return {**_lasting(value.to_dict()), "attention": value._attn_implementation}
+        return _lasting(value.to_dict())
     if isinstance(value, dict):
-        return {str(name): _lasting(entry) for name, entry in value.items() if name not in _PASSING}
+        # With an underscore: a library's own notes, such as where a configuration was read from.
+        kept = {str(name): entry for name, entry in value.items() if name not in _PASSING}
+        return {name: _lasting(entry) for name, entry in kept.items() if not name.startswith("_")}
     if isinstance(value, list | tuple):
         return [_lasting(entry) for entry in value]
     return value

@@ -99,7 +99,7 @@ def can_group(decoder: Decoder) -> bool:
     config = decoder.config
     windows = getattr(config, "sliding_window", None) is not None and not hasattr(config, "layer_types")
     capped = getattr(config, "attn_logit_softcapping", None) is not None
-    return bool(decoder.body._supports_attention_backend) and decoder.attends_to_all and not windows and not capped
+    return decoder.body.is_backend_compatible() and decoder.attends_to_all and not windows and not capped
 
 
 class _RepeatedFork(Fork):

@@ -86,6 +86,11 @@ def named(directory: str | Path) -> Iterator[None]:
         ) from error
 
 
+def pretrained(model_class: Any, directory: str | Path, **options: Any) -> Any:
+    """What transformers' `from_pretrained` returns; the one place where backbones load, which `estimate` replaces."""
+    return model_class.from_pretrained(directory, **options)
+
+
 def require_model_type(directory: Path, expected: Collection[str], argument: str, what: str) -> dict[str, Any]:
     """The model's `config.json`, checked to be of an architecture that the backbone takes.
 

@@ -3,29 +3,23 @@
 Shape legend: B prompts, G completions per prompt, P prompt positions, D head size, A key-value heads, H hidden size.
 """
 
-import copy
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AttentionInterface, DynamicCache, PreTrainedModel
+from torch import Tensor
+from transformers import DynamicCache
 
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.interface import Prompt
-from lightning_modules.backbones.patching import replaced
-
-_NOTHING = "erv_nothing"
-"""Name of an attention without any result in transformers' registry of attention functions."""
 
 
 class Prefix:
     """All positions of B prompts but the last, which their completions begin with: it predicts the first token.
 
-    So nobody reads what the decoder makes of these positions, beside the keys and values in each layer; and of the last
-    layer nothing else is computed, where the decoder's modules have their usual names.
+    So nobody reads what the decoder makes of these positions, beside the keys and values in each layer: the pass over
+    them ends where the last layer has written its own.
 
     Args:
         decoder: the language model.
@@ -35,8 +29,8 @@ class Prefix:
     def __init__(self, decoder: Decoder, prompt: Prompt) -> None:
         before, self.last = prompt.columns(0, -1), prompt.columns(-1, None)
         self.attends = before.attention_mask
-        self.cache = DynamicCache(config=decoder.config)
-        with _keys_and_values_only(decoder.body):
+        self.cache = _PromptCache(config=decoder.config)
+        with suppress(_Done):
             decoder.hidden(
                 inputs_embeds=before.embeddings,
                 attention_mask=before.attention_mask,
@@ -44,6 +38,7 @@ class Prefix:
                 cache=self.cache,
                 extras=before.extras,
             )
+        self.cache.is_filled = True
 
     @property
     def layers(self) -> list[tuple[Tensor, Tensor]]:
@@ -77,33 +72,19 @@ class Prefix:
         yield send_on
 
 
-def _first_only(forward: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
-    """The first position's result, as that of all: of the right shape and type, and next to free."""
-    return forward(hidden[:, :1]).expand(-1, hidden.shape[1], -1)
+class _Done(Exception):
+    """The last layer's keys and values are there."""
 
 
-@contextmanager
-def _keys_and_values_only(body: PreTrainedModel) -> Iterator[None]:
-    """Spare the last layer its queries, its attention, its output and its MLP: only its own output comes from them."""
-    layer: nn.Module | None = body.layers[-1] if hasattr(body, "layers") else None
-    names = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.down_proj")
-    known = {name for name, _ in layer.named_modules()} if layer is not None else set()
-    with ExitStack() as stack:
-        if layer is not None and known.issuperset(names):
-            for module in (layer.self_attn.q_proj, layer.self_attn.o_proj, layer.mlp):
-                stack.enter_context(replaced(module, "forward", partial(_first_only, module.forward)))
-            if body._supports_attention_backend:
-                config = copy.copy(layer.self_attn.config)
-                config._attn_implementation = _NOTHING
-                stack.enter_context(replaced(layer.self_attn, "config", config))
-        yield
+class _PromptCache(DynamicCache):
+    """Ends the pass that fills it once the last layer has written; later passes go on to their end."""
 
+    is_filled = False
 
-def _no_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
-) -> tuple[Tensor, None]:
-    """Zeros `[N, S, heads, D]`, next to free, for queries `[N, heads, S, D]`."""
-    return query.new_zeros(1).expand(query.transpose(1, 2).shape), None
-
-
-AttentionInterface.register(_NOTHING, _no_attention)
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        written = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        if not self.is_filled and layer_idx == len(self.layers) - 1:
+            raise _Done
+        return written

@@ -20,7 +20,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers import GradientCheckpointingLayer
 
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.fork import can_group, fork

@@ -3,6 +3,7 @@
 Shape legend: B clips, T frames, I image size, H width of the language model, P prompt positions.
 """
 
+import json
 import re
 from functools import cached_property
 from pathlib import Path
@@ -10,15 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, SiglipVisionModel, WhisperFeatureExtractor
-from transformers.image_processing_base import ImageProcessingMixin
+from transformers import ImageProcessingMixin, PreTrainedModel, SiglipVisionModel, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from datamodules.batch import SAMPLE_RATE, ClipBatch
 from lightning_modules.backbones import loading
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.decoder_backbone import DecoderBackbone
-from lightning_modules.backbones.interface import Prompt
+from lightning_modules.backbones.interface import Percept, Perception, Prompt
 from lightning_modules.backbones.precision import in_float32
 from lightning_modules.chat_template import QUESTION, render_around
 
@@ -49,10 +49,7 @@ def count_tower_weights(vision: Path, audio: Path) -> int:
 
 def load_audio_tower(directory: str | Path, **options: Any) -> WhisperEncoder:
     """The encoder of a Whisper model, whatever head it was published with."""
-    tower = WhisperEncoder.from_pretrained(directory, key_mapping={r"^(model\.)?encoder\.": ""}, **options)
-    # `save_pretrained` would undo the renaming, which has no inverse: the encoder is saved under its own names.
-    tower._weight_conversions = None
-    return tower
+    return loading.pretrained(WhisperEncoder, directory, key_mapping={r"^(model\.)?encoder\.": ""}, **options)
 
 
 class SplicedBackbone(DecoderBackbone):
@@ -69,13 +66,31 @@ class SplicedBackbone(DecoderBackbone):
 
     def _load_towers(self, vision: Path, audio: Path, **options: Any) -> None:
         """Load both towers from their directories, SigLIP's without its pooling head, and what prepares their input."""
+        self._attention = options["attn_implementation"]
         with loading.named(vision):
-            self.vision_tower = SiglipVisionModel.from_pretrained(vision, vision_use_head=False, **options)
+            self.vision_tower = loading.pretrained(SiglipVisionModel, vision, vision_use_head=False, **options)
             self._image_settings, _ = ImageProcessingMixin.get_image_processor_dict(vision)
         with loading.named(audio):
             self.audio_tower = load_audio_tower(audio, **options)
             self.feature_extractor = WhisperFeatureExtractor.from_pretrained(audio)
         self.image_size = self.vision_tower.config.image_size
+
+    def _save_towers(self, vision: Path, audio: Path) -> None:
+        self.vision_tower.save_pretrained(vision)
+        (vision / "preprocessor_config.json").write_text(json.dumps(self._image_settings, indent=2))
+        # Under the encoder's own names: the renaming when it was loaded has no inverse.
+        self.audio_tower.save_pretrained(audio, save_original_format=False)
+        self.feature_extractor.save_pretrained(audio)
+
+    def _perception_of(self, percept_class: type[Percept], **settings: Any) -> Perception:
+        towers = {"vision_tower": self.vision_tower, "audio_tower": self.audio_tower}
+        common = {
+            **{name: tower.config for name, tower in towers.items()},
+            "attention": self._attention,
+            "image": self._image_settings,
+            "sound": self.feature_extractor.to_dict(),
+        }
+        return Perception(towers, {**common, **settings}, percept_class)
 
     @property
     def decoder(self) -> Decoder:

@@ -11,6 +11,7 @@ from lightning import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from callbacks import prediction_writer
 from callbacks.config_parser import SecretKeepingParser
@@ -25,16 +26,21 @@ def refusal(*_: object, **__: object) -> None:
 
 
 class Logging(BoringModel):
+    monkeypatch: pytest.MonkeyPatch
+
     def training_step(self, batch, batch_idx):
         self.log("loss", float(batch_idx))
         if batch_idx == 3:  # from here on
-            events = self.logger.experiment.file_writer.event_writer
-            events.flush()
-            events._async_writer._writer.writer.write = refusal
+            self.logger.experiment.flush()
+            self.monkeypatch.setattr(RecordWriter, "write", refusal)
         return super().training_step(batch, batch_idx)
 
 
-def test_curves_end_where_they_cannot_be_written_and_the_run_goes_on(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_curves_end_where_they_cannot_be_written_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Logging.monkeypatch = monkeypatch
     trainer = Trainer(
         accelerator="cpu",
         max_steps=20,

@@ -28,7 +28,6 @@ from lightning_modules.backbones.hf.family import ClipInput
 from lightning_modules.backbones.humanomni import checkpoint
 from lightning_modules.backbones.humanomni.backbone import HumanOmniBackbone
 from lightning_modules.backbones.interface import Backbone
-from lightning_modules.backbones.patching import replaced
 from lightning_modules.backbones.spliced import SplicedBackbone
 from tools.estimate.memory import tower_bytes
 
@@ -41,7 +40,7 @@ _OF_READING = ("key_mapping", "trust_remote_code", "use_safetensors")
 
 @contextmanager
 def _substituted(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Let a module or class have another attribute of its own while the block runs."""
+    """Let one of this project's modules or classes have another attribute while the block runs."""
     before = vars(owner)[name]
     setattr(owner, name, value)
     try:
@@ -51,14 +50,16 @@ def _substituted(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def _from_settings(
-    model_class: Any, directory: Path, *_: Any, config: Any = None, output_loading_info: bool = False, **options: Any
+    model_class: Any, directory: Path, *, dtype: torch.dtype, output_loading_info: bool = False, **options: Any
 ) -> Any:
-    """What `from_pretrained` returns, with weights that do not exist."""
+    """What `loading.pretrained` returns, with weights that do not exist."""
     options = {name: value for name, value in options.items() if name not in _OF_READING}
-    own = {name: options.pop(name) for name in ("dtype", "attn_implementation") if name in options}
-    if config is None:
-        config = model_class.config_class.from_pretrained(directory, **options)
-    model = model_class._from_config(config, **own)
+    if issubclass(model_class, PreTrainedModel):
+        model = model_class(model_class.config_class.from_pretrained(directory, **options))
+    else:
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False, **options)
+        model = model_class.from_config(config, trust_remote_code=False)
+    model = model.to(dtype)
     return (model, {"missing_keys": set()}) if output_loading_info else model
 
 
@@ -71,7 +72,7 @@ def without_weights() -> Iterator[None]:
             (loading, "count_weights", lambda directory, skip=None: 0),
             (loading, "require_memory", lambda *arguments: None),
             (checkpoint, "load", lambda modules, directory: None),
-            (PreTrainedModel, "from_pretrained", classmethod(_from_settings)),
+            (loading, "pretrained", _from_settings),
         ):
             stack.enter_context(_substituted(owner, name, value))
         stack.enter_context(torch.device("meta"))
@@ -133,18 +134,17 @@ def saved_bytes(compute: Callable[[], Any], module: nn.Module) -> int:
 
     Also on the meta device, where nothing is kept.
     """
-    # Tensors may share a storage, and on the meta device none has an address but the storage's own.
-    parameters = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
-    seen: dict[int, Tensor] = {}
+    # Tensors may share a storage, which is one object, and on the meta device has no address.
+    seen: set[torch.UntypedStorage] = set()
 
     def note(tensor: Tensor) -> Tensor:
-        seen.setdefault(tensor.untyped_storage()._cdata, tensor)
+        seen.add(tensor.untyped_storage())
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         result = compute()
     del result
-    return sum(tensor.untyped_storage().nbytes() for key, tensor in seen.items() if key not in parameters)
+    return sum(storage.nbytes() for storage in seen - {p.untyped_storage() for p in module.parameters()})
 
 
 def media_of(backbone: Backbone, path: str | None, clip_seconds: float) -> Media:
@@ -183,7 +183,7 @@ def _media_of_spliced(backbone: SplicedBackbone) -> Media:
         if isinstance(backbone, HumanOmniBackbone):
             # BERT looks at its mask, which has no values here; what it keeps of one question is small.
             gate = torch.empty(1, 3, dtype=backbone.bert.dtype, device="meta")
-            stack.enter_context(replaced(backbone, "gate", lambda instructions: gate))
+            stack.enter_context(_substituted(HumanOmniBackbone, "gate", lambda backbone, instructions: gate))
         percept = backbone.perceive(batch)
         prompts: list[Any] = []
         kept = saved_bytes(lambda: prompts.append(backbone.encode(batch, percept)), backbone)
@@ -209,7 +209,7 @@ def _media_of_hf(backbone: HFBackbone, directory: Path, clip_seconds: float) -> 
     # Settings that became tensors of the meta device are read again.
     backbone.family.read_settings(directory)
     media = backbone.family.media(ClipInput(frames, torch.zeros(num_samples), clip_seconds))
-    ids = backbone._token_ids(INSTRUCTION, media.placeholders)
+    ids = backbone.token_ids(INSTRUCTION, media.placeholders)
     width = backbone.decoder.config.hidden_size * next(backbone.parameters()).element_size()
     is_trained = not all(backbone.is_frozen(name) for name in backbone.parts if name.endswith("projector"))
     return Media(len(ids), 4 * width * len(ids) * is_trained, 0)

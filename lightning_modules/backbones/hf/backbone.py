@@ -84,6 +84,7 @@ class HFBackbone(DecoderBackbone):
             self.tokenizer = _load_tokenizer(directory, self.model.config)
             self.family = family(self.model, self.tokenizer, directory)
         self.num_frames, self.image_size, self.recipes = num_frames, image_size, recipes
+        self._attention = attn_implementation
         # Written again by `save`: transformers' processors, which own these files, need torchvision.
         self._processor_files = {
             name: (directory / name).read_bytes() for name in _PROCESSOR_FILES if (directory / name).is_file()
@@ -134,7 +135,7 @@ class HFBackbone(DecoderBackbone):
         settings = {
             "family": type(self.family).__name__,
             "config": {name: value for name, value in config.to_dict().items() if name != "text_config"},
-            "attention": {name: getattr(config, name)._attn_implementation for name in type(config).sub_configs},
+            "attention": self._attention,
             "processor": {name: content.decode() for name, content in self._processor_files.items()},
         }
         return Perception(towers, settings, Percept)
@@ -158,7 +159,7 @@ class HFBackbone(DecoderBackbone):
 
     def _captured(self, instruction: str, media: MediaInputs) -> dict[str, Any]:
         """What the language model is called with for one clip and question."""
-        ids = torch.tensor([self._token_ids(instruction, media.placeholders)], device=self.model.device)
+        ids = torch.tensor([self.token_ids(instruction, media.placeholders)], device=self.model.device)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **media.arguments}
         inputs |= self.family.token_arguments(ids)
         return capture(self.model.model, self.family.text_model, inputs)
@@ -185,7 +186,7 @@ class HFBackbone(DecoderBackbone):
         mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)
         return Prompt(embeddings, mask, positions, self.family.extras(captured))
 
-    def _token_ids(self, instruction: str, placeholders: list[str]) -> list[int]:
+    def token_ids(self, instruction: str, placeholders: list[str]) -> list[int]:
         """A prompt's tokens. Only the template and the placeholders may hold special tokens, never the question."""
         before, after = self._template
         pieces = self.family.cut(before)

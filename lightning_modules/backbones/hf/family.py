@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForMultimodalLM, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.image_processing_base import ImageProcessingMixin
+from transformers import AutoModelForMultimodalLM, ImageProcessingMixin, PreTrainedModel, PreTrainedTokenizerBase
 
+from lightning_modules.backbones import loading
 from lightning_modules.backbones.hf.replay import Call
 
 _FEW = 20
@@ -100,8 +100,8 @@ class Family(ABC):
         Raises:
             ValueError: the checkpoint lacks weights, which transformers would draw at random.
         """
-        model, info = cls.model_class.from_pretrained(
-            directory, output_loading_info=True, trust_remote_code=False, **options
+        model, info = loading.pretrained(
+            cls.model_class, directory, output_loading_info=True, trust_remote_code=False, **options
         )
         missing = sorted(info["missing_keys"])
         if missing:

@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 from transformers import (
+    PROCESSOR_MAPPING,
     AutoFeatureExtractor,
     AutoImageProcessor,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from datamodules.batch import SAMPLE_RATE
 from lightning_modules.backbones.hf.family import ClipInput, Family, MediaInputs

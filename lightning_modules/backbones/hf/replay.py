@@ -1,12 +1,9 @@
 """Running a multimodal model of transformers up to its language model, its frozen towers answering from memory.
 
 A model's own forward pass turns token ids and media into what its language model takes in: it knows where media tokens
-go, their positions in time and space, and whatever else the language model wants. That code is not written again here.
-Two of its calls are replaced while it runs:
-
-- the language model's, by one that only notes its arguments (`capture`);
-- those of the towers, by ones that note their results (`record`), and later return them (`replay`). So the towers run
-  once per clip, while projectors behind them run again, with gradient.
+go, their positions in time and space, and whatever else the language model wants. That code is not written again here:
+it runs until it calls the language model (`capture`). Results of the towers are noted (`record`), and later returned in
+their place (`replay`). So the towers run once per clip, while projectors behind them run again, with gradient.
 """
 
 import copy
@@ -16,9 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutputWithPast
-
-from lightning_modules.backbones.patching import replaced
 
 Recording = list[Any]
 """What the kept calls returned, in the order of the calls."""
@@ -26,17 +20,15 @@ Recording = list[Any]
 
 @dataclass(frozen=True)
 class Call:
-    """A method whose results are remembered.
+    """A module whose results are remembered.
 
     Args:
-        owner: a module, or the model.
-        name: of the method: `forward`, or e.g. `get_image_features`.
+        module: part of a model.
         kept: False: nobody but the next call reads the result. It is not stored, and at replay the first argument is
             returned in its place.
     """
 
-    owner: Any
-    name: str = "forward"
+    module: nn.Module
     kept: bool = True
 
 
@@ -45,22 +37,20 @@ def record(calls: list[Call]) -> Iterator[Recording]:
     """Remember what the calls return while the block runs."""
     recording: Recording = []
 
-    def recorder(call: Call) -> Callable[..., Any]:
-        original = getattr(call.owner, call.name)
-
-        def method(*args: Any, **kwargs: Any) -> Any:
-            result = original(*args, **kwargs)
+    def recorder(call: Call) -> Callable[..., None]:
+        def note(module: nn.Module, args: Any, result: Any) -> None:
             # A deep copy: callers write into model outputs, and some into their tensors. Of what is not kept, only its
             # form is needed.
             recording.append(copy.deepcopy(result) if call.kept else isinstance(result, tuple))
-            return result
 
-        return method
+        return note
 
-    with ExitStack() as stack:
-        for call in calls:
-            stack.enter_context(replaced(call.owner, call.name, recorder(call)))
+    hooks = [call.module.register_forward_hook(recorder(call)) for call in calls]
+    try:
         yield recording
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager
@@ -69,35 +59,55 @@ def replay(calls: list[Call], recording: Recording) -> Iterator[None]:
     results = iter(recording)
 
     def player(call: Call) -> Callable[..., Any]:
-        def method(*args: Any, **kwargs: Any) -> Any:
+        def forward(*args: Any, **kwargs: Any) -> Any:
             result = next(results)
             if call.kept:
                 return copy.deepcopy(result)
             stand_in = args[0] if args else next(iter(kwargs.values()))
             return (stand_in,) if result else stand_in
 
-        return method
+        return forward
 
     with ExitStack() as stack:
         for call in calls:
-            stack.enter_context(replaced(call.owner, call.name, player(call)))
+            stack.enter_context(_running(call.module, player(call)))
         yield
 
 
+@contextmanager
+def _running(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a module run another forward while the block runs: no hook can spare it its own."""
+    own = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own
+
+
+class _Captured(Exception):
+    """The language model has been called."""
+
+
 def capture(model: nn.Module, language_model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments with which a model would call its language model.
+    """Arguments with which a model would call its language model, which does not run.
 
     Args:
         model: the multimodal model, without its head.
         language_model: its text model.
         inputs: arguments of the model's forward.
     """
-    captured: dict[str, Any] = {}
 
-    def note(*args: Any, **kwargs: Any) -> BaseModelOutputWithPast:
-        captured.update(kwargs)
-        return BaseModelOutputWithPast(last_hidden_state=kwargs["inputs_embeds"])
+    def stop(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        raise _Captured(kwargs)
 
-    with replaced(language_model, "forward", note):
+    hook = language_model.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
         model(**inputs, use_cache=False)
-    return captured
+    except _Captured as captured:
+        return captured.args[0]
+    finally:
+        hook.remove()
+    raise RuntimeError(f"{type(model).__name__} did not call its language model, {type(language_model).__name__}.")

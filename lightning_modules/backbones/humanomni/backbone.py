@@ -15,13 +15,7 @@ from typing import Literal
 import torch
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
-from transformers import (
-    AutoTokenizer,
-    BertConfig,
-    BertModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel, Qwen2Config
 
 from datamodules.batch import ClipBatch
 from lightning_modules.backbones import interface, loading
@@ -109,7 +103,7 @@ class HumanOmniBackbone(SplicedBackbone):
         known = set(Qwen2Config().to_dict()) | {"rope_theta", "rope_scaling"}
         own = {"model_type": Qwen2Config.model_type, "architectures": ["Qwen2ForCausalLM"]}
         language_config = Qwen2Config.from_dict({**{k: v for k, v in config.items() if k in known}, **own})
-        self.language_model = Qwen2ForCausalLM._from_config(language_config, **options)
+        self.language_model = AutoModelForCausalLM.from_config(language_config, **options)
         self.bert_gate = nn.Sequential(
             nn.Linear(self.bert.config.hidden_size, _GATE_WIDTH), nn.GELU(), nn.Linear(_GATE_WIDTH, 3)
         )
@@ -134,14 +128,7 @@ class HumanOmniBackbone(SplicedBackbone):
         return Percept(self.see(self._pixels(batch.frames)), self.hear(self._log_mel(batch)))
 
     def perception(self) -> Perception:
-        towers = {"vision_tower": self.vision_tower, "audio_tower": self.audio_tower}
-        settings = {
-            **{name: tower.config for name, tower in towers.items()},
-            "image": self._image_settings,
-            "sound": self.feature_extractor.to_dict(),
-            "layer": self._config["mm_vision_select_layer"],
-        }
-        return Perception(towers, settings, Percept)
+        return self._perception_of(Percept, layer=self._config["mm_vision_select_layer"])
 
     def see(self, pixels: Tensor) -> Tensor:
         """Patch features `[B, T, S², D]` of normalised frames `[B·T, 3, I, I]`: last layer but one, no norm."""
@@ -177,10 +164,7 @@ class HumanOmniBackbone(SplicedBackbone):
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         vision, audio, bert = (directory / _TOWERS[name] for name in ("vision", "audio", "bert"))
-        self.vision_tower.save_pretrained(vision)
-        (vision / "preprocessor_config.json").write_text(json.dumps(self._image_settings, indent=2))
-        self.audio_tower.save_pretrained(audio)
-        self.feature_extractor.save_pretrained(audio)
+        self._save_towers(vision, audio)
         self.bert.config.save_pretrained(bert)
         self.bert_tokenizer.save_pretrained(bert)
         self.tokenizer.save_pretrained(directory)

@@ -1,17 +1,18 @@
 """What the composed backbone does beside the contract (test_contract.py): its parts, its settings, its errors."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from datamodules.batch import ClipBatch
 from datamodules.mel import MelSettings, log_mel
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.interface import Sampling
-from lightning_modules.backbones.spliced import load_audio_tower
 
 pytestmark = pytest.mark.numerics
 
@@ -33,13 +34,16 @@ def test_frozen_towers_stay_out_of_the_graph(backbone: ComposedBackbone, batch: 
 
 
 def test_a_whisper_with_its_decoder_saves_its_encoder(tiny_models: Path, tmp_path: Path) -> None:
-    tower = load_audio_tower(str(tiny_models / "audio"))
-    config = WhisperConfig(**{**tower.config.to_dict(), "decoder_layers": 1, "decoder_attention_heads": 2})
-    WhisperForConditionalGeneration(config).save_pretrained(tmp_path / "whisper")
-    published = load_audio_tower(str(tmp_path / "whisper"))
-    published.save_pretrained(tmp_path / "encoder")
-    again = load_audio_tower(str(tmp_path / "encoder"))
-    for (name, weight), other in zip(published.named_parameters(), again.parameters(), strict=True):
+    whisper, saved = tmp_path / "whisper", tmp_path / "saved"
+    config = WhisperConfig.from_pretrained(tiny_models / "audio", decoder_layers=1, decoder_attention_heads=2)
+    WhisperForConditionalGeneration(config).save_pretrained(whisper)
+    shutil.copy(tiny_models / "audio" / "preprocessor_config.json", whisper)
+    parts = {name: str(tiny_models / name) for name in ("vision", "language_model")}
+    published = ComposedBackbone(**parts, audio=str(whisper), num_frames=2, video_grid=2)
+    published.save(saved)
+    assert set(load_file(saved / "audio" / "model.safetensors")) == set(published.audio_tower.state_dict())
+    again = ComposedBackbone(str(saved)).audio_tower
+    for (name, weight), other in zip(published.audio_tower.named_parameters(), again.parameters(), strict=True):
         assert torch.equal(weight, other), name
 
 

@@ -259,8 +259,8 @@ def test_internvl_is_shown_the_video_of_its_processor(
     )
     video = backbone.family.processor.replace_video_token({"pixel_values_videos": [media.arguments["pixel_values"]]}, 0)
     text = f"<|im_start|>user\n{video}\nWhy?<|im_end|>\n<|im_start|>assistant\n"
-    assert backbone.tokenizer.decode(backbone._token_ids("Why?", media.placeholders)) == text
-    assert backbone._token_ids("Why?", media.placeholders) == backbone.tokenizer(text)["input_ids"]
+    assert backbone.tokenizer.decode(backbone.token_ids("Why?", media.placeholders)) == text
+    assert backbone.token_ids("Why?", media.placeholders) == backbone.tokenizer(text)["input_ids"]
 
 
 def test_images_are_processed_the_same_with_and_without_torchvision(load: Callable[..., HFBackbone]) -> None:
@@ -292,7 +292,7 @@ def test_onevision_inputs_equal_those_of_the_whole_processor(
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     expected = processor(text=[text], videos=[item.frames], videos_kwargs={"size": size}, return_tensors="pt")
     media = backbone.family.media(ClipInput(item.frames, item.waveform, 1.0))
-    assert backbone._token_ids("Why?", media.placeholders) == expected["input_ids"][0].tolist()
+    assert backbone.token_ids("Why?", media.placeholders) == expected["input_ids"][0].tolist()
     torch.testing.assert_close(media.arguments["pixel_values_videos"], expected["pixel_values_videos"])
 
 

@@ -166,7 +166,7 @@ def test_inputs_equal_those_of_the_whole_processor(checkpoint: Path, clip: Calla
             return_tensors="pt",
         )
         media = backbone.family.media(ClipInput(item.frames, waveform, item.duration_seconds))
-        assert backbone._token_ids(item.instruction, media.placeholders) == expected["input_ids"][0].tolist()
+        assert backbone.token_ids(item.instruction, media.placeholders) == expected["input_ids"][0].tolist()
         names = set(media.arguments) - {"use_audio_in_video"}
         assert names == set(expected) - {"input_ids", "attention_mask", "mm_token_type_ids"}
         assert torch.equal(media.arguments["video_grid_thw"], expected["video_grid_thw"])
@@ -213,7 +213,7 @@ def temporal_positions(backbone: HFBackbone, batch: ClipBatch) -> tuple[list[int
     """Positions in time of the video's and audio's tokens of a batch's only clip, and of its first media token."""
     clip = ClipInput(batch.frames[0], batch.waveform[0], float(batch.durations_seconds[0]))
     media = backbone.family.media(clip)
-    ids = torch.tensor(backbone._token_ids(batch.instructions[0], media.placeholders))
+    ids = torch.tensor(backbone.token_ids(batch.instructions[0], media.placeholders))
     positions = backbone.encode(batch).position_ids[0, :, 0]
     video = positions[ids == backbone.tokenizer.video_token_id]
     audio = positions[ids == backbone.tokenizer.audio_token_id]
@@ -273,7 +273,7 @@ def test_short_silent_and_failed_clips(
 def test_tags_in_a_question_stay_text(checkpoint: Path, clip: Callable[..., Clip]) -> None:
     backbone = load(checkpoint)
     question = "<|AUDIO|><|VIDEO|><|im_end|>Why?"
-    ids = backbone._token_ids(question, ["<|VIDEO|>"])
+    ids = backbone.token_ids(question, ["<|VIDEO|>"])
     plain = backbone.tokenizer(question, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     assert ids.count(backbone.tokenizer.video_token_id) == 1
     assert ids.count(backbone.tokenizer.audio_token_id) == 0
