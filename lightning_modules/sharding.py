@@ -7,9 +7,9 @@ communicates the same number of times, whatever it computes, and code may run an
 are averaged once per update, in float32. At rest a process holds its shard of weights, gradients and optimizer states:
 this saves the memory of optimizer states throughout, and that of weights and gradients between the steps.
 
-Shards of trained weights are float32, whatever type the weights were loaded in; they are gathered in that type. A policy
-in bfloat16 so computes in bfloat16 and keeps what a small learning rate adds, for 12 bytes per weight over all
-processes and 4 (weight and gradient) on each while it computes.
+Shards of trained weights are float32, whatever type the weights were loaded in; they are gathered in that type. So a
+policy in bfloat16 computes in bfloat16 and keeps what a small learning rate adds: 12 bytes per weight over all
+processes, and 4 (weight and gradient) on each while it computes.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -45,7 +45,7 @@ class Shards:
     """
 
     def __init__(self, module: nn.Module, parameters: Iterable[nn.Parameter], mesh: DeviceMesh) -> None:
-        self._mesh, self._module = mesh, module
+        self._mesh, self.module = mesh, module
         self._units: list[FSDPModule] = []
         chosen = set(parameters)
         layers = [child for child in module.modules() if isinstance(child, GradientCheckpointingLayer)]
@@ -61,14 +61,15 @@ class Shards:
         Args:
             other: those of a `Backbone.reference(empty=True)`, over the same processes.
         """
-        filled = dict(self._module.named_parameters())
+        filled = dict(self.module.named_parameters())
         copies = {
             parameter: nn.Parameter(filled[name].detach().to(parameter.dtype, copy=True), requires_grad=False)
-            for name, parameter in other._module.named_parameters()
+            for name, parameter in other.module.named_parameters()
             if parameter.is_meta
         }
-        for module, name in _sharded(other._module, with_duplicates=True):
-            module._parameters[name] = copies.get(module._parameters[name], module._parameters[name])
+        for module, name in _sharded(other.module, with_duplicates=True):
+            parameter = module.get_parameter(name)
+            module.register_parameter(name, copies.get(parameter, parameter))
 
     def gather(self) -> None:
         """Make all parameters whole on every process; does nothing where they are. Every process calls it."""

@@ -203,6 +203,29 @@ def flash_backward() -> None:
     torch.testing.assert_close(gradients, torch.autograd.grad(output.sum(), [query, key, value]))
 
 
+def linear_pointwise() -> None:
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this PyTorch has no oneDNN")
+    rows, weight, bias = torch.randn(2, 3, 5), torch.randn(4, 5), torch.randn(4)
+    for own, given in ((bias, bias), (torch.zeros(4), None)):
+        output = torch.ops.mkldnn._linear_pointwise(rows, weight, given, "none", [], "")
+        torch.testing.assert_close(output, rows @ weight.T + own)
+    transposed = torch.ops.mkldnn._linear_pointwise(rows[0].mT, rows[0].mT, None, "none", [], "")
+    torch.testing.assert_close(transposed, rows[0].mT @ rows[0])
+
+
+def class_of_a_layer() -> None:
+    class Doubled(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return 2 * super().forward(input)
+
+    model = nn.Sequential(nn.Linear(3, 2))
+    before, weights = model(torch.ones(1, 3)), list(model.parameters())
+    model[0].__class__ = Doubled
+    assert torch.equal(model(torch.ones(1, 3)), 2 * before)
+    assert all(new is old for new, old in zip(model.parameters(), weights, strict=True))
+
+
 def maybe_mark_dynamic() -> None:
     def num_programs(mark: bool) -> int:
         programs = []
@@ -435,6 +458,8 @@ def event_writer(tmp_path: Path) -> None:
 CHECKS: dict[str, Callable[..., None]] = {
     "_scaled_dot_product_flash_attention_for_cpu": flash,
     "_scaled_dot_product_flash_attention_for_cpu_backward": flash_backward,
+    "_linear_pointwise": linear_pointwise,
+    "__class__": class_of_a_layer,
     "_dynamo": maybe_mark_dynamic,
     "_version": version,
     "_apply": apply,
