@@ -459,7 +459,6 @@ CHECKS: dict[str, Callable[..., None]] = {
     "_scaled_dot_product_flash_attention_for_cpu": flash,
     "_scaled_dot_product_flash_attention_for_cpu_backward": flash_backward,
     "_linear_pointwise": linear_pointwise,
-    "__class__": class_of_a_layer,
     "_dynamo": maybe_mark_dynamic,
     "_version": version,
     "_apply": apply,
@@ -477,6 +476,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "tensorboard.compat.proto.summary_pb2": summaries,
     "tensorboard.plugins.hparams": hparams_plugin,
     "forward": forward_of_a_module,
+    "__class__": class_of_a_layer,
     "event_writer": event_writer,
 }
 
