@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from datamodules.batch import ClipBatch
 from datamodules.emotions import TaxonomyName
 from lightning_modules.backbones.interface import Backbone
+from lightning_modules.global_batch import GlobalBatch
 from lightning_modules.optimizer import Schedule
 from lightning_modules.processes import Tally, sum_over_processes
 from lightning_modules.sharding import whole
@@ -38,6 +39,8 @@ class ColdStartModule(TrainablePolicyModule):
     """
 
     stage = "cold_start"
+    published_batch = 32
+    batch_unit = "clips"
 
     def __init__(
         self,
@@ -56,8 +59,18 @@ class ColdStartModule(TrainablePolicyModule):
         if isinstance(self.trainer.strategy, DeepSpeedStrategy) and self.trainer.accumulate_grad_batches > 1:
             raise ValueError(
                 "DeepSpeed keeps accumulated gradients to itself, where their mean over tokens cannot be taken. Set "
-                "trainer.accumulate_grad_batches to 1 and raise data.batch_size."
+                "trainer.accumulate_grad_batches to 1 and raise data.batch_size (with model.global_batch: to all of a "
+                "process' share)."
             )
+
+    def accumulate(self, batch: GlobalBatch) -> None:
+        given = self.trainer.accumulate_grad_batches
+        if given not in (1, batch.accumulation):
+            raise ValueError(
+                f"trainer.accumulate_grad_batches is {given}, and model.global_batch {batch.total} makes it "
+                f"{batch.accumulation}: take one of the two out."
+            )
+        self.trainer.accumulate_grad_batches = batch.accumulation
 
     def on_train_start(self) -> None:
         self._step_tokens = []

@@ -23,6 +23,7 @@ from datamodules.batch import ClipBatch
 from datamodules.emotions import TaxonomyName
 from datamodules.rationale import Response
 from lightning_modules.backbones.interface import Backbone, Completions, Percept, Sampling, Scores, SharedPrompt
+from lightning_modules.global_batch import GlobalBatch
 from lightning_modules.processes import Tally, sum_over_processes
 from lightning_modules.rl.advantages import group_advantages, has_spread
 from lightning_modules.rl.experience import Experience, PolicyUpdate, Rollout, UniformGroups, group_rows
@@ -59,8 +60,8 @@ class GRPOModule(TrainablePolicyModule):
         max_resamples: how often a group is sampled again at most, with `uniform_groups="resample"`.
         rollout_batch_size: prompts that are sampled at once; None: the whole batch. Changes memory and speed.
         num_updates: optimizer steps per rollout.
-        micro_batch_size: prompts per pass of the reference and per backward pass; None: the whole batch. Changes
-            memory, not the result.
+        micro_batch_size: prompts per pass of the reference and per backward pass; None: the whole batch, or with
+            `global_batch` the data's `batch_size`. Changes memory, not the result.
         completion_batch_size: completions of each prompt per backward pass, None: all. The prompts are run once for
             all parts, so that this saves memory and costs nothing. Without effect under gradient checkpointing.
         gradient_clip_norm: largest norm of the gradient; None: no clipping.
@@ -72,6 +73,7 @@ class GRPOModule(TrainablePolicyModule):
     """
 
     stage = "grpo"
+    published_batch = 16
 
     def __init__(
         self,
@@ -109,6 +111,7 @@ class GRPOModule(TrainablePolicyModule):
         self.automatic_optimization = False
         self.rollout_sampling = rollout_sampling
         self.group_size = group_size
+        self.batch_unit = f"prompts × {group_size} completions"
         self.beta = beta
         self.loss = partial(
             grpo_loss,
@@ -142,6 +145,12 @@ class GRPOModule(TrainablePolicyModule):
             # Before a checkpoint is restored: the reference is the policy that the run started from. Where weights are
             # sharded, it is filled from the shards, as whole copies for all processes of a node may not fit into it.
             self.reference = self.backbone.reference(empty=shard_mesh(self.trainer.strategy) is not None)
+
+    def accumulate(self, batch: GlobalBatch) -> None:
+        # One batch is one rollout, so that all of a step is sampled by the same policy; its update is cut into passes.
+        self.trainer.datamodule.batch_size = batch.share
+        if self.micro_batch_size is None:
+            self.micro_batch_size = batch.batch_size
 
     def configure_model(self) -> None:
         policy = set(self.backbone.parameters())

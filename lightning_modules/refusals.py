@@ -59,5 +59,6 @@ def refuse_automatic_steps(trainer: Trainer) -> None:
     if trainer.accumulate_grad_batches != 1:
         raise ValueError(
             "Stage 3 makes its optimizer steps itself, one per update: take trainer.accumulate_grad_batches out, and "
-            "raise data.batch_size; model.micro_batch_size bounds the memory of an update."
+            "set model.global_batch or data.batch_size; model.micro_batch_size and model.rollout_batch_size cut a "
+            "batch into parts that fit."
         )

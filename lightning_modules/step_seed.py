@@ -12,6 +12,7 @@ import torch
 from lightning import LightningModule
 
 _KEY = "run_seed"
+_ALL = 2**32 - 1  # in place of a rank, which no process has
 
 
 def step_seed(run_seed: int, epoch: int, batch_idx: int, rank: int) -> int:
@@ -54,6 +55,10 @@ class SeededSteps(LightningModule):
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
+
+    def seed_rounding(self) -> None:
+        """Seed PyTorch's generators for an optimizer step that rounds by chance, alike on all processes."""
+        torch.manual_seed(step_seed(self.run_seed, self.trainer.current_epoch, self.trainer.global_step, _ALL))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[_KEY] = self._run_seed

@@ -4,27 +4,38 @@ from typing import Any, ClassVar
 
 import torch
 from lightning import Callback
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch.optim import Optimizer
 
 from datamodules.batch import ClipBatch
 from datamodules.emotions import TaxonomyName
 from lightning_modules.backbones.interface import Backbone, Completions
+from lightning_modules.global_batch import GlobalBatch
 from lightning_modules.health import OnNonFinite, StepHealth
-from lightning_modules.optimizer import Schedule, adamw, scheduled
+from lightning_modules.movement import Movement
+from lightning_modules.optimizer import (
+    PolicyOptimizer,
+    Schedule,
+    policy_optimizer,
+    refuse_lost_steps,
+    require_optimizer,
+    scheduled,
+)
 from lightning_modules.policy import PolicyModule, num_silent
 from lightning_modules.processes import sum_over_processes
 from lightning_modules.provenance import Mismatch, check_provenance, code_version
 from lightning_modules.refusals import AVERAGING, FINDERS, refuse_automatic_steps, refuse_callbacks
-from lightning_modules.sharding import Shards, shard_mesh
+from lightning_modules.sharding import FSDP2Strategy, Shards, shard_mesh
 from lightning_modules.step_seed import SeededSteps
 
 
 class TrainablePolicyModule(PolicyModule, SeededSteps):
     """A policy with an optimizer: AdamW on the trained parts, warm-up, then a schedule.
 
-    A subclass names its `stage`, by which the backbone's `recipes` are looked up.
+    A subclass names its `stage`, by which the backbone's `recipes` are looked up, the paper's global batch and what it
+    counts, and says in `accumulate` how several passes make a step.
 
     Args:
         backbone: the multimodal LLM.
@@ -32,7 +43,13 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
         trainable: names of the backbone's parts to train; all others stay frozen to the bit. By default those of the
             backbone's recipe for this stage. In stage 3 the towers run without gradient and cannot be among them.
         learning_rate: peak learning rate; by default that of the backbone's recipe for this stage.
+        optimizer: AdamW; or, for weights at rest in bfloat16 on one device or under DDP, AdamW with Kahan's summation
+            (10 bytes per weight with gradient and states; float32 has 16), or with moments in 8 bits and stochastic
+            rounding (6 bytes). Both need the extra `optimizers`.
         weight_decay: AdamW's decoupled weight decay.
+        global_batch: clips (stage 1) or prompts (stage 3) per optimizer step of all processes. `data.batch_size` is
+            then what a process computes at once, and the run derives how many such passes it accumulates. None:
+            `data.batch_size` × processes × `trainer.accumulate_grad_batches`.
         warmup_ratio: share of the optimizer steps in which the learning rate rises linearly from 0.
         schedule: what follows the warm-up.
         on_non_finite: what becomes of a step whose loss or gradient is not finite: the run stops, or skips the step. It
@@ -47,6 +64,10 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
     """
 
     stage: ClassVar[str]
+    published_batch: ClassVar[int]
+    """The paper's global batch."""
+    batch_unit: str
+    """What it counts."""
     checkpoint_mismatch: Mismatch = "error"
     """What becomes of a checkpoint that was trained with another verifier or taxonomy."""
 
@@ -57,7 +78,9 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
         *,
         trainable: list[str] | None = None,
         learning_rate: float | None = None,
+        optimizer: PolicyOptimizer = "adamw",
         weight_decay: float = 0.0,
+        global_batch: int | None = None,
         warmup_ratio: float = 0.0,
         schedule: Schedule = "linear",
         on_non_finite: OnNonFinite = "stop",
@@ -69,7 +92,11 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
         self.trainable = self._from_recipe("trainable", trainable)
         self.learning_rate = self._from_recipe("learning_rate", learning_rate)
         backbone.set_trainable(self.trainable)
+        require_optimizer(optimizer)
+        self.optimizer: PolicyOptimizer = optimizer
+        self.movement: Movement | None = None
         self.weight_decay = weight_decay
+        self.global_batch = global_batch
         self.warmup_ratio = warmup_ratio
         self.schedule = schedule
         self.num_skipped_clips = 0  # of all processes
@@ -104,6 +131,8 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self.health.check_strategy(self.trainer.strategy)
+        if stage == "fit":
+            self._deal_batch()
         if self.uses_liger_kernel and self.trainer.strategy.root_device.type == "cpu":
             raise ValueError("Liger's kernel runs on a GPU, this run on the CPU. Set model.use_liger_kernel to false.")
         if isinstance(self.trainer.strategy, FSDPStrategy):
@@ -118,6 +147,52 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
                 "of different lengths. Set trainer.limit_val_batches to 0, and evaluate the exported model with "
                 "configs/trainer/ddp.yaml."
             )
+
+        if self.optimizer != "adamw" and isinstance(self.trainer.strategy, FSDP2Strategy | DeepSpeedStrategy):
+            raise ValueError(
+                f"model.optimizer={self.optimizer} is made for weights that stand whole at rest in bfloat16; "
+                f"{type(self.trainer.strategy).__name__} keeps shards of its own in float32. Set model.optimizer to "
+                "adamw."
+            )
+
+    def _deal_batch(self) -> None:
+        """Have the run make steps of `global_batch`, and say what the global batch is."""
+        data = getattr(self.trainer, "datamodule", None)
+        size = getattr(data, "batch_size", None)
+        if self.global_batch is None:
+            batch = size and GlobalBatch(self.trainer.world_size, size, self.trainer.accumulate_grad_batches)
+        elif size is None:
+            raise ValueError(
+                f"{type(data).__name__} has no batch_size, out of which model.global_batch could be made up. Set "
+                "model.global_batch to null."
+            )
+        else:
+            batch = GlobalBatch.dealt(self.global_batch, self.trainer.world_size, size)
+            self.accumulate(batch)
+        if batch:
+            rank_zero_info(batch.describe(self.batch_unit, self.published_batch))
+
+    def accumulate(self, batch: GlobalBatch) -> None:
+        """Have each optimizer step learn from a global batch.
+
+        Raises:
+            ValueError: the trainer says otherwise.
+        """
+        raise NotImplementedError
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if isinstance(self.trainer.strategy, DeepSpeedStrategy):  # which steps on float32 copies of its own
+            return
+        (optimizer,) = self.trainer.optimizers
+        refuse_lost_steps(optimizer, self.optimizer, self.learning_rate)
+        self.movement = Movement(optimizer, self.learning_rate)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.movement is not None and self.movement.is_measured:
+            share = self.movement.share(self.device)
+            if share is not None:
+                self.log("train/moved", share, batch_size=1)
 
     def configure_model(self) -> None:
         """Shard the trained weights under a strategy with a device mesh; all else stays whole on every process."""
@@ -144,7 +219,9 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         parameters = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
-        optimizer = adamw(parameters, self.trainer, lr=self.learning_rate, weight_decay=self.weight_decay)
+        optimizer = policy_optimizer(
+            self.optimizer, parameters, self.trainer, lr=self.learning_rate, weight_decay=self.weight_decay
+        )
         return scheduled(optimizer, self.schedule, self.warmup_ratio, self.num_optimizer_steps())
 
     def provenance(self) -> dict[str, Any]:
@@ -155,6 +232,7 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
             "verifier": verifier and {"path": verifier.path, "sha256": verifier.sha256},
             "backbone": f"{type(self.backbone).__module__}.{type(self.backbone).__qualname__}",
             "trainable": list(self.trainable),
+            "optimizer": self.optimizer,
             "code": code_version(),
         }
 
@@ -174,7 +252,13 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
             ValueError: it was written with another verifier, taxonomy or trainable parts.
         """
         super().on_load_checkpoint(checkpoint)
-        check_provenance(checkpoint["provenance"], self.provenance(), self.checkpoint_mismatch)
+        saved = checkpoint["provenance"]
+        check_provenance(saved, self.provenance(), self.checkpoint_mismatch)
+        if saved["optimizer"] != self.optimizer and "optimizer_states" in checkpoint:
+            raise ValueError(
+                f"The checkpoint holds the state of {saved['optimizer']}, which {self.optimizer} cannot go on from. "
+                f"Set model.optimizer to {saved['optimizer']}."
+            )
         self.num_skipped_clips = checkpoint["counts"]["skipped"]
         self.num_silent_clips = checkpoint["counts"]["silent"]
         self.health.load_state_dict(checkpoint["health"])
@@ -229,6 +313,10 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
             NonFiniteError: naming the clips.
         """
         self.health.judge(self, optimizer, gradient_norm)
+        if self.movement is not None:
+            self.movement.look()
+        if self.optimizer == "adamw_8bit":
+            self.seed_rounding()
         self.log("train/non_finite_steps", float(self.health.num_steps), batch_size=1)
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             self.log("train/scaler_skips", float(self.health.num_scaler_skips), batch_size=1)

@@ -455,6 +455,17 @@ def event_writer(tmp_path: Path) -> None:
     assert calls[:2] == ["add_event", "flush"] and calls[-1] == "close"
 
 
+def accumulation(tmp_path: Path) -> None:
+    class Accumulates(BoringModel):
+        def setup(self, stage: str) -> None:
+            self.trainer.accumulate_grad_batches = 4
+
+    options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(max_epochs=1, limit_train_batches=8, limit_val_batches=0, default_root_dir=tmp_path, **options)
+    trainer.fit(Accumulates())
+    assert trainer.global_step == 2 and trainer.estimated_stepping_batches == 2
+
+
 CHECKS: dict[str, Callable[..., None]] = {
     "_scaled_dot_product_flash_attention_for_cpu": flash,
     "_scaled_dot_product_flash_attention_for_cpu_backward": flash_backward,
@@ -477,6 +488,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "tensorboard.plugins.hparams": hparams_plugin,
     "forward": forward_of_a_module,
     "__class__": class_of_a_layer,
+    "accumulate_grad_batches": accumulation,
     "event_writer": event_writer,
 }
 
