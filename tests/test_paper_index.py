@@ -21,7 +21,9 @@ from datamodules.media import PAD_GREY
 from datamodules.mel import MelSettings
 from lightning_modules.backbones.adapters import LoRA
 from lightning_modules.backbones.composed import ComposedBackbone
+from lightning_modules.cold_start import ColdStartModule
 from lightning_modules.emotion_verifier import MAX_LABELS, THRESHOLD, EmotionVerifier
+from lightning_modules.grpo import GRPOModule
 from lightning_modules.rl.advantages import group_advantages
 
 pytestmark = pytest.mark.e2e
@@ -164,6 +166,40 @@ def test_learning_rates_of_every_backbone() -> None:
         assert options.get("lora") in (None, {"rank": rank, "alpha": alpha}), path.name
         assert options.get("num_frames", 8) == numbers(cells["Data and decoding", "frames per clip"])[0], path.name
     assert [LoRA().rank, LoRA().alpha] == [rank, alpha]
+
+
+PUBLISHED_BATCH = {
+    "cold_start": ("Stage 1: cold start", "clips per optimizer step", ColdStartModule),
+    "grpo": ("Stage 3: GRPO", "prompts per optimizer step", GRPOModule),
+}
+
+
+@pytest.mark.parametrize(
+    ("size", "backbone", "strategy"), [("0.5b", "humanomni", "ddp"), ("7b", "humanomni_7b", "fsdp2")]
+)
+@pytest.mark.parametrize(("stage", "data"), [("cold_start", "emer"), ("grpo", "joint")])
+def test_the_papers_files_are_the_stack_with_the_papers_batch(
+    size: str, backbone: str, strategy: str, stage: str, data: str
+) -> None:
+    """So that what the other tests find in the parts holds of the whole."""
+    section, row, module = PUBLISHED_BATCH[stage]
+    batch = int(rows()[section, row].partition("; ")[2].split()[0])
+    assert module.published_batch == batch
+    parts = ["trainer/default", f"trainer/{strategy}", "trainer/bf16_mixed", f"stage/{stage}", f"data/{data}"]
+    runs = f"runs/paper/{{}}_{size}"
+    expected = printed(
+        *(argument for name in [*parts, f"backbone/{backbone}"] for argument in ("-c", f"{ROOT}/configs/{name}.yaml")),
+        *[f"--model.global_batch={batch}", f"--data.batch_size={2 if stage == 'cold_start' else 1}"],
+        *["--model.taxonomy=mafw", "--model.backbone.gradient_checkpointing=true"],
+        *[f"--trainer.default_root_dir={runs.format(stage)}"],
+        *(
+            ["--data.taxonomy=mafw"]
+            if stage == "cold_start"
+            else [f"--model.backbone.path={runs.format('cold_start')}/model"]
+        ),
+    )
+    found = printed("-c", f"{ROOT}/configs/paper/{stage}_{size}.yaml")
+    assert found == expected
 
 
 def default(function: Callable[..., Any], name: str) -> Any:

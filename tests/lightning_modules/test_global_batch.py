@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.rl import RLCallback
 from datamodules.batch import Clip, ClipBatch, collate
-from datamodules.emotions import DFEW
+from datamodules.emotions import get_taxonomy
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.cold_start import ColdStartModule
 from lightning_modules.global_batch import GlobalBatch
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.e2e
 class Sized(LightningDataModule):
     """Clips dealt out to processes in turn, in batches of a size that the run may change before the loader is made."""
 
-    taxonomy = DFEW
+    taxonomy = get_taxonomy("dfew")
 
     def __init__(self, clips: list[Clip], batch_size: int) -> None:
         super().__init__()
