@@ -6,7 +6,6 @@ Source: arXiv 2510.23506, "three stages"; hyperparameters are those of the paper
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
@@ -18,7 +17,6 @@ from lightning_modules.backbones.interface import Backbone
 from lightning_modules.global_batch import GlobalBatch
 from lightning_modules.optimizer import Schedule
 from lightning_modules.processes import Tally, sum_over_processes
-from lightning_modules.sharding import whole
 from lightning_modules.trainable_policy import TrainablePolicyModule
 
 
@@ -143,9 +141,3 @@ class ColdStartModule(TrainablePolicyModule):
     def on_after_backward(self) -> None:
         self.check_gradients()
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = whole(torch.nn.utils.get_total_norm(gradients))
-        self.log("train/gradient_norm", norm)
-        self.check_finite(optimizer, norm)

@@ -7,7 +7,6 @@ the towers once and each prompt the language model once per group (decision 27),
 towers. Every process makes the same number of optimizer steps, whatever it sampled (decision 20).
 """
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -17,7 +16,6 @@ from typing import Any, get_args
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, ParallelStrategy
 from torch import Tensor
-from torch.optim import Optimizer
 
 from datamodules.batch import ClipBatch
 from datamodules.emotions import TaxonomyName
@@ -32,7 +30,7 @@ from lightning_modules.rl.rewarder import Rewarder
 from lightning_modules.rl.rows import join, spans, take
 from lightning_modules.rl.statistics import completion_statistics, note, policy_statistics, reward_statistics
 from lightning_modules.rl.timing import StepMeter
-from lightning_modules.sharding import Shards, gathered, shard_mesh, whole
+from lightning_modules.sharding import Shards, gathered, shard_mesh
 from lightning_modules.step_record import LearnedRollout
 from lightning_modules.trainable_policy import TrainablePolicyModule
 
@@ -396,11 +394,3 @@ class GRPOModule(TrainablePolicyModule):
         """Let processes exchange gradients once per update: they may have different numbers of micro-batches."""
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if stay and isinstance(strategy, ParallelStrategy) else nullcontext()
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip the gradient. Precision plugins call this after they have unscaled it."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        largest = math.inf if self.gradient_clip_norm is None else self.gradient_clip_norm
-        norm = whole(torch.nn.utils.clip_grad_norm_(parameters, largest))
-        self.log("train/gradient_norm", norm, batch_size=1)
-        self.check_finite(optimizer, norm)

@@ -27,7 +27,7 @@ from lightning_modules.policy import PolicyModule, num_silent
 from lightning_modules.processes import sum_over_processes
 from lightning_modules.provenance import Mismatch, check_provenance, code_version
 from lightning_modules.refusals import AVERAGING, FINDERS, refuse_automatic_steps, refuse_callbacks
-from lightning_modules.sharding import FSDP2Strategy, Shards, shard_mesh
+from lightning_modules.sharding import FSDP2Strategy, Shards, shard_mesh, whole
 from lightning_modules.step_seed import SeededSteps
 
 
@@ -68,6 +68,8 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
     """The paper's global batch."""
     batch_unit: str
     """What it counts."""
+    gradient_clip_norm: float | None = None
+    """Largest norm of the gradient, where a module clips it itself."""
     checkpoint_mismatch: Mismatch = "error"
     """What becomes of a checkpoint that was trained with another verifier or taxonomy."""
 
@@ -305,6 +307,15 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
                 f"{', '.join(unreached)} out of model.trainable (in stage 3 the towers run once per clip, without "
                 "gradient)."
             )
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Look at the whole gradient, and clip it. Precision plugins call this after they have unscaled it."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        if self.gradient_clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.gradient_clip_norm, norm)
+        self.log("train/gradient_norm", whole(norm), batch_size=1)
+        self.check_finite(optimizer, whole(norm))
 
     def check_finite(self, optimizer: Optimizer, gradient_norm: torch.Tensor) -> None:
         """Let only a finite step reach the weights, and log how many were not; see `StepHealth.judge`.

@@ -61,6 +61,7 @@ STACKS: dict[str, list[str]] = {
     "demo/cold_start": ["trainer/default", "stage/cold_start", "data/emer", "backbone/composed"],
     "demo/verifier": ["trainer/default", "stage/verifier", "data/rationale_text"],
     "demo/grpo": ["trainer/default", "stage/grpo", "data/dfew", "backbone/composed"],
+    **{f"paper/{stage}_{size}": [] for stage in ("cold_start", "grpo") for size in ("0.5b", "7b")},
     "demo/evaluate": ["trainer/default", "stage/evaluate", "data/dfew", "backbone/composed"],
 }
 
@@ -102,14 +103,22 @@ def golden_humanomni() -> list[str]:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_configuration_is_instantiated(name: str, tiny_models: Path, tmp_path: Path) -> None:
-    order = ["trainer", "stage", "data", "backbone", "demo", "trainer/bf16_true"]  # which sets the backbone's dtype
+    order = [
+        "trainer",
+        "stage",
+        "data",
+        "backbone",
+        "demo",
+        "paper",
+        "trainer/bf16_true",
+    ]  # which sets the backbone's dtype
     parts = sorted([*STACKS[name], name], key=lambda part: order.index(part if part in order else part.split("/")[0]))
     arguments = [*stack(*parts), "--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}"]
     if "deepspeed" in name:
         pytest.importorskip("deepspeed", reason="DeepSpeed is an optional extra")
     if any("verifier.yaml" in argument for argument in arguments):
         arguments += [f"--model.path={tiny_models}/verifier"]
-    elif "humanomni" in name:
+    elif "humanomni" in name or name.startswith("paper/"):
         arguments += golden_humanomni()
     elif name.removeprefix("backbone/") in HF_BACKBONES:
         model_type, image_size = HF_BACKBONES[name.removeprefix("backbone/")]

@@ -23,7 +23,7 @@ def cold_start(root: Path) -> list[str]:
     return [
         *["fit", *stack(*BASE, "stage/cold_start", "data/emer", *POLICY, "demo/cold_start"), *parts(root), *QUIET],
         *[f"--data.root={root}/emer", "--data.batch_size=4", "--trainer.max_epochs=2", "--model.warmup_ratio=0"],
-        *["--trainer.accumulate_grad_batches=2", "--trainer.limit_val_batches=0", "--checkpoint.every_n_steps=1"],
+        *["--model.global_batch=8", "--trainer.limit_val_batches=0", "--checkpoint.every_n_steps=1"],
     ]
 
 
@@ -32,8 +32,9 @@ def grpo(root: Path) -> list[str]:
     return [
         *["fit", *stack(*BASE, "stage/grpo", "data/dfew", *POLICY, "demo/grpo"), *parts(root), *QUIET],
         *["-c", str(Path(__file__).with_name("length_reward.yaml"))],
-        *[f"--data.root={root}/dfew", "--data.batch_size=2", "--data.limit=10", "--data.validation_fraction=0.2"],
-        *["--data.eval_batch_size=1", "--model.group_size=3", "--model.rollout_sampling.max_new_tokens=12"],
+        *[f"--data.root={root}/dfew", "--data.batch_size=1", "--model.global_batch=2", "--data.limit=10"],
+        *["--data.validation_fraction=0.2", "--data.eval_batch_size=1"],
+        *["--model.group_size=3", "--model.rollout_sampling.max_new_tokens=12"],
         *[f"--model.verifier={root}/tiny/verifier", "--model.evaluation.max_new_tokens=4", "--trainer.max_epochs=2"],
         *["--model.evaluation.temperature=1.0", "--trainer.val_check_interval=2", "--trainer.limit_val_batches=1"],
         *["--trainer.max_steps=-1", "--checkpoint.every_n_steps=1", "--model.num_updates=2"],
