@@ -122,7 +122,7 @@ def estimate(
     return Estimate(
         {name: _part(part) for name, part in backbone.parts.items()},
         {name: row for name, row in memory.items() if any(row.values())},
-        checkpoint_bytes(numbers.trained_bytes(numerics), num_tensors),
+        checkpoint_bytes(numbers.saved_bytes(numerics, strategy), num_tensors),
         step_seconds(decoder, numerics, plan, limits),
         plan.load.prompts,
         _facts(strategy, trainer["precision"], dtype, plan, clip_seconds if prompt_tokens is None else None),
