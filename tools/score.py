@@ -14,7 +14,7 @@ from rich.progress import track
 from rich.table import Table
 
 from datamodules.emotions import Taxonomy, TaxonomyName, get_taxonomy
-from datamodules.files.writing import write_json, write_rows
+from datamodules.files.writing import require_directory, write_json, write_rows
 from datamodules.rationale import read_response
 from lightning_modules.judges import FileJudge, Judge
 from lightning_modules.judges.base import find_device
@@ -99,8 +99,7 @@ def score(
     from lightning_modules.emotion_verifier import EmotionVerifier
     from lightning_modules.metrics.emotion_report import EmotionReport
 
-    if Path(output).is_file():
-        raise ValueError(f"The output {output} is a file. Give a directory for rows.jsonl and metrics.json.")
+    require_directory(output, "rows.jsonl and metrics.json")
     classes = get_taxonomy(taxonomy)
     given = read_completions(completions, classes)
     ids, targets = [item.id for item in given], [item.target for item in given]

@@ -18,8 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from datamodules.containers import UnreadableError, decoder_source, one_clip
 from datamodules.demuxing import video_info
 from datamodules.files.json_log import JsonLog, json_digest
-from datamodules.inspection.workers import run_isolated
-from datamodules.isolation import Lost
+from datamodules.isolation import Lost, run_isolated
 from datamodules.media import MediaError, MediaSettings, decode_clip
 
 _FORMAT = 3  # raise it when a check says something else of the same file

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
+from openpyxl import Workbook
 
 from datamodules.emotions import ALIASES, DFEW, MAFW, Taxonomy
 from datamodules.synthetic.captions import chinese_caption
@@ -85,9 +85,13 @@ def _write(path: Path, text: str, encoding: str = "utf-8") -> None:
     path.write_bytes(text.encode(encoding))
 
 
-def _write_sheet(path: Path, rows: list[dict[str, object]], columns: Sequence[str], header: bool = True) -> None:
+def _write_sheet(path: Path, rows: list[dict[str, object]], columns: list[str], header: bool = True) -> None:
+    book = Workbook(write_only=True)
+    sheet = book.create_sheet("Sheet1")
+    for cells in ([columns] if header else []) + [[row[column] for column in columns] for row in rows]:
+        sheet.append(cells)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows, columns=list(columns)).to_excel(path, index=False, header=header)
+    book.save(path)
 
 
 def _votes(record: ClipRecord, taxonomy: Taxonomy, num_annotators: int = 10) -> dict[str, int]:

@@ -17,8 +17,7 @@ from PIL import Image, ImageOps
 
 from datamodules.containers import MediaError
 from datamodules.files.printable import is_unicode, readable_name
-from datamodules.inspection.workers import run_isolated
-from datamodules.isolation import Lost
+from datamodules.isolation import Lost, run_isolated
 from datamodules.video import decode_video
 
 if TYPE_CHECKING:
