@@ -14,12 +14,11 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
@@ -253,8 +252,8 @@ def _serve(function: Callable[[Any], Any], connection: Connection, memory: mmap.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # A thread of the parent's, such as a progress bar's, may have held the locks of its streams, for ever in this copy.
-    sys.stdout = sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-    with suppress(EOFError, OSError):  # the parent is gone
+    own = open(2, "w", closefd=False)  # noqa: SIM115 - for as long as the process lives
+    with redirect_stdout(own), redirect_stderr(own), suppress(EOFError, OSError):  # the parent is gone
         connection.send_bytes(b"")
         while True:
             connection.send(_pack(_answer(function, connection.recv()), memory))
