@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules import emotions
-from datamodules.clip_datamodule import Split
+from datamodules.clip_source import Split
 from datamodules.corpus import Corpus, LabelRow
 from datamodules.files.tables import read_csv
 from datamodules.published import NUM_FOLDS, Coding, Published, published_fold
@@ -23,7 +23,7 @@ class DFEW(Corpus):
     Args:
         root: directory that holds `EmoLabel_DataSplit/` and `Clip/`, or `label/` and `clip/`.
         fold: which of the five published splits, 1 to 5; the paper reports fold 5.
-        kwargs: see `ClipDataModule`.
+        kwargs: see `ClipSource`.
     """
 
     taxonomy = emotions.DFEW

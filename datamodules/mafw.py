@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
-
 from datamodules import emotions
-from datamodules.clip_datamodule import Split
+from datamodules.clip_source import Split
 from datamodules.corpus import Corpus, LabelRow
 from datamodules.emotions import COMPOUND_SEPARATOR, members
 from datamodules.files.tables import read_workbook
 from datamodules.files.text import decode_chinese, misread_chinese, num_chinese, numbered_lines, read_text
+from datamodules.notices import inform, warn
 from datamodules.published import NUM_FOLDS, Coding, Published, published_fold, wrong_coding
 
 _CLASSES = emotions.MAFW.classes
@@ -68,7 +67,7 @@ class MAFW(Corpus):
             clip of one may be a training clip of the other.
         captions: learn the annotators' descriptions, `english` or `chinese`, as rationales in stage 1. MAFW describes
             no neutral clip, so these are absent then: leave it null for evaluation and stage 3.
-        kwargs: see `ClipDataModule`.
+        kwargs: see `ClipSource`.
 
     Raises:
         ValueError: no such fold, label set or captions; captions of compound clips, which have no one answer to learn.
@@ -214,7 +213,7 @@ class MAFW(Corpus):
             captioned = {self.key(row.id) for row in rows}
             left = [row for row in self._read_plain(plain) if self.key(row.id) not in captioned]
             num_neutral = sum(row.label == "neutral" for row in left)
-            rank_zero_info(
+            inform(
                 f"{self.name} {split}: {len(left)} clips of {plain} carry no caption and are left out, {num_neutral} "
                 "of them neutral."
             )
@@ -279,7 +278,7 @@ class MAFW(Corpus):
         invalid = [f"{row.id} ({marked[key]})" for row in rows if (key := self.key(row.id)) in marked]
         if invalid:
             more = ", ..." if len(invalid) > _NUM_NAMED else ""
-            rank_zero_warn(
+            warn(
                 f"{self.name} {split}: {len(invalid)} listed clips are marked as invalid: "
                 f"{', '.join(invalid[:_NUM_NAMED])}{more}. They are kept, as in the published split."
             )

@@ -126,7 +126,7 @@ def test_every_configuration_is_instantiated(name: str, tiny_models: Path, tmp_p
         class_path = given.get("backbone", {}).get("class_path", "ComposedBackbone")
         assert type(cli.model.backbone).__name__ == class_path.rpartition(".")[2]
         assert isinstance(cli.datamodule, ClipDataModule)
-        assert cli.datamodule.media.num_frames == cli.model.backbone.num_frames
+        assert cli.datamodule.corpus.media.num_frames == cli.model.backbone.num_frames
 
 
 def test_classes_are_named_first_and_again_in_their_place() -> None:

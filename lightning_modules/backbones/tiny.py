@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from datamodules.clip_datamodule import INSTRUCTION
+from datamodules.clip_source import INSTRUCTION
 from datamodules.emotions import GO_EMOTIONS
 from datamodules.files.json_files import read_json, read_json_lines
 from datamodules.files.text import read_text

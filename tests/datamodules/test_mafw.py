@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from datamodules import emotions
+from datamodules.clip_datamodule import ClipDataModule
 from datamodules.mafw import MAFW
-from datamodules.media import MediaSettings
+from datamodules.media_settings import MediaSettings
 from datamodules.synthetic.layouts import ClipRecord, media_path, write_mafw
 from datamodules.synthetic.synthesize import ClipPlan, make_record
 
@@ -90,7 +91,7 @@ def problems_of(data: MAFW, split: str = "train") -> list[str]:
 
 
 def test_single_labels_of_the_true_layout(mafw: Path, records: dict[str, ClipRecord], settings: MediaSettings) -> None:
-    data = MAFW(str(mafw), media=settings, validation_fraction=0.25)
+    data = ClipDataModule(MAFW(str(mafw), media=settings, validation_fraction=0.25))
     for stage in ("fit", "test"):
         data.setup(stage)
     # Six clips of each class: two of them in the test split of fold 5, and one in validation.
@@ -286,11 +287,11 @@ def test_options_must_exist(options: dict, message: str) -> None:
 
 def test_missing_files_name_every_place(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
-        MAFW(str(tmp_path), fold=3, captions="chinese").setup("fit")
+        ClipDataModule(MAFW(str(tmp_path), fold=3, captions="chinese")).setup("fit")
     assert str(tmp_path / "Train & Test Set/single/with_caption/set_3/train.txt") in str(caught.value)
     write_labels(tmp_path, "00019.mp4 anger\r\n")
     with pytest.raises(FileNotFoundError) as caught:
-        MAFW(str(tmp_path)).setup("fit")
+        ClipDataModule(MAFW(str(tmp_path))).setup("fit")
     assert str(tmp_path / "data" / "clips") in str(caught.value)
     assert str(tmp_path / "clips") in str(caught.value)
 
