@@ -11,7 +11,7 @@ import yaml
 
 import main
 from datamodules.clip_datamodule import ClipDataModule
-from lightning_modules.backbones.hf.tiny import write_tiny_checkpoint
+from tests.tiny_checkpoints import write_tiny_checkpoint
 
 pytestmark = pytest.mark.e2e
 
