@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 
 from datamodules.clip_source import Split
 from datamodules.corpus import Corpus, LabelRow
-from datamodules.emotions import MAFW, get_taxonomy
+from datamodules.emotions import MAFW_TAXONOMY, get_taxonomy
 from datamodules.files.json_files import read_json, shown
 from datamodules.files.tables import read_csv
 from datamodules.notices import inform
@@ -138,7 +138,7 @@ class EMER(Corpus):
         label = str(row.label)
         if not isinstance(row, Conversation):
             label = self.aliases.get(label.strip().lower(), label)
-        known = MAFW.canonical(label)
+        known = MAFW_TAXONOMY.canonical(label)
         if known is not None and known not in self.taxonomy.classes:
             raise ValueError(
                 f"{row.source}: label {row.label!r} is not a {self.taxonomy.name} emotion, but mafw's {known}. "

@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from datamodules import emotions
 from datamodules.clip_source import Split
 from datamodules.corpus import Corpus, LabelRow
-from datamodules.emotions import COMPOUND_SEPARATOR, members
+from datamodules.emotions import COMPOUND_SEPARATOR, MAFW_TAXONOMY, members
 from datamodules.files.tables import read_workbook
 from datamodules.files.text import decode_chinese, misread_chinese, num_chinese, numbered_lines, read_text
 from datamodules.notices import inform, warn
 from datamodules.published import NUM_FOLDS, Coding, Published, published_fold, wrong_coding
 
-_CLASSES = emotions.MAFW.classes
+_CLASSES = MAFW_TAXONOMY.classes
 _SINGLE = dict(zip(_CLASSES, (1390, 639, 625, 1242, 1138, 1470, 1072, 236, 916, 262, 182), strict=True))
 _ONE_OF_COMPOUND = dict(zip(_CLASSES, (425, 310, 180, 1075, 1138, 610, 497, 111, 408, 143, 41), strict=True))
 _SEVERAL_CODES = {
@@ -73,7 +72,7 @@ class MAFW(Corpus):
         ValueError: no such fold, label set or captions; captions of compound clips, which have no one answer to learn.
     """
 
-    taxonomy = emotions.MAFW
+    taxonomy = MAFW_TAXONOMY
     label_files = ("Train & Test Set/{corpus.label_set}/{corpus.caption_folder}/set_{corpus.fold}/{split}.txt",)
     clip_directories = ("data/clips", "clips")
     other_codings = (

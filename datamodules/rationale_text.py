@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, Sampler
 
 from datamodules.clip_source import DataSource
 from datamodules.emotions import GO_EMOTIONS
+from datamodules.labelled_sentences import LabelledSentence, read_sentences, split_by_text
 from datamodules.loader import ResumableLoader
 from datamodules.notices import inform, warn
 from datamodules.samplers import evaluation_sampler, training_sampler
-from datamodules.sentences import LabelledSentence, read_sentences, split_by_text
 
 
 @dataclass

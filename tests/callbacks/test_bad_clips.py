@@ -177,7 +177,7 @@ def test_a_resumed_run_goes_on_counting_and_an_evaluation_begins_anew(
 class Folder(ClipSource):
     """Forty copies of one clip."""
 
-    taxonomy = emotions.DFEW
+    taxonomy = emotions.DFEW_TAXONOMY
 
     @property
     def splits(self) -> tuple[Split, ...]:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from callbacks.reward_rows import score_rows
-from datamodules.emotions import DFEW
+from datamodules.emotions import DFEW_TAXONOMY
 from datamodules.rationale import read_response
 from lightning_modules.emotion_verifier import EmotionVerifier
 
@@ -13,13 +13,13 @@ TINY = str(Path(__file__).parents[1] / "golden" / "tiny_verifier")
 
 
 def test_rows_without_target_or_without_verifier():
-    responses = [read_response("<think>He smiles.</think><answer>happy</answer>", DFEW)] * 2
+    responses = [read_response("<think>He smiles.</think><answer>happy</answer>", DFEW_TAXONOMY)] * 2
     readings = EmotionVerifier(TINY).read_groups([response.sentences for response in responses])
-    unlabelled, labelled = score_rows(["a", "b"], responses, [None, "happiness"], readings, None, None, DFEW)
+    unlabelled, labelled = score_rows(["a", "b"], responses, [None, "happiness"], readings, None, None, DFEW_TAXONOMY)
     assert (unlabelled["accuracy"], unlabelled["explanation"], unlabelled["format"]) == (None, None, 1)
     assert (labelled["accuracy"], labelled["prediction"]) == (1, "happiness")
     assert labelled["explanation"] is not None
-    row = score_rows(["a"], responses[:1], ["anger"], None, ["fear"], "judge", DFEW)[0]
+    row = score_rows(["a"], responses[:1], ["anger"], None, ["fear"], "judge", DFEW_TAXONOMY)[0]
     assert (row["accuracy"], row["explanation"]) == (0, None)
     assert (row["judged"], row["judge"], row["taxonomy"]) == ("fear", "judge", "dfew")
     assert row["sentences"] == [{"text": "He smiles.", "emotions": None, "probabilities": None}]

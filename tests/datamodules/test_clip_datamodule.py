@@ -27,7 +27,7 @@ from datamodules.media_settings import MediaSettings, MelSettings
 
 pytestmark = pytest.mark.unit
 
-CLASSES = emotions.DFEW.classes
+CLASSES = emotions.DFEW_TAXONOMY.classes
 
 
 def record(number: int, media: Path | None = None, emotion: str | None = None, split: str = "train") -> ClipRecord:
@@ -44,7 +44,7 @@ class ListCorpus(ClipSource):
 
     @property
     def taxonomy(self) -> emotions.Taxonomy:
-        return emotions.DFEW
+        return emotions.DFEW_TAXONOMY
 
     @property
     def splits(self) -> tuple[Split, ...]:

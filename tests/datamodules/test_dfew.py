@@ -169,7 +169,7 @@ def test_predict_reads_the_test_split(official_dfew: Path, settings: MediaSettin
 
 
 def test_taxonomy_is_dfews() -> None:
-    assert DFEW("x").taxonomy is emotions.DFEW
+    assert DFEW("x").taxonomy is emotions.DFEW_TAXONOMY
 
 
 PUBLISHED_TRAIN = (1956, 1516, 2136, 1739, 1176, 116, 722)
@@ -186,7 +186,7 @@ def test_published_split_is_read(official_dfew: Path) -> None:
     write_full_size(official_dfew, range(1, 8))
     data = DFEW(str(official_dfew))
     targets = Counter(data.target(row) for row in data.rows("train"))
-    assert targets == dict(zip(emotions.DFEW.classes, PUBLISHED_TRAIN, strict=True))
+    assert targets == dict(zip(emotions.DFEW_TAXONOMY.classes, PUBLISHED_TRAIN, strict=True))
 
 
 def test_published_split_that_counts_from_0_is_refused_with_its_likely_source(official_dfew: Path) -> None:

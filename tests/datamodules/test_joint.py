@@ -76,7 +76,7 @@ def test_clips_of_all_corpora_are_there_under_their_corpus_name(joint: Callable[
 
 
 def test_taxonomy_is_the_smallest_that_holds_every_class(joint: Callable[..., ClipDataModule]) -> None:
-    assert joint().taxonomy is emotions.MAFW
+    assert joint().taxonomy is emotions.MAFW_TAXONOMY
 
 
 def test_known_overlap_is_a_warning_before_training(joint: Callable[..., ClipDataModule]) -> None:
@@ -106,7 +106,7 @@ def test_balance_is_inside_each_corpus(joint: Callable[..., ClipDataModule]) -> 
     counts = Counter((records[i].dataset, records[i].target) for i in data.train_dataloader().sampler)
     assert counts["MAFW", "fear"] == counts["MAFW", "contempt"] == 10
     # Seven classes share DFEW's 20 draws.
-    assert {counts["DFEW", emotion] for emotion in emotions.DFEW.classes} <= {2, 3}
+    assert {counts["DFEW", emotion] for emotion in emotions.DFEW_TAXONOMY.classes} <= {2, 3}
 
 
 def test_validation_is_stratified_in_each_corpus(joint: Callable[..., ClipDataModule]) -> None:

@@ -12,21 +12,21 @@ from datamodules import emotions
 from datamodules.clip_datamodule import ClipDataModule
 from datamodules.mafw import MAFW
 from datamodules.media_settings import MediaSettings
-from datamodules.synthetic.layouts import ClipRecord, media_path, write_mafw
+from datamodules.synthetic.layouts import SyntheticClip, media_path, write_mafw
 from datamodules.synthetic.synthesize import ClipPlan, make_record
 
 pytestmark = pytest.mark.unit
 
-CLASSES = emotions.MAFW.classes
+CLASSES = emotions.MAFW_TAXONOMY.classes
 NUM_CLIPS = 66
 
 
 @pytest.fixture(scope="module")
-def records() -> dict[str, ClipRecord]:
+def records() -> dict[str, SyntheticClip]:
     """Clip id → what is shown and written of it; six clips of each class, half of them with a second emotion."""
     plan = ClipPlan(
         layout="mafw",
-        taxonomy=emotions.MAFW,
+        taxonomy=emotions.MAFW_TAXONOMY,
         output=Path("unused"),
         seed=3,
         image_size=48,
@@ -42,7 +42,7 @@ def records() -> dict[str, ClipRecord]:
 
 @pytest.fixture(scope="module")
 def template(
-    records: dict[str, ClipRecord], sample_clips: list[bytes], tmp_path_factory: pytest.TempPathFactory
+    records: dict[str, SyntheticClip], sample_clips: list[bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """MAFW as distributed: split files of all folds, workbooks, clips."""
     root = tmp_path_factory.mktemp("template") / "MAFW"
@@ -90,7 +90,9 @@ def problems_of(data: MAFW, split: str = "train") -> list[str]:
     return data.problems
 
 
-def test_single_labels_of_the_true_layout(mafw: Path, records: dict[str, ClipRecord], settings: MediaSettings) -> None:
+def test_single_labels_of_the_true_layout(
+    mafw: Path, records: dict[str, SyntheticClip], settings: MediaSettings
+) -> None:
     data = ClipDataModule(MAFW(str(mafw), media=settings, validation_fraction=0.25))
     for stage in ("fit", "test"):
         data.setup(stage)
@@ -112,7 +114,7 @@ def test_single_labels_of_the_true_layout(mafw: Path, records: dict[str, ClipRec
     assert batch.frames[0].float().mean().item() == pytest.approx(40 + 40 * (position % 4), abs=4)
 
 
-def test_folds_partition_the_clips(mafw: Path, records: dict[str, ClipRecord]) -> None:
+def test_folds_partition_the_clips(mafw: Path, records: dict[str, SyntheticClip]) -> None:
     tested = [row.id for fold in range(1, 6) for row in MAFW(str(mafw), fold=fold).records("test")]
     assert sorted(tested) == sorted(records)
 
@@ -123,7 +125,7 @@ def test_layout_of_r1_and_erv(mafw: Path) -> None:
     assert all(row.media == str(mafw / "clips" / row.id) for row in MAFW(str(mafw)).records("test"))
 
 
-def test_compound_labels_are_joined_in_mafws_order(mafw: Path, records: dict[str, ClipRecord]) -> None:
+def test_compound_labels_are_joined_in_mafws_order(mafw: Path, records: dict[str, SyntheticClip]) -> None:
     data = MAFW(str(mafw), label_set="compound")
     targets = {row.id: row.target for split in ("train", "test") for row in data.records(split)}
     assert targets.keys() == records.keys()
@@ -143,7 +145,7 @@ def test_compound_order_in_the_file_does_not_matter(bare: Path) -> None:
 
 @pytest.mark.parametrize("language", ["english", "chinese"])
 def test_captions_are_the_response_to_learn(
-    mafw: Path, records: dict[str, ClipRecord], language: str, caplog: pytest.LogCaptureFixture
+    mafw: Path, records: dict[str, SyntheticClip], language: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = MAFW(str(mafw), captions=language)
     with caplog.at_level(logging.INFO):

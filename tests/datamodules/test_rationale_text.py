@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from datamodules.emotions import GO_EMOTIONS
+from datamodules.labelled_sentences import LabelledSentence, read_sentences, split_by_text
 from datamodules.rationale_text import RationaleText, collate_sentences
-from datamodules.sentences import LabelledSentence, read_sentences, split_by_text
 
 pytestmark = pytest.mark.unit
 

@@ -13,10 +13,10 @@ from rich.progress import track
 from rich.table import Table
 
 from datamodules.clip_source import ClipSource
-from datamodules.emotions import GO_EMOTIONS, MAFW
+from datamodules.emotions import GO_EMOTIONS, MAFW_TAXONOMY
 from datamodules.files.writing import write_rows
+from datamodules.labelled_sentences import LabelledSentence
 from datamodules.rationale import read_response, split_sentences
-from datamodules.sentences import LabelledSentence
 from lightning_modules.judges import EndpointJudge, Judge
 from lightning_modules.metrics.records import Record, read_records
 from tools.label_sentences.label_file import LabelFile, balanced, count_labels
@@ -56,7 +56,7 @@ def _sentences(record: Record) -> tuple[str, ...]:
 
 def _completion_sentences(completion: str) -> tuple[str, ...]:
     # The taxonomy matters for the answer only.
-    return read_response(completion, MAFW).sentences
+    return read_response(completion, MAFW_TAXONOMY).sentences
 
 
 def corpus_rationales(data: ClipSource) -> list[tuple[str, ...]]:

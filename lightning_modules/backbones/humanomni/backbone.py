@@ -44,7 +44,7 @@ _TOWERS = {"vision": "towers/vision", "audio": "towers/audio", "bert": "towers/b
 
 
 @dataclass
-class Percept(interface.Percept):
+class HumanOmniPercept(interface.Percept):
     """Tower outputs: `video` `[B, T, S², D]`, `audio` `[B, L // 3, A]`."""
 
     video: Tensor
@@ -129,9 +129,9 @@ class HumanOmniBackbone(SplicedBackbone):
         names = ("vision_tower", "audio_tower", "bert", "bert_gate", "mm_projector", "audio_projector")
         return {name: self.get_submodule(name) for name in (*names, "language_model")}
 
-    def perceive(self, batch: ClipBatch) -> Percept:
+    def perceive(self, batch: ClipBatch) -> HumanOmniPercept:
         self.check_frames(batch)
-        return Percept(self.see(self._pixels(batch.frames)), self.hear(self._log_mel(batch)))
+        return HumanOmniPercept(self.see(self._pixels(batch.frames)), self.hear(self._log_mel(batch)))
 
     def perception(self) -> Perception:
         towers = {"vision_tower": self.vision_tower, "audio_tower": self.audio_tower}
@@ -141,7 +141,7 @@ class HumanOmniBackbone(SplicedBackbone):
             "sound": self.feature_extractor.to_dict(),
             "layer": self._config["mm_vision_select_layer"],
         }
-        return Perception(towers, settings, Percept)
+        return Perception(towers, settings, HumanOmniPercept)
 
     def see(self, pixels: Tensor) -> Tensor:
         """Patch features `[B, T, S², D]` of normalised frames `[B·T, 3, I, I]`: last layer but one, no norm."""
@@ -167,7 +167,7 @@ class HumanOmniBackbone(SplicedBackbone):
         ).to(self.bert.device)
         return self.bert_gate(self.bert(**tokens).last_hidden_state[:, 0]).softmax(dim=-1)
 
-    def encode(self, batch: ClipBatch, percept: Percept | None = None) -> Prompt:
+    def encode(self, batch: ClipBatch, percept: HumanOmniPercept | None = None) -> Prompt:
         percept = self.perceive(batch) if percept is None else percept
         video = mix(self.mm_projector(percept.video), self.gate(list(batch.instructions)))
         return self._splice(batch, video, self.audio_projector(percept.audio))

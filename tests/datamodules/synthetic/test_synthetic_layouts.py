@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from datamodules.emotions import ALIASES, DFEW, MAFW
+from datamodules.emotions import ALIASES, DFEW_TAXONOMY, MAFW_TAXONOMY
 from datamodules.synthetic.grammar import rationale_emotion
 from datamodules.synthetic.layouts import media_path, split_folds
 
@@ -53,7 +53,7 @@ def test_dfew_splits(make_corpus: Corpus):
             lines = content.decode().splitlines()[1:]
             rows[split] = [line.split(",") for line in lines]
             for name, code in rows[split]:
-                assert truth[f"Clip/original/{name}.mp4"]["label"] == DFEW.classes[int(code) - 1]
+                assert truth[f"Clip/original/{name}.mp4"]["label"] == DFEW_TAXONOMY.classes[int(code) - 1]
         names = [name for split in rows.values() for name, _ in split]
         assert len(names) == len(set(names)) == NUM_CLIPS  # train and test of a fold share no clip
         assert {code for _, code in rows["test"]} == {str(code) for code in range(1, 8)}
@@ -87,7 +87,9 @@ def test_mafw_splits(make_corpus: Corpus, kind: str):
                 clip = truth[f"data/clips/{name}"]
                 parts = label.split("_")
                 assert clip["label"] in parts if kind == "compound" else clip["label"] == label
-                assert [MAFW.index(part) for part in parts] == sorted(MAFW.index(part) for part in parts)
+                assert [MAFW_TAXONOMY.index(part) for part in parts] == sorted(
+                    MAFW_TAXONOMY.index(part) for part in parts
+                )
             with pytest.raises(UnicodeDecodeError):
                 captioned.decode("utf-8")
             cells = [line.split("\t") for line in captioned.decode("gb18030").split("\r\n")[:-1]]
@@ -107,12 +109,12 @@ def test_mafw_workbooks(make_corpus: Corpus):
     single = pd.read_excel(labels / "single-set.xlsx")
     multi = pd.read_excel(labels / "multi-set.xlsx", dtype={"multi_label": str})
     text = pd.read_excel(labels / "descriptive_text.xlsx", header=None)
-    assert list(annotation.columns) == ["clip", "invalid", *MAFW.classes] and len(annotation) == NUM_CLIPS
-    assert list(single.columns) == ["clip", *MAFW.classes, "single_label"] and len(single.columns) == 13
+    assert list(annotation.columns) == ["clip", "invalid", *MAFW_TAXONOMY.classes] and len(annotation) == NUM_CLIPS
+    assert list(single.columns) == ["clip", *MAFW_TAXONOMY.classes, "single_label"] and len(single.columns) == 13
     assert multi.columns[-1] == "multi_label" and len(multi) > 0
     assert all(len(cell.split(",")) == 2 and "5" not in cell.split(",") for cell in multi["multi_label"])
     for name, code in zip(single["clip"], single["single_label"], strict=True):
-        assert truth[f"data/clips/{name}"]["label"] == MAFW.classes[code - 1]
+        assert truth[f"data/clips/{name}"]["label"] == MAFW_TAXONOMY.classes[code - 1]
     assert text.shape == (sum(clip["label"] != "neutral" for clip in truth.values()), 3)
 
 
@@ -135,7 +137,7 @@ def test_emer_conversations(make_corpus: Corpus):
         rationale, answer = gpt["value"].removeprefix("<think>").split("</think>\n<answer>")
         answer = answer.removesuffix("</answer>")
         assert gpt["from"] == "gpt" and rationale == clip["rationale"]
-        assert DFEW.canonical(answer) == clip["label"]
+        assert DFEW_TAXONOMY.canonical(answer) == clip["label"]
         answers.add(answer)
     assert answers == {"happy", "sad", "neutral", "angry", "surprise", "disgust", "fear"}
     assert {"happy", "sad", "angry"} <= set(ALIASES)

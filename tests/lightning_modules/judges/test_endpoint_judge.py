@@ -16,7 +16,7 @@ from urllib.parse import quote
 import anyio
 import pytest
 
-from datamodules.emotions import DFEW
+from datamodules.emotions import DFEW_TAXONOMY
 from lightning_modules.judges import EndpointJudge, Judge
 from lightning_modules.judges.chat import ChatEndpoint
 from lightning_modules.judges.errors import EndpointError, RequestFailed
@@ -59,18 +59,18 @@ def test_request_and_reply(make_judge):
         judge = make_judge(server.url)
         assert isinstance(judge, Judge)
         assert judge.name == "endpoint:m"
-        assert judge.judge(["He smiles."], DFEW) == ["happiness"]
+        assert judge.judge(["He smiles."], DFEW_TAXONOMY) == ["happiness"]
     (request,) = server.requests
     assert request.path == "/v1/chat/completions"
     assert request.headers["Authorization"] == f"Bearer {KEY}"
-    message = {"role": "user", "content": judge_prompt("He smiles.", DFEW)}
+    message = {"role": "user", "content": judge_prompt("He smiles.", DFEW_TAXONOMY)}
     assert request.body == {"model": "m", "temperature": 0, "max_tokens": 16, "messages": [message]}
 
 
 def test_parameters_are_added_and_null_takes_a_field_out(make_judge):
     parameters = {"max_tokens": None, "max_completion_tokens": 4, "chat_template_kwargs": {"enable_thinking": False}}
     with ChatServer() as server:
-        make_judge(server.url, parameters=parameters).judge(["a"], DFEW)
+        make_judge(server.url, parameters=parameters).judge(["a"], DFEW_TAXONOMY)
     body = server.requests[0].body
     assert "max_tokens" not in body
     assert (body["max_completion_tokens"], body["chat_template_kwargs"]) == (4, {"enable_thinking": False})
@@ -84,7 +84,7 @@ def test_order_duplicates_and_empty_rationales(make_judge):
 
     with ChatServer(answer) as server:
         judge = make_judge(server.url)
-        verdicts = judge.judge(["He cries.", "", "He smiles.", "He cries.", " \n"], DFEW)
+        verdicts = judge.judge(["He cries.", "", "He smiles.", "He cries.", " \n"], DFEW_TAXONOMY)
     assert verdicts == ["sadness", None, "happiness", "sadness", None]
     assert len(server.requests) == 2
     assert (judge.num_judged, judge.num_invalid) == (5, 2)
@@ -98,7 +98,7 @@ def test_requests_run_at_the_same_time_and_not_more_than_allowed(make_judge):
         return Answer()
 
     with ChatServer(answer) as server:
-        assert make_judge(server.url, concurrency=3).judge(RATIONALES, DFEW) == ["happiness"] * 12
+        assert make_judge(server.url, concurrency=3).judge(RATIONALES, DFEW_TAXONOMY) == ["happiness"] * 12
     assert server.most_at_once == 3
 
 
@@ -143,7 +143,7 @@ def test_requests_run_at_the_same_time_and_not_more_than_allowed(make_judge):
 def test_passing_faults_are_retried(make_judge, fault):
     with ChatServer(then_fine(fault)) as server:
         judge = make_judge(server.url)
-        assert judge.judge(["a"], DFEW) == ["sadness"]
+        assert judge.judge(["a"], DFEW_TAXONOMY) == ["sadness"]
     assert len(server.requests) == 2
     assert (judge.usage.asked, judge.usage.retries, judge.usage.failures) == (1, 1, 0)
 
@@ -152,7 +152,7 @@ def test_passing_faults_are_retried(make_judge, fault):
 def test_an_attempt_has_a_deadline_and_is_retried(make_judge, fault):
     with ChatServer(then_fine(Answer(fault=fault))) as server:
         judge = make_judge(server.url, timeout=0.15)
-        assert judge.judge(["a"], DFEW) == ["sadness"]
+        assert judge.judge(["a"], DFEW_TAXONOMY) == ["sadness"]
     assert (len(server.requests), judge.usage.retries) == (2, 1)
 
 
@@ -161,7 +161,7 @@ def test_an_endpoint_that_never_ends_its_answers_is_an_error_that_names_the_limi
         ChatServer(lambda number, request: Answer(fault="drip")) as server,
         pytest.raises(EndpointError, match=r"no whole answer within 0\.1 s \(attempt 3 of 3\)"),
     ):
-        make_judge(server.url, timeout=0.1).judge(["a"], DFEW)
+        make_judge(server.url, timeout=0.1).judge(["a"], DFEW_TAXONOMY)
 
 
 @pytest.mark.parametrize("end", ["interrupt", "error", "close"])
@@ -179,7 +179,7 @@ def test_what_ends_the_run_does_not_wait_for_requests_under_way(make_judge, end)
 
     threads = set(threading.enumerate())
     with ChatServer(answer) as server:
-        stream = make_judge(server.url, timeout=60, concurrency=2).stream(["hang", "b"], DFEW)
+        stream = make_judge(server.url, timeout=60, concurrency=2).stream(["hang", "b"], DFEW_TAXONOMY)
         if end == "error":
             with pytest.raises(EndpointError, match="404"):
                 next(stream)
@@ -205,7 +205,7 @@ def test_a_number_of_tokens_that_is_none_is_unknown(make_judge, number):
     with ChatServer(lambda n, request: Answer(content=content)) as server:
         for _ in range(2):  # asked, and from the file
             judge = make_judge(server.url)
-            assert judge.judge(["a"], DFEW) == ["sadness"]
+            assert judge.judge(["a"], DFEW_TAXONOMY) == ["sadness"]
     assert len(server.requests) == 1
     assert "cost" not in judge.report() and judge.usage.prompt_tokens == 0
 
@@ -214,7 +214,7 @@ def test_usage_of_another_form_is_unknown(make_judge):
     content = Answer("sad").body().replace(b'{"prompt_tokens": 100, "completion_tokens": 2}', b'"many"')
     with ChatServer(lambda number, request: Answer(content=content)) as server:
         judge = make_judge(server.url)
-        assert judge.judge(["a"], DFEW) == ["sadness"]
+        assert judge.judge(["a"], DFEW_TAXONOMY) == ["sadness"]
     assert judge.usage.completion_tokens == 0
 
 
@@ -260,16 +260,16 @@ def test_an_endpoint_that_asks_for_too_long_a_wait_ends_the_run(make_judge):
         ChatServer(lambda number, request: Answer(status=429, headers={"Retry-After": "3600"})) as server,
         pytest.raises(EndpointError, match=r"asks to wait 3600 s, longer than max_wait \(120 s\)"),
     ):
-        make_judge(server.url).judge(["a"], DFEW)
+        make_judge(server.url).judge(["a"], DFEW_TAXONOMY)
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("text", ["The emotion is happiness", "surprised", "happiness or fear", "", "7", None])
 def test_replies_outside_the_taxonomy_are_invalid_and_not_asked_again(make_judge, text):
     with ChatServer(lambda number, request: Answer(text)) as server:
-        assert make_judge(server.url).judge(["a"], DFEW) == [None]
+        assert make_judge(server.url).judge(["a"], DFEW_TAXONOMY) == [None]
         judge = make_judge(server.url)
-        assert judge.judge(["a"], DFEW) == [None]
+        assert judge.judge(["a"], DFEW_TAXONOMY) == [None]
     assert len(server.requests) == 1
     assert (judge.num_invalid, judge.usage.cached) == (1, 1)
 
@@ -281,13 +281,15 @@ def test_an_endpoint_that_dies_half_way_loses_nothing(make_judge, tmp_path):
     with ChatServer(dying) as server:
         judge = make_judge(server.url, concurrency=1)
         with pytest.raises(EndpointError, match=r"5 of 12 replies are kept in .*replies.jsonl: run the same command"):
-            judge.judge(RATIONALES, DFEW)
+            judge.judge(RATIONALES, DFEW_TAXONOMY)
     answered = server.prompts()[:5]
     assert judge.usage.asked == 5
     with ChatServer() as second:  # elsewhere: replies are known by what was asked, not by the address
         judge = make_judge(second.url)
-        assert judge.judge(RATIONALES, DFEW) == ["happiness"] * 12
-    assert sorted(answered + second.prompts()) == sorted(judge_prompt(rationale, DFEW) for rationale in RATIONALES)
+        assert judge.judge(RATIONALES, DFEW_TAXONOMY) == ["happiness"] * 12
+    assert sorted(answered + second.prompts()) == sorted(
+        judge_prompt(rationale, DFEW_TAXONOMY) for rationale in RATIONALES
+    )
     assert (judge.usage.cached, judge.usage.asked) == (5, 7)
 
 
@@ -295,16 +297,16 @@ def test_an_endpoint_that_is_gone_is_an_error(make_judge):
     with ChatServer() as server:
         pass
     with pytest.raises(EndpointError, match=r"Refused.*attempt 3 of 3.*0 of 1 replies are kept"):
-        make_judge(server.url).judge(["a"], DFEW)
+        make_judge(server.url).judge(["a"], DFEW_TAXONOMY)
 
 
 def test_other_model_question_or_parameters_are_asked_anew(make_judge):
     with ChatServer() as server:
-        make_judge(server.url).judge(["a"], DFEW)
-        make_judge(server.url, model="other").judge(["a"], DFEW)
-        make_judge(server.url, max_tokens=4).judge(["a"], DFEW)
-        make_judge(server.url).judge(["b"], DFEW)
-        make_judge(server.url, concurrency=1, timeout=1.0).judge(["a"], DFEW)
+        make_judge(server.url).judge(["a"], DFEW_TAXONOMY)
+        make_judge(server.url, model="other").judge(["a"], DFEW_TAXONOMY)
+        make_judge(server.url, max_tokens=4).judge(["a"], DFEW_TAXONOMY)
+        make_judge(server.url).judge(["b"], DFEW_TAXONOMY)
+        make_judge(server.url, concurrency=1, timeout=1.0).judge(["a"], DFEW_TAXONOMY)
     assert len(server.requests) == 4
 
 
@@ -316,21 +318,21 @@ def test_failures_up_to_a_number_are_invalid_and_asked_for_again(make_judge):
 
     with ChatServer(answer) as server:  # numbers 1, 10 and 11
         judge = make_judge(server.url, max_failures=3, retries=1)
-        assert judge.judge(RATIONALES, DFEW).count(None) == 3
+        assert judge.judge(RATIONALES, DFEW_TAXONOMY).count(None) == 3
         assert (judge.usage.failures, judge.usage.retries, judge.num_invalid) == (3, 3, 3)
         with pytest.raises(EndpointError, match="9 of 12 replies are kept"):
-            make_judge(server.url, max_failures=2, retries=0).judge(RATIONALES, DFEW)
+            make_judge(server.url, max_failures=2, retries=0).judge(RATIONALES, DFEW_TAXONOMY)
         broken = False
-        assert make_judge(server.url).judge(RATIONALES, DFEW).count(None) == 0
+        assert make_judge(server.url).judge(RATIONALES, DFEW_TAXONOMY).count(None) == 0
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_refused_text_counts_as_one_failure_and_is_not_retried(make_judge, status):
     refusal = Answer(status=status, content=b'{"error": {"message": "maximum context length is 8"}}')
     with ChatServer(lambda number, request: refusal if "long" in request.prompt else Answer()) as server:
-        assert make_judge(server.url, max_failures=1).judge(["long", "b"], DFEW) == [None, "happiness"]
+        assert make_judge(server.url, max_failures=1).judge(["long", "b"], DFEW_TAXONOMY) == [None, "happiness"]
         with pytest.raises(EndpointError, match=f"HTTP {status}: maximum context length is 8"):
-            make_judge(server.url).judge(["long"], DFEW)
+            make_judge(server.url).judge(["long"], DFEW_TAXONOMY)
     assert len(server.requests) == 3
 
 
@@ -349,7 +351,7 @@ def test_what_no_retry_can_cure_stops_at_once_and_never_shows_the_key(make_judge
         headers = {"Location": f"{elsewhere.url}/chat/completions?{KEY}"} if status == 307 else {}
         with ChatServer(lambda number, request: Answer(status=status, content=content, headers=headers)) as server:
             with pytest.raises(EndpointError, match=message) as caught:
-                make_judge(server.url, concurrency=1).judge(RATIONALES, DFEW)
+                make_judge(server.url, concurrency=1).judge(RATIONALES, DFEW_TAXONOMY)
             assert len(server.requests) == 1
     assert elsewhere.requests == []
     shown = "".join(traceback.format_exception(caught.value))
@@ -360,7 +362,7 @@ def test_the_key_is_in_no_file_log_or_report(make_judge, tmp_path, caplog, capsy
     caplog.set_level("DEBUG")
     with ChatServer(then_fine(Answer(status=500, content=KEY.encode()))) as server:
         judge = make_judge(server.url)
-        judge.judge(["a"], DFEW)
+        judge.judge(["a"], DFEW_TAXONOMY)
     assert server.requests[0].headers["Authorization"] == f"Bearer {KEY}"
     kept = "".join(path.read_text() for path in tmp_path.iterdir())
     printed = "".join(capsys.readouterr())
@@ -407,7 +409,7 @@ def test_an_endpoint_that_echoes_the_key(make_judge, monkeypatch, tmp_path, capl
     with ChatServer(lambda number, request: Answer(text, status, content, headers)) as server:
         judge = make_judge(server.url)
         try:
-            (_, verdict), *_ = judge.stream(["a"], DFEW)
+            (_, verdict), *_ = judge.stream(["a"], DFEW_TAXONOMY)
             shown = f"{verdict}{judge.report()}"
         except EndpointError as error:
             shown = "".join(traceback.format_exception(error))
@@ -419,7 +421,7 @@ def test_an_endpoint_that_echoes_the_key(make_judge, monkeypatch, tmp_path, capl
 def test_a_short_key_is_no_part_of_other_words(make_judge, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "app")
     with ChatServer(then_fine(Answer("app happy"), Answer("happy"))) as server:
-        (_, first), (_, second) = make_judge(server.url, concurrency=1).stream(["a", "b"], DFEW)
+        (_, first), (_, second) = make_judge(server.url, concurrency=1).stream(["a", "b"], DFEW_TAXONOMY)
     assert (first.reply, second.emotion) == ("*** happy", "happiness")
 
 
@@ -427,7 +429,7 @@ def test_a_short_key_is_no_part_of_other_words(make_judge, monkeypatch):
 def test_a_malformed_key_is_not_repeated(make_judge, monkeypatch, secret):
     monkeypatch.setenv("OPENAI_API_KEY", secret)
     with ChatServer() as server, pytest.raises(EndpointError, match="OPENAI_API_KEY holds characters") as caught:
-        make_judge(server.url).judge(["a"], DFEW)
+        make_judge(server.url).judge(["a"], DFEW_TAXONOMY)
     assert secret not in "".join(traceback.format_exception(caught.value))
     assert server.requests == []
 
@@ -436,8 +438,8 @@ def test_a_malformed_key_is_not_repeated(make_judge, monkeypatch, secret):
 def test_no_key_is_needed(make_judge, options):
     with ChatServer(then_fine(Answer(status=401))) as server:
         with pytest.raises(EndpointError, match="No key was sent: put it into the environment variable"):
-            make_judge(server.url, **options).judge(["a"], DFEW)
-        assert make_judge(server.url, **options).judge(["a"], DFEW) == ["sadness"]
+            make_judge(server.url, **options).judge(["a"], DFEW_TAXONOMY)
+        assert make_judge(server.url, **options).judge(["a"], DFEW_TAXONOMY) == ["sadness"]
     assert not any("Authorization" in request.headers for request in server.requests)
 
 
@@ -463,7 +465,7 @@ def test_a_proxy_that_is_none_is_named_without_its_password(monkeypatch, make_ju
     for name in ("HTTP_PROXY", "http_proxy"):
         monkeypatch.setenv(name, proxy)
     with pytest.raises(EndpointError, match=r"HTTP_PROXY|nowhere.invalid") as caught:
-        make_judge("http://nowhere.invalid/v1", retries=0).judge(["a"], DFEW)
+        make_judge("http://nowhere.invalid/v1", retries=0).judge(["a"], DFEW_TAXONOMY)
     assert "secret1" not in "".join(traceback.format_exception(caught.value))
 
 
@@ -492,9 +494,9 @@ def test_options_are_checked(make_judge, options, message):
 def test_cost_and_counts_are_reported(make_judge):
     with ChatServer(then_fine(Answer(status=500), Answer("I cannot say"))) as server:
         options = {"prompt_price": 0.4, "completion_price": 1.6, "concurrency": 1}
-        make_judge(server.url, **options).judge(["a"], DFEW)
+        make_judge(server.url, **options).judge(["a"], DFEW_TAXONOMY)
         judge = make_judge(server.url, **options)
-        judge.judge(["a", "b", "c"], DFEW)
+        judge.judge(["a", "b", "c"], DFEW_TAXONOMY)
     # 2 × 100 prompt tokens and 2 × 2 completion tokens, per million
     assert judge.cost() == pytest.approx((200 * 0.4 + 4 * 1.6) / 1e6, rel=1e-12)
     assert judge.report() == (
@@ -505,7 +507,7 @@ def test_cost_and_counts_are_reported(make_judge):
 
 def test_half_a_surrogate_pair_in_text_and_reply(make_judge):
     with ChatServer(lambda number, request: Answer("sad\ud83d")) as server:
-        (_, verdict), *_ = make_judge(server.url).stream(["He \ud83d smiles."], DFEW)
+        (_, verdict), *_ = make_judge(server.url).stream(["He \ud83d smiles."], DFEW_TAXONOMY)
     assert verdict.reply == "sad\N{REPLACEMENT CHARACTER}"
     assert verdict.emotion is None
 
@@ -513,7 +515,7 @@ def test_half_a_surrogate_pair_in_text_and_reply(make_judge):
 def test_a_reader_that_stops_early_keeps_every_reply(make_judge, tmp_path):
     with ChatServer() as server:
         judge = make_judge(server.url, concurrency=1)
-        stream = judge.stream(RATIONALES, DFEW)
+        stream = judge.stream(RATIONALES, DFEW_TAXONOMY)
         next(stream)
         stream.close()
     assert 1 <= judge.usage.asked < 12
@@ -528,7 +530,7 @@ def test_what_steers_a_terminal_is_shown_as_text(make_judge, tmp_path, status):
     with ChatServer(lambda number, request: Answer(evil, status, content, headers)) as server:
         judge = make_judge(server.url, model="m\x1b[2J")
         try:
-            (_, verdict), *_ = judge.stream(["a"], DFEW)
+            (_, verdict), *_ = judge.stream(["a"], DFEW_TAXONOMY)
             shown = f"{verdict.reply}{judge.report()}"
         except EndpointError as error:
             shown = str(error)
