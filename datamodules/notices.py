@@ -21,7 +21,7 @@ def inform(message: str) -> None:
 def warn(message: str) -> None:
     """Warn of something that a user may want to change."""
     if _is_first():
-        warnings.warn(message, stacklevel=3)
+        warnings.warn(message, stacklevel=2)
 
 
 def _is_first() -> bool:
