@@ -6,8 +6,8 @@ Three forms, told apart by their content:
   * a JSON list of `{"video": path, "conversations": [{"from": "human", "value"}, {"from": "gpt", "value"}]}`, where the
     gpt value, `<think>rationale</think>\n<answer>label</answer>`, is learned verbatim.
 
-The question in the JSON is not used: the instruction is the data module's, so that all stages ask with one prompt (the
-published code has three). How many rows ask another is logged.
+The question in the JSON is not used: `instruction` is, so that all stages ask with one prompt (the published code has
+three). How many rows ask another is logged.
 """
 
 import csv
