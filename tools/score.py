@@ -19,7 +19,7 @@ from datamodules.rationale import read_response
 from lightning_modules.judges import FileJudge, Judge
 from lightning_modules.judges.base import find_device
 from lightning_modules.judges.prompt import PromptedJudge, each_verdict
-from lightning_modules.judges.verifier import verifier_judge_name, verifier_verdict
+from lightning_modules.judges.verifier_judge import verifier_judge_name, verifier_verdict
 from lightning_modules.metrics.records import read_records
 
 JsonlFile = restricted_string_type("JsonlFile", r".+\.jsonl?", docstring="Path of a JSON Lines file.")

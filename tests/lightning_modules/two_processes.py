@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.batch import Clip, ClipBatch, collate
-from datamodules.emotions import DFEW
+from datamodules.emotions import DFEW_TAXONOMY
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.interface import Completions, Prompt, Sampling
 from lightning_modules.policy import PolicyModule
@@ -46,7 +46,7 @@ class DealtClips(LightningDataModule):
         rank: of the process; None: it is alone.
     """
 
-    taxonomy = DFEW
+    taxonomy = DFEW_TAXONOMY
 
     def __init__(self, train: list[Step], val: Step, rank: int | None) -> None:
         super().__init__()

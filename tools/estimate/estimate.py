@@ -16,7 +16,7 @@ from torch import nn
 from lightning_modules.backbones.adapters import adapter_parameters
 from lightning_modules.backbones.decoder_backbone import LANGUAGE_MODEL, DecoderBackbone
 from lightning_modules.backbones.fork import can_group
-from lightning_modules.backbones.scoring import CHUNK_ELEMENTS
+from lightning_modules.backbones.logprobs import CHUNK_ELEMENTS
 from lightning_modules.backbones.static_fork import ROOM
 from tools.estimate.geometries import write_settings
 from tools.estimate.limits import Limits

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from openpyxl import load_workbook
 
-from datamodules.emotions import ALIASES, DFEW, MAFW
+from datamodules.emotions import ALIASES, DFEW_TAXONOMY, MAFW_TAXONOMY
 from datamodules.synthetic.grammar import rationale_emotion
 from datamodules.synthetic.layouts import media_path, split_folds
 
@@ -58,7 +58,7 @@ def test_dfew_splits(make_corpus: Corpus):
             lines = content.decode().splitlines()[1:]
             rows[split] = [line.split(",") for line in lines]
             for name, code in rows[split]:
-                assert truth[f"Clip/original/{name}.mp4"]["label"] == DFEW.classes[int(code) - 1]
+                assert truth[f"Clip/original/{name}.mp4"]["label"] == DFEW_TAXONOMY.classes[int(code) - 1]
         names = [name for split in rows.values() for name, _ in split]
         assert len(names) == len(set(names)) == NUM_CLIPS  # train and test of a fold share no clip
         assert {code for _, code in rows["test"]} == {str(code) for code in range(1, 8)}
@@ -93,7 +93,9 @@ def test_mafw_splits(make_corpus: Corpus, kind: str):
                 clip = truth[f"data/clips/{name}"]
                 parts = label.split("_")
                 assert clip["label"] in parts if kind == "compound" else clip["label"] == label
-                assert [MAFW.index(part) for part in parts] == sorted(MAFW.index(part) for part in parts)
+                assert [MAFW_TAXONOMY.index(part) for part in parts] == sorted(
+                    MAFW_TAXONOMY.index(part) for part in parts
+                )
             with pytest.raises(UnicodeDecodeError):
                 captioned.decode("utf-8")
             cells = [line.split("\t") for line in captioned.decode("gb18030").split("\r\n")[:-1]]
@@ -110,12 +112,12 @@ def test_mafw_workbooks(make_corpus: Corpus):
     truth = _truth(root)
     labels = root / "Labels"
     annotation, single, multi = (_cells(labels / f"{name}.xlsx") for name in ("annotation", "single-set", "multi-set"))
-    assert annotation[0] == ("clip", "invalid", *MAFW.classes) and len(annotation) == 1 + NUM_CLIPS
-    assert single[0] == ("clip", *MAFW.classes, "single_label") and len(single[0]) == 13
+    assert annotation[0] == ("clip", "invalid", *MAFW_TAXONOMY.classes) and len(annotation) == 1 + NUM_CLIPS
+    assert single[0] == ("clip", *MAFW_TAXONOMY.classes, "single_label") and len(single[0]) == 13
     for name, *shares, code in single[1:]:
-        assert truth[f"data/clips/{name}"]["label"] == MAFW.classes[code - 1]
+        assert truth[f"data/clips/{name}"]["label"] == MAFW_TAXONOMY.classes[code - 1]
         assert shares.index(max(shares)) + 1 == code and sum(shares) == pytest.approx(1)
-    assert multi[0] == ("clip", *MAFW.classes, "multi_label") and len(multi) > 1
+    assert multi[0] == ("clip", *MAFW_TAXONOMY.classes, "multi_label") and len(multi) > 1
     for *_, codes in multi[1:]:
         assert len(codes.split(",")) == 2 and "5" not in codes.split(",")
     text = _cells(labels / "descriptive_text.xlsx")
@@ -142,7 +144,7 @@ def test_emer_conversations(make_corpus: Corpus):
         rationale, answer = gpt["value"].removeprefix("<think>").split("</think>\n<answer>")
         answer = answer.removesuffix("</answer>")
         assert gpt["from"] == "gpt" and rationale == clip["rationale"]
-        assert DFEW.canonical(answer) == clip["label"]
+        assert DFEW_TAXONOMY.canonical(answer) == clip["label"]
         answers.add(answer)
     assert answers == {"happy", "sad", "neutral", "angry", "surprise", "disgust", "fear"}
     assert {"happy", "sad", "angry"} <= set(ALIASES)

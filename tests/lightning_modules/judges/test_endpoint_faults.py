@@ -10,7 +10,7 @@ from email.utils import formatdate
 import anyio
 import pytest
 
-from datamodules.emotions import DFEW
+from datamodules.emotions import DFEW_TAXONOMY
 from lightning_modules.judges.chat import ChatEndpoint
 from lightning_modules.judges.errors import EndpointError, RequestFailed
 from lightning_modules.judges.prompt import judge_prompt
@@ -62,7 +62,7 @@ RATIONALES = [f"The man smiles, number {i}." for i in range(12)]
 def test_passing_faults_are_retried(make_judge, fault):
     with ChatServer(then_fine(fault)) as server:
         judge = make_judge(server.url)
-        assert judge.judge(["a"], DFEW) == ["sadness"]
+        assert judge.judge(["a"], DFEW_TAXONOMY) == ["sadness"]
     assert len(server.requests) == 2
     assert (judge.usage.asked, judge.usage.retries, judge.usage.failures) == (1, 1, 0)
 
@@ -71,7 +71,7 @@ def test_passing_faults_are_retried(make_judge, fault):
 def test_an_attempt_has_a_deadline_and_is_retried(make_judge, fault):
     with ChatServer(then_fine(Answer(fault=fault))) as server:
         judge = make_judge(server.url, timeout=0.15)
-        assert judge.judge(["a"], DFEW) == ["sadness"]
+        assert judge.judge(["a"], DFEW_TAXONOMY) == ["sadness"]
     assert (len(server.requests), judge.usage.retries) == (2, 1)
 
 
@@ -80,7 +80,7 @@ def test_an_endpoint_that_never_ends_its_answers_is_an_error_that_names_the_limi
         ChatServer(lambda number, request: Answer(fault="drip")) as server,
         pytest.raises(EndpointError, match=r"no whole answer within 0\.1 s \(attempt 3 of 3\)"),
     ):
-        make_judge(server.url, timeout=0.1).judge(["a"], DFEW)
+        make_judge(server.url, timeout=0.1).judge(["a"], DFEW_TAXONOMY)
 
 
 @pytest.mark.parametrize("end", ["interrupt", "error", "close"])
@@ -98,7 +98,7 @@ def test_what_ends_the_run_does_not_wait_for_requests_under_way(make_judge, end)
 
     threads = set(threading.enumerate())
     with ChatServer(answer) as server:
-        stream = make_judge(server.url, timeout=60, concurrency=2).stream(["hang", "b"], DFEW)
+        stream = make_judge(server.url, timeout=60, concurrency=2).stream(["hang", "b"], DFEW_TAXONOMY)
         if end == "error":
             with pytest.raises(EndpointError, match="404"):
                 next(stream)
@@ -160,7 +160,7 @@ def test_an_endpoint_that_asks_for_too_long_a_wait_ends_the_run(make_judge):
         ChatServer(lambda number, request: Answer(status=429, headers={"Retry-After": "3600"})) as server,
         pytest.raises(EndpointError, match=r"asks to wait 3600 s, longer than max_wait \(120 s\)"),
     ):
-        make_judge(server.url).judge(["a"], DFEW)
+        make_judge(server.url).judge(["a"], DFEW_TAXONOMY)
     assert len(server.requests) == 1
 
 
@@ -171,13 +171,15 @@ def test_an_endpoint_that_dies_half_way_loses_nothing(make_judge, tmp_path):
     with ChatServer(dying) as server:
         judge = make_judge(server.url, concurrency=1)
         with pytest.raises(EndpointError, match=r"5 of 12 replies are kept in .*replies.jsonl: run the same command"):
-            judge.judge(RATIONALES, DFEW)
+            judge.judge(RATIONALES, DFEW_TAXONOMY)
     answered = server.prompts()[:5]
     assert judge.usage.asked == 5
     with ChatServer() as second:  # elsewhere: replies are known by what was asked, not by the address
         judge = make_judge(second.url)
-        assert judge.judge(RATIONALES, DFEW) == ["happiness"] * 12
-    assert sorted(answered + second.prompts()) == sorted(judge_prompt(rationale, DFEW) for rationale in RATIONALES)
+        assert judge.judge(RATIONALES, DFEW_TAXONOMY) == ["happiness"] * 12
+    assert sorted(answered + second.prompts()) == sorted(
+        judge_prompt(rationale, DFEW_TAXONOMY) for rationale in RATIONALES
+    )
     assert (judge.usage.cached, judge.usage.asked) == (5, 7)
 
 
@@ -185,7 +187,7 @@ def test_an_endpoint_that_is_gone_is_an_error(make_judge):
     with ChatServer() as server:
         pass
     with pytest.raises(EndpointError, match=r"Refused.*attempt 3 of 3.*0 of 1 replies are kept"):
-        make_judge(server.url).judge(["a"], DFEW)
+        make_judge(server.url).judge(["a"], DFEW_TAXONOMY)
 
 
 def test_failures_up_to_a_number_are_invalid_and_asked_for_again(make_judge):
@@ -196,19 +198,19 @@ def test_failures_up_to_a_number_are_invalid_and_asked_for_again(make_judge):
 
     with ChatServer(answer) as server:  # numbers 1, 10 and 11
         judge = make_judge(server.url, max_failures=3, retries=1)
-        assert judge.judge(RATIONALES, DFEW).count(None) == 3
+        assert judge.judge(RATIONALES, DFEW_TAXONOMY).count(None) == 3
         assert (judge.usage.failures, judge.usage.retries, judge.num_invalid) == (3, 3, 3)
         with pytest.raises(EndpointError, match="9 of 12 replies are kept"):
-            make_judge(server.url, max_failures=2, retries=0).judge(RATIONALES, DFEW)
+            make_judge(server.url, max_failures=2, retries=0).judge(RATIONALES, DFEW_TAXONOMY)
         broken = False
-        assert make_judge(server.url).judge(RATIONALES, DFEW).count(None) == 0
+        assert make_judge(server.url).judge(RATIONALES, DFEW_TAXONOMY).count(None) == 0
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_refused_text_counts_as_one_failure_and_is_not_retried(make_judge, status):
     refusal = Answer(status=status, content=b'{"error": {"message": "maximum context length is 8"}}')
     with ChatServer(lambda number, request: refusal if "long" in request.prompt else Answer()) as server:
-        assert make_judge(server.url, max_failures=1).judge(["long", "b"], DFEW) == [None, "happiness"]
+        assert make_judge(server.url, max_failures=1).judge(["long", "b"], DFEW_TAXONOMY) == [None, "happiness"]
         with pytest.raises(EndpointError, match=f"HTTP {status}: maximum context length is 8"):
-            make_judge(server.url).judge(["long"], DFEW)
+            make_judge(server.url).judge(["long"], DFEW_TAXONOMY)
     assert len(server.requests) == 3

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from datamodules.emotions import DFEW
+from datamodules.emotions import DFEW_TAXONOMY
 from lightning_modules.judges.chat import ChatEndpoint
 from lightning_modules.judges.errors import EndpointError
 from tests.chat_server import KEY, Answer, ChatServer, then_fine
@@ -31,7 +31,7 @@ def test_what_no_retry_can_cure_stops_at_once_and_never_shows_the_key(make_judge
         headers = {"Location": f"{elsewhere.url}/chat/completions?{KEY}"} if status == 307 else {}
         with ChatServer(lambda number, request: Answer(status=status, content=content, headers=headers)) as server:
             with pytest.raises(EndpointError, match=message) as caught:
-                make_judge(server.url, concurrency=1).judge(["a", "b"], DFEW)
+                make_judge(server.url, concurrency=1).judge(["a", "b"], DFEW_TAXONOMY)
             assert len(server.requests) == 1
     assert elsewhere.requests == []
     shown = "".join(traceback.format_exception(caught.value))
@@ -42,7 +42,7 @@ def test_the_key_is_in_no_file_log_or_report(make_judge, tmp_path, caplog, capsy
     caplog.set_level("DEBUG")
     with ChatServer(then_fine(Answer(status=500, content=KEY.encode()))) as server:
         judge = make_judge(server.url)
-        judge.judge(["a"], DFEW)
+        judge.judge(["a"], DFEW_TAXONOMY)
     assert server.requests[0].headers["Authorization"] == f"Bearer {KEY}"
     kept = "".join(path.read_text() for path in tmp_path.iterdir())
     printed = "".join(capsys.readouterr())
@@ -89,7 +89,7 @@ def test_an_endpoint_that_echoes_the_key(make_judge, monkeypatch, tmp_path, capl
     with ChatServer(lambda number, request: Answer(text, status, content, headers)) as server:
         judge = make_judge(server.url)
         try:
-            (_, verdict), *_ = judge.stream(["a"], DFEW)
+            (_, verdict), *_ = judge.stream(["a"], DFEW_TAXONOMY)
             shown = f"{verdict}{judge.report()}"
         except EndpointError as error:
             shown = "".join(traceback.format_exception(error))
@@ -101,7 +101,7 @@ def test_an_endpoint_that_echoes_the_key(make_judge, monkeypatch, tmp_path, capl
 def test_a_short_key_is_no_part_of_other_words(make_judge, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "app")
     with ChatServer(then_fine(Answer("app happy"), Answer("happy"))) as server:
-        (_, first), (_, second) = make_judge(server.url, concurrency=1).stream(["a", "b"], DFEW)
+        (_, first), (_, second) = make_judge(server.url, concurrency=1).stream(["a", "b"], DFEW_TAXONOMY)
     assert (first.reply, second.emotion) == ("*** happy", "happiness")
 
 
@@ -109,7 +109,7 @@ def test_a_short_key_is_no_part_of_other_words(make_judge, monkeypatch):
 def test_a_malformed_key_is_not_repeated(make_judge, monkeypatch, secret):
     monkeypatch.setenv("OPENAI_API_KEY", secret)
     with ChatServer() as server, pytest.raises(EndpointError, match="OPENAI_API_KEY holds characters") as caught:
-        make_judge(server.url).judge(["a"], DFEW)
+        make_judge(server.url).judge(["a"], DFEW_TAXONOMY)
     assert secret not in "".join(traceback.format_exception(caught.value))
     assert server.requests == []
 
@@ -118,8 +118,8 @@ def test_a_malformed_key_is_not_repeated(make_judge, monkeypatch, secret):
 def test_no_key_is_needed(make_judge, options):
     with ChatServer(then_fine(Answer(status=401))) as server:
         with pytest.raises(EndpointError, match="No key was sent: put it into the environment variable"):
-            make_judge(server.url, **options).judge(["a"], DFEW)
-        assert make_judge(server.url, **options).judge(["a"], DFEW) == ["sadness"]
+            make_judge(server.url, **options).judge(["a"], DFEW_TAXONOMY)
+        assert make_judge(server.url, **options).judge(["a"], DFEW_TAXONOMY) == ["sadness"]
     assert not any("Authorization" in request.headers for request in server.requests)
 
 
@@ -145,7 +145,7 @@ def test_a_proxy_that_is_none_is_named_without_its_password(monkeypatch, make_ju
     for name in ("HTTP_PROXY", "http_proxy"):
         monkeypatch.setenv(name, proxy)
     with pytest.raises(EndpointError, match=r"HTTP_PROXY|nowhere.invalid") as caught:
-        make_judge("http://nowhere.invalid/v1", retries=0).judge(["a"], DFEW)
+        make_judge("http://nowhere.invalid/v1", retries=0).judge(["a"], DFEW_TAXONOMY)
     assert "secret1" not in "".join(traceback.format_exception(caught.value))
 
 
@@ -157,7 +157,7 @@ def test_what_steers_a_terminal_is_shown_as_text(make_judge, tmp_path, status):
     with ChatServer(lambda number, request: Answer(evil, status, content, headers)) as server:
         judge = make_judge(server.url, model="m\x1b[2J")
         try:
-            (_, verdict), *_ = judge.stream(["a"], DFEW)
+            (_, verdict), *_ = judge.stream(["a"], DFEW_TAXONOMY)
             shown = f"{verdict.reply}{judge.report()}"
         except EndpointError as error:
             shown = str(error)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.classification import BinaryCalibrationError
 from torchmetrics.functional import classification, spearman_corrcoef
 
-from datamodules.emotions import DFEW
+from datamodules.emotions import DFEW_TAXONOMY
 from lightning_modules.metrics.agreement import cohens_kappa
 from lightning_modules.metrics.calibration import (
     NUM_BINS,
@@ -28,7 +28,7 @@ from lightning_modules.metrics.sentences import SentenceLabelReport
 
 pytestmark = pytest.mark.numerics
 
-C = len(DFEW)
+C = len(DFEW_TAXONOMY)
 
 
 def clips(seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -42,7 +42,7 @@ def clips(seed: int = 0) -> tuple[Tensor, Tensor]:
 def test_recognition_where_every_answer_is_a_class_and_every_class_has_a_clip() -> None:
     prediction, target = clips()
     counts = joint_counts(prediction, target, None, C)
-    report = emotion_report(counts, DFEW, judge=None)
+    report = emotion_report(counts, DFEW_TAXONOMY, judge=None)
 
     def theirs(name: str, average: str) -> list[float]:
         return getattr(classification, f"multiclass_{name}")(prediction, target, C, average=average).tolist()
@@ -50,7 +50,7 @@ def test_recognition_where_every_answer_is_a_class_and_every_class_has_a_clip() 
     assert report["war"] == pytest.approx(theirs("accuracy", "micro"), abs=1e-6)
     assert report["uar"] == pytest.approx(theirs("recall", "macro"), abs=1e-6)
     for own, name in (("recall", "recall"), ("precision", "precision"), ("f1", "f1_score")):
-        figures = [report["per_class"][emotion][own] for emotion in DFEW.classes]
+        figures = [report["per_class"][emotion][own] for emotion in DFEW_TAXONOMY.classes]
         assert figures == pytest.approx(theirs(name, "none"), abs=1e-6)
     matrix = classification.multiclass_confusion_matrix(prediction, target, C)
     assert [row[:C] for row in report["confusion_matrix"]["counts"]] == matrix.tolist()
