@@ -1,4 +1,4 @@
-"""What a policy says of ablated clips beside what it says of the full ones: per clip, overall, as table and figure."""
+"""What a policy says of ablated and of full clips, compared per clip and overall, as table and figure."""
 
 import re
 from collections import Counter
@@ -171,7 +171,7 @@ def _spaced(mode: str) -> str:
 
 
 def remarks(report: Mapping[str, Any]) -> list[str]:
-    """What the figures alone do not say: modes that change nothing at all, and answers that follow a wrong sound."""
+    """What the figures mean: modes that change nothing at all, and answers that follow a wrong sound."""
     lines = [
         f"{mode}: every completion is the one of the full clips. What is taken away has no part in the answers."
         for mode, own in report["modes"].items()

@@ -81,8 +81,9 @@ def label_sets(readings: Sequence[SentenceReading]) -> LabelSets:
 class AlarmCallback(Callback):
     """Logs `alarm/<name>` in stage 3, `val_alarm/<name>` and `test_alarm/<name>` after an evaluation; warns of some.
 
-    Meanings and default thresholds: `lightning_modules.metrics.reward_hacking.CHECKS`. What has no value is not logged.
-    An alarm warns once, and again only after it has been silent. Numerators and denominators are summed over processes.
+    `lightning_modules.metrics.reward_hacking.CHECKS` has meanings and default thresholds. What has no value is not
+    logged. An alarm warns once, and again only after it has been silent. Numerators and denominators are summed over
+    processes.
 
     Args:
         every_n_steps: batches of stage 3 between two measurements.

@@ -1,4 +1,4 @@
-"""The RL callback: which rewards a run has, and what they make of the completions that `GRPOModule` asks about."""
+"""The RL callback: the rewards of a run, computed for the completions that `GRPOModule` asks about."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What stages 1 and 3 and every evaluation share: a policy that explains clips, judged by the method's metrics."""
+"""A policy that explains clips, and its evaluation by the method's metrics: what stages 1 and 3 share."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""What several processes know of one step, put together: each calls these in the same order, and gets the same.
+"""What several processes know of one step, put together. All call these in the same order, and get the same.
 
-On one process they return what they were given.
+A single process gets back what it gave.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ class Measured:
     Args:
         value: a scalar.
         weight: of the process in a mean: what the value is itself a mean over, e.g. its number of tokens.
-        how: it joins those of other processes.
+        how: the way in which it joins those of other processes.
     """
 
     value: Value

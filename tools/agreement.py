@@ -1,4 +1,4 @@
-"""Two judges of the same rationales: `python main.py agreement`. Cohen's kappa, and on what they differ."""
+"""`python main.py agreement`: how far two judges of the same rationales agree, and where they differ."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""Reward-hacking alarms of finished runs: the tool `python main.py alarms`."""
+"""`python main.py alarms`: reward-hacking alarms of finished runs."""
 
 from dataclasses import asdict
 from pathlib import Path

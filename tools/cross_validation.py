@@ -1,9 +1,10 @@
 """Cross-validation over the published folds of a corpus: `fit` and `test` per fold, then all folds together.
 
-The field reports folds in two ways: DFEW's authors pool the predictions of all folds, MAE-DFER
-averages the folds' metrics. Both are given (decision 13); they differ where folds differ in size or in classes.
+The field reports folds in two ways: DFEW's authors pool the predictions of all folds, MAE-DFER averages the folds'
+metrics. Here are both (decision 13); they differ where folds differ in size or classes.
 
-Every `fit` and `test` is a process of its own, as a user would start it: devices, memory and failures stay apart.
+Every `fit` and `test` is a process of its own, as a user would start it, so that devices, memory and failures stay
+apart.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""Score completions, of anyone's model: `python main.py score`.
+"""`python main.py score`: score the completions of any model.
 
-One row per completion and the metrics over all.
+It writes a row per completion and the metrics over all.
 """
 
 from collections.abc import Sequence

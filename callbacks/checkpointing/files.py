@@ -91,7 +91,7 @@ class CheckpointFiles(TorchCheckpointIO):
         Args:
             path: the file.
             map_location: where its tensors go.
-            weights_only: has no say here: nothing but tensors and plain values is ever read.
+            weights_only: has no effect: only tensors and plain values are ever read.
 
         Raises:
             CheckpointError: it is damaged, or holds anything else.
@@ -119,7 +119,7 @@ class CheckpointFiles(TorchCheckpointIO):
 def own_checkpoints(directory: Path) -> dict[int, Path]:
     """Whole checkpoints that `RunCheckpoint` wrote to a directory: optimizer steps → file, fewest steps first.
 
-    The order is that of the steps: times of files are lost in copies, and clocks may be wrong.
+    Steps decide the order: copies lose the times of files, and clocks may be wrong.
     """
     found = {int(own[1]): path for path in directory.glob(f"*{SUFFIX}") if (own := _OWN.fullmatch(path.name))}
     return dict(sorted(found.items()))
@@ -128,7 +128,7 @@ def own_checkpoints(directory: Path) -> dict[int, Path]:
 def newest_checkpoint(run: Path) -> Path | None:
     """The checkpoint of a run directory after most optimizer steps, or None.
 
-    Others than `RunCheckpoint`'s count only where it wrote none, by the steps that their names tell.
+    Checkpoints of others than `RunCheckpoint` count only where it wrote none, by the steps in their names.
     """
     own = own_checkpoints(run / DIRECTORY)
     if own:

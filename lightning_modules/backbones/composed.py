@@ -1,7 +1,7 @@
 """A multimodal LLM composed of transformers' own parts: SigLIP (sees), Whisper (hears), MLP projectors, a causal LM.
 
-Any SigLIP, Whisper and decoder-only LM can be put together, from hub ids or local directories. The demo and the tests
-compose tiny random-weight parts (`python main.py tiny`; decision 38).
+It joins any SigLIP, Whisper and decoder-only LM, from hub ids or local directories. The demo and the tests join tiny
+random-weight parts (`python main.py tiny`; decision 38).
 
 Shape legend: B clips, T frames, I image size, N patches per frame, D vision width, L encoder positions, A audio width,
 H width of the language model, P prompt positions.
@@ -66,7 +66,7 @@ class ComposedBackbone(SplicedBackbone):
 
     Raises:
         ValueError: neither `path` nor all three parts are given, `path` is no such directory, a part cannot be found or
-            is of another architecture, or the weights do not fit in memory.
+            has another architecture, or the weights do not fit in memory.
     """
 
     def __init__(

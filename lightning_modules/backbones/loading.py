@@ -69,10 +69,10 @@ def find(name: str, argument: str = "path", weights: bool = True) -> Path:
 
 @contextmanager
 def named(directory: str | Path) -> Iterator[None]:
-    """Name the model's directory in whatever its own files make of the code that reads them.
+    """Name the model's directory in the errors that its files cause in the code that reads them.
 
     Raises:
-        ValueError: the block raised anything but a lack of memory or of a package.
+        ValueError: the block raised an error other than a lack of memory or of a package.
     """
     try:
         yield
@@ -249,8 +249,9 @@ def gpu_memory() -> list[int]:
 def require_memory(weights: Path | int, dtype: Literal["float32", "bfloat16"], name: str = "The backbone") -> None:
     """Refuse weights that cannot fit, before the system kills the process minutes into loading them.
 
-    They are loaded into the machine's memory and then moved to the GPU, if there is one: whole to each GPU of a run,
-    unless the strategy shards them. What fits only when sharded is a warning, as the strategy is not known here.
+    Weights are loaded into the machine's memory and then moved to the GPU, if there is one: whole to each GPU of a run,
+    unless the strategy shards them. As the strategy is not known here, weights that fit only when sharded give a
+    warning.
 
     Args:
         weights: a model's directory, or how many numbers are loaded from several (`count_weights`).

@@ -1,7 +1,7 @@
 """Tiny random-weight models of the real architectures, for machines without GPU or hub access (demo and tests).
 
 Real classes, real tokenizers (byte-level BPE trained on the spot), real directories: what loads these loads the
-published weights. transformers is imported where it is needed: the command's `--help` does without.
+published weights. transformers is imported only when it is needed, which `--help` is not.
 """
 
 import json

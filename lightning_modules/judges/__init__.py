@@ -1,7 +1,7 @@
 """Judges: read only a rationale and name one emotion of the taxonomy.
 
-An invalid reply is None: it equals nothing, is counted as a failure, and never becomes `neutral` (decision 33). Use a
-judge that is not the verifier which gave the reward; otherwise stage 3 optimises its own metric (decision 30).
+An invalid reply is None: it equals nothing, is counted as a failure, and never becomes `neutral` (decision 33). Do not
+judge with the verifier that gave the reward: stage 3 would optimise its own metric (decision 30).
 """
 
 from lightning_modules.judges.base import Judge

@@ -1,6 +1,6 @@
 """Reward-hacking alarms: signs that a policy has learnt to please the verifier instead of explaining.
 
-No alarm proves anything: each says which rationales to read. The statistics: `rationale_statistics`.
+No alarm proves anything: each says which rationales to read. `rationale_statistics` computes the statistics.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Prediction files against a baseline: `python main.py compare`. Differences with intervals and tests, clip by clip."""
+"""`python main.py compare`: prediction files against a baseline, clip by clip, with intervals and tests."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

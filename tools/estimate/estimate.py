@@ -1,6 +1,6 @@
-"""What stage 3 needs of each device, before it is run: memory by phase, checkpoint size, and least time per step.
+"""What stage 3 needs of each device: memory by phase, checkpoint size, and least time per step.
 
-From the configuration that `fit` would run; no weight is read.
+All of it follows from the configuration that `fit` would run; no weight is read.
 """
 
 import tempfile

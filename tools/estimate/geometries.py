@@ -1,6 +1,6 @@
 """Settings of HumanOmni models, for estimates where no published directory can be reached.
 
-Tokenizers are trained on the spot on the instruction: a prompt's text has about as many tokens as with Qwen's.
+Tokenizers are trained on the spot, on the instruction, so that a prompt's text has about as many tokens as with Qwen's.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Teacher labels for stage 2: `python main.py label_sentences`.
+"""`python main.py label_sentences`: teacher labels for stage 2.
 
 With `fit` of stage 2 after it, this is the paper's distillation of a language model into the verifier.
 """

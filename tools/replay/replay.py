@@ -1,6 +1,6 @@
-"""The tool `python main.py replay`: recompute a step whose loss or gradient was not finite; say where that begins.
+"""`python main.py replay`: recompute a step whose loss or gradient was not finite, and say where that begins.
 
-torch is imported when it recomputes: `--help` does without.
+torch is imported only to recompute, not for `--help`.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pictures and players of the clips of a report. What cannot be shown is said on the page, and ends nothing."""
+"""Pictures and players of a report's clips. What cannot be shown is named on the page, and does not end the tool."""
 
 import base64
 import mimetypes

@@ -1,6 +1,6 @@
 """Video-language models of transformers, from their published checkpoints, through transformers' own classes.
 
-Clips pass one by one up to the language model, which sees them together, padded on the left: so a row of a batch is
+Clips pass one by one up to the language model, which sees them together, padded on the left. So a row of a batch is
 what it is alone, whatever a model does with padding.
 
 Shape legend: B clips, T frames, I image size, P prompt positions, H hidden size.

@@ -1,7 +1,7 @@
 """HumanOmni, the paper's backbone: HumanOmni-0.5B/7B, R1-Omni-0.5B and ERV-0.5B/7B as published.
 
-Written from the published architecture and held by golden values of the published code, none of which runs here. Where
-that code is faulty: decisions 3, 4, 24, 34 and 36.
+Written from the published architecture and tested against golden values of the published code, none of which runs here.
+Where that code is faulty: decisions 3, 4, 24, 34 and 36.
 
 Shape legend: B clips, T frames, S patches per side, D vision width, L encoder positions, A audio width, H width of the
 language model.
