@@ -195,7 +195,7 @@ class _ForkedProcess:
     """A child of this process that answers calls; `owner` is the id of this process."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
-        import torch  # here and not above: the tools that decode nothing do without
+        import torch  # before the fork, for all children; not above, as the tools that decode nothing do without
 
         self.owner = os.getpid()
         self.connection, theirs = multiprocessing.Pipe()

@@ -61,16 +61,6 @@ def test_label_files_are_inspected_without_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
-def test_only_the_processes_that_decode_import_torch(tmp_path: Path) -> None:
-    (tmp_path / "clip.mp4").write_bytes((ROOT / "tests/golden/preprocess/av_stereo44k.mp4").read_bytes())
-    options = ["--data.path", str(tmp_path), "--num_workers", "1", "--clips_per_class", "0"]
-    done = run("inspect_data", "--data", "Clips", *options, "--output", str(tmp_path / "out"))
-    assert done.returncode == 0, done.stderr
-    assert '"num_checked": 1' in (tmp_path / "out/report.json").read_text()
-    assert done.stderr.splitlines()[-1].strip() == "imported:"
-
-
-@pytest.mark.e2e
 def test_an_error_of_a_light_command() -> None:
     done = run("alarms", "--predictions", "nowhere.jsonl")
     assert done.returncode == 2 and "nowhere.jsonl" in done.stderr

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -18,6 +19,7 @@ from callbacks.verifier_figures import VerifierFigures
 from datamodules.clip_datamodule import ClipDataModule
 from datamodules.clip_source import ClipSource, DataSource
 from lightning_modules.determinism import make_products_reproducible
+from lightning_modules.processes import of_node
 from lightning_modules.provenance import Mismatch
 from tools.command_line import settled
 
@@ -70,7 +72,8 @@ class StageCLI(LightningCLI):
         self.parser.refuse_written_secrets(self.config)
 
     def instantiate_classes(self) -> None:
-        super().instantiate_classes()
+        with of_node(num_devices(self.config.trainer.devices)):
+            super().instantiate_classes()
         if isinstance(self.datamodule, ClipSource):
             self.datamodule = ClipDataModule(self.datamodule)
 
@@ -82,3 +85,12 @@ class StageCLI(LightningCLI):
         ]
         own = [self.config_init[option] for option in missing]
         return super().instantiate_trainer(callbacks=[*named, *own], **kwargs)
+
+
+def num_devices(devices: Any) -> int:
+    """Processes per node that `trainer.devices` asks for; "auto" and -1 are all GPUs, of which there may be none."""
+    if isinstance(devices, str) and devices != "auto":
+        devices = devices.split(",") if "," in devices else int(devices)
+    if devices in ("auto", -1):
+        return max(torch.cuda.device_count(), 1)
+    return len(devices) if isinstance(devices, list) else devices

@@ -71,7 +71,7 @@ def check_clip(path: str, settings: MediaSettings) -> ClipCheck:
 
 @one_clip
 def _decode_and_describe(path: str | Path, settings: MediaSettings) -> ClipCheck:
-    from datamodules.media import decode_clip  # with torch, which the processes that decode need alone
+    from datamodules.media import decode_clip  # with torch, which only decoding needs
 
     decoded = decode_clip(path, settings)
     # Here and not above: torchcodec loads FFmpeg's libraries, and `decode_clip` says what to do when it cannot.

@@ -1,4 +1,4 @@
-"""Linear layers that use the whole of an AMD processor.
+"""Linear layers that use the whole of an AMD processor (decision 45).
 
 PyTorch multiplies float32 matrices by Intel's MKL, which leaves AVX-512 unused on other makers' processors. oneDNN,
 which comes with PyTorch, uses it and is twice as fast there. Values differ by float32's rounding.
