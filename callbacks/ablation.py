@@ -25,9 +25,8 @@ FIGURE_FILE = "ablation.png"
 class ModalityAblation(Callback):
     """During `test`, evaluates each batch once more in every mode, and reports what changes against the full clips.
 
-    The random numbers are those that the full batch was decoded with; under greedy decoding, which they have no part
-    in, every change comes from the input. The test itself gives what it gives without this callback. Ablated clips pass
-    the feature cache by.
+    The random numbers are those of the full batch; under greedy decoding, which takes none, every change comes from the
+    input. The test's own results do not change. Ablated clips bypass the feature cache.
 
     Writes to the run directory: `predictions_<mode>.jsonl`, which are files as `predictions.jsonl` is one;
     `ablation.jsonl`, a line per clip and mode; `ablation.json` and `ablation.png`.

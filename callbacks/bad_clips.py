@@ -1,4 +1,4 @@
-"""Clips that cannot be loaded, in a long run: each is named and counted, and too many of them end the run."""
+"""Clips that cannot be loaded in a long run: each is named and counted, and too many end the run."""
 
 import re
 import time
@@ -55,17 +55,17 @@ class BadClipRecord:
 class BadClipBudget(Callback):
     """Counts clips that could not be loaded, over all processes, and ends the run when they are too many.
 
-    They are too many when they are more than `max_share` of all clips seen since the run began, once there are
+    They are too many when more than `max_share` of all clips seen since the run began have failed, once there are
     `min_clips`; when `min_clips` in a row have failed on one process, as when a mount has vanished; when more than
-    `max_clips` different ones have failed; or when an epoch of training is over and no clip could be loaded at all.
-    Clips seen in training, validation, test and prediction count alike. Rows that never had a file do not count: they
-    are reported before the first step.
+    `max_clips` different ones have failed; or when a training epoch ends in which no clip could be loaded. Training,
+    validation, test and prediction count alike. Rows that never had a file do not count: they are reported before the
+    first step.
 
     Every bad clip is printed when it first fails, and stands in `bad_clips.jsonl` of the run directory. A resumed run
     goes on counting.
 
     Args:
-        max_share: largest share of clips that may fail, in [0, 1]; 1 bears all but long rows of failures.
+        max_share: largest share of clips that may fail, in [0, 1]; 1 allows all but long rows of failures.
         min_clips: clips seen before the share is judged, and the length of a row of failures that ends the run.
         max_clips: largest number of different clips that may fail; null: no such limit.
 

@@ -1,7 +1,7 @@
-"""The parser of configurations: gives out no secret of them (`config_secrets`), and writes them so that they run again.
+"""The parser of configurations: it gives out no secret (`config_secrets`), and writes them so that they run again.
 
-The run directory is written as a reference, too, where loggers and callbacks write to it: a run of a recorded
-configuration with another `trainer.default_root_dir` would else write to the old one.
+Where loggers and callbacks write to the run directory, it is written as a reference, too: otherwise a recorded
+configuration with another `trainer.default_root_dir` would write to the old one.
 """
 
 import re

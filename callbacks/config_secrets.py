@@ -4,8 +4,8 @@ A configuration says `api_key: ${oc.env:WANDB_API_KEY}`. The object gets the key
 error messages say what the configuration said, so that a written configuration still runs. A key that stands in the
 configuration itself is refused, because copies of it would be written.
 
-What counts as a secret: `callbacks/secret_names.py`. Other values from the environment, such as a scratch directory,
-are written as what they are.
+`callbacks/secret_names.py` says what counts as a secret. Other values from the environment, such as a scratch
+directory, are written as they are.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""TensorBoard's curves are no reason to end a run."""
+"""A run goes on when TensorBoard's curves cannot be written."""
 
 import warnings
 from typing import Any

@@ -17,7 +17,7 @@ class ExportError(RuntimeError):
 class ExportCallback(Callback):
     """After `fit`, writes the model to `<run directory>/model`: a policy as a backbone, a verifier as a classifier.
 
-    It appears whole or not at all; one that stood there before is replaced then.
+    It appears whole or not at all, and replaces an earlier one.
 
     Args:
         directory: name of the directory within the run directory.

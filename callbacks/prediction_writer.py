@@ -33,7 +33,7 @@ def gather_rows(trainer: Trainer, rows: list[dict[str, Any]]) -> list[dict[str, 
 class PredictionWriter(Callback):
     """Writes to the run directory after `test` and `predict`; the row schema is that of `score`, plus the completion.
 
-    Files appear whole or not at all; under `trainer.fast_dev_run` none does. Metrics of a part of the batches say so.
+    Files appear whole or not at all; `trainer.fast_dev_run` writes none. Metrics of a part of the batches say so.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """The figures of a clip: what a model said of it, its rewards and its sentences' emotions.
 
-Files, metrics, alarms and ablations of a run all take them from here.
+A run's files, alarms and ablations, and `score`, all take them from here.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A run directory belongs to one run at a time, and what stands in it belongs together."""
+"""A run directory: it belongs to one run at a time, and its files belong together."""
 
 import errno
 import fcntl
@@ -42,8 +42,8 @@ class RunDirectoryError(RuntimeError):
 def own_run_directory(directory: Path) -> Iterator[None]:
     """Keep a run directory for this process, and set aside the results of an earlier run.
 
-    The lock is the operating system's, also on NFS: it ends with the process that holds it, however that ends. The file
-    says who holds it.
+    The lock is the operating system's, also on NFS, and ends with its process, however that ends. The file says who
+    holds it.
 
     Args:
         directory: of the run; made if there is none.

@@ -1,4 +1,4 @@
-"""What the files of a run directory are called, for those that write and those that read them."""
+"""The names of the files in a run directory, for those that write and those that read them."""
 
 PREDICTIONS_FILE = "predictions.jsonl"
 METRICS_FILE = "metrics.json"

@@ -1,4 +1,4 @@
-"""What a run was: seconds, versions, hardware; beside its configuration in the run directory."""
+"""What a run was (seconds, versions, hardware), beside its configuration in the run directory."""
 
 import platform
 import time

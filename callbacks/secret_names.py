@@ -1,4 +1,4 @@
-"""What is taken for a secret: by the name of an option or of an environment variable, or by the form of an address."""
+"""What counts as a secret: by the name of an option or of an environment variable, or by the form of an address."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""How good a verifier is, as pictures: reliability curve, threshold sweep, confusion, and what its labels decide."""
+"""Pictures of how good a verifier is: reliability curve, threshold sweep, confusion, and what its labels decide."""
 
 from collections.abc import Callable
 from pathlib import Path

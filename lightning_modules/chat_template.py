@@ -1,8 +1,8 @@
 """Chat templates of downloaded models: programs of strangers, rendered once around a placeholder and under limits.
 
 A question stays text (decision 4). transformers' sandbox keeps a template from Python's attributes, and its loops from
-long ranges. Loops within loops and multiplied texts are kept short by a process of their own, which has seconds and
-memory to spend, and no more.
+long ranges. Against loops within loops and multiplied texts, it renders in a process of its own with limited time and
+memory.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Matrix products on CPUs that are the same to the last bit in every process.
 
-Lightning's `deterministic` sees to PyTorch's algorithms and to cuBLAS. Intel's MKL, which multiplies matrices on CPUs,
-by default also goes by where in memory a matrix begins, which differs between processes.
+Lightning's `deterministic` covers PyTorch's algorithms and cuBLAS. Intel's MKL, which multiplies matrices on CPUs, by
+default also depends on where in memory a matrix begins, which differs between processes.
 """
 
 import os

@@ -50,8 +50,8 @@ class SentenceReading:
 def label_sets(probabilities: Tensor, threshold: float = THRESHOLD, max_labels: int = MAX_LABELS) -> list[list[int]]:
     """Label set L_s of each sentence, as label indices, most probable first.
 
-    The labels with p > `threshold`; none: the most probable; more than `max_labels`: the most probable of them. That is
-    the most probable label always, and the next ones while they are above the threshold.
+    The labels with p > `threshold`; none: the most probable; more than `max_labels`: the most probable of them. So the
+    most probable label is always in the set, and the next ones while they are above the threshold.
 
     Args:
         probabilities: float32 `[n, L]`.
@@ -151,8 +151,8 @@ def _full_float32(device: torch.device) -> Iterator[None]:
 class EmotionVerifier(nn.Module):
     """A frozen sentence classifier that keeps its bits.
 
-    As part of a training module it follows to the module's device, and nothing else reaches it: not the precision
-    (`.to(torch.bfloat16)`, `.half()`, autocast), not `.train()`, not `requires_grad_()`.
+    As part of a training module it follows the module to its device, but no change of precision reaches it
+    (`.to(torch.bfloat16)`, `.half()`, autocast), nor `.train()`, nor `requires_grad_()`.
 
     Args:
         path: Hugging Face directory or hub id of a sequence classifier whose `id2label` names its labels.

@@ -1,7 +1,7 @@
-"""Numerical health of training: what becomes of a step whose loss or gradient is not a finite number.
+"""Numerical health of training: what happens to a step whose loss or gradient is not a finite number.
 
-The decision falls once per optimizer step, between the backward pass and the step, and on all processes alike: one that
-stopped earlier would leave the others waiting in a collective operation (decision 41).
+All processes decide together, once per optimizer step, between the backward pass and the step: one that stopped earlier
+would leave the others waiting in a collective operation (decision 41).
 """
 
 import math
@@ -56,11 +56,11 @@ class _Seen:
 class StepHealth:
     """Judges each optimizer step before it is made.
 
-    A step whose loss or gradient is not finite is not made: it leaves weights and optimizer as they were, the schedule
-    goes on, and what it was computed from is saved in `non_finite/` of the run directory, for `python main.py replay`.
+    A step whose loss or gradient is not finite is not made: weights and optimizer stay as they were, the schedule goes
+    on, and `non_finite/` of the run directory keeps what the step was computed from, for `python main.py replay`.
 
-    In float16, a gradient that overflows while the loss is scaled up is the gradient scaler's own business, who leaves
-    the step out and lowers the scale: such steps are only counted. From a scale of 1 down, scaling is not the cause.
+    In float16, the gradient scaler leaves out a step whose scaled gradient overflows, and lowers the scale: such steps
+    are only counted. At a scale of 1 or less, scaling is not the cause.
 
     Args:
         on_non_finite: whether the run then stops or goes on.
@@ -123,10 +123,10 @@ class StepHealth:
         self._seen.losses.append((loss.detach().float(), ids))
 
     def judge(self, module: LightningModule, optimizer: Optimizer, gradient_norm: Tensor) -> None:
-        """Let the optimizer step, or see to it that it changes nothing.
+        """Let the optimizer step, or keep it from changing anything.
 
         Args:
-            module: in training; its `health` this is.
+            module: in training; this is its `health`.
             optimizer: about to step.
             gradient_norm: of the unscaled gradient, before it is clipped.
 

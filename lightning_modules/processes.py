@@ -1,9 +1,12 @@
-"""What several processes know of one step, put together: each calls these in the same order, and gets the same.
+"""What several processes know of one step, put together. All call these in the same order, and get the same.
 
-On one process they return what they were given.
+A single process gets back what it gave.
 """
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -16,6 +19,8 @@ How = Literal["mean", "sum", "least", "most"]
 
 Value: TypeAlias = Tensor | float
 
+_num_of_node: ContextVar[int] = ContextVar("num_of_node", default=1)
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -24,7 +29,7 @@ class Measured:
     Args:
         value: a scalar.
         weight: of the process in a mean: what the value is itself a mean over, e.g. its number of tokens.
-        how: it joins those of other processes.
+        how: the way in which it joins those of other processes.
     """
 
     value: Value
@@ -84,3 +89,45 @@ def sum_over_processes(*values: Value, device: torch.device) -> list[float]:
 def _world_size() -> int:
     initialised = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if initialised else 1
+
+
+def local_rank() -> int:
+    """This process' number on its node, by its launcher: Lightning's, torchrun or SLURM."""
+    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+
+
+@contextmanager
+def of_node(count: int) -> Iterator[None]:
+    """Say how many processes of this node do what the block does."""
+    before = _num_of_node.set(count)
+    try:
+        yield
+    finally:
+        _num_of_node.reset(before)
+
+
+def num_of_node() -> int:
+    """For how many processes of its node this one speaks: for all of them the first one, for itself any other."""
+    return 1 if local_rank() else _num_of_node.get()
+
+
+def once_per_node(check: Callable[[], None], error: type[Exception]) -> None:
+    """Let the first process of each node check something, while the others wait; where it fails, it fails on all.
+
+    Args:
+        check: what to do.
+        error: what it raises.
+    """
+    if _world_size() == 1:
+        return check()
+    found, everywhere = None, [None] * _world_size()
+    if local_rank() == 0:
+        try:
+            check()
+        except error as problem:
+            found = str(problem)
+    torch.distributed.all_gather_object(everywhere, found)
+    for one in everywhere:
+        if one is not None:
+            raise error(one)
+    return None

@@ -29,8 +29,8 @@ def code_version() -> str:
 def check_provenance(saved: dict[str, Any], now: dict[str, Any], mismatch: Mismatch) -> None:
     """Compare what a checkpoint was trained with and what it is loaded into.
 
-    The verifier is known by its weights: a copy at another path is the same verifier. Backbone and code may differ
-    without a word here; a backbone's parts are checked by name and shape where they are loaded.
+    The verifier is known by its weights: a copy at another path is the same verifier. Backbone and code may differ: a
+    backbone's parts are checked by name and shape where they are loaded.
 
     Args:
         saved: as in the checkpoint: `taxonomy` and `verifier` (`path`, `sha256`), or None for a run without one.

@@ -1,4 +1,4 @@
-"""What of Lightning cannot do here what it promises, refused before a run begins, with what to use instead."""
+"""Options of Lightning that cannot work here: refused before a run begins, with what to use instead."""
 
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import (
@@ -44,9 +44,9 @@ def refuse_callbacks(trainer: Trainer, *kinds: type[Callback]) -> None:
 
 
 def refuse_automatic_steps(trainer: Trainer) -> None:
-    """Refuse what a module that makes its optimizer steps itself has options of its own for.
+    """Refuse Trainer options for which a module that makes its own optimizer steps has options of its own.
 
-    Lightning would, too, but does not know the options.
+    Lightning refuses them, too, but cannot name the options.
 
     Raises:
         ValueError: the trainer is to clip or accumulate gradients.

@@ -7,7 +7,7 @@ communicates the same number of times, whatever it computes, and code may run an
 are averaged once per update, in float32. At rest a process holds its shard of weights, gradients and optimizer states:
 this saves the memory of optimizer states throughout, and that of weights and gradients between the steps.
 
-Shards of trained weights are float32, whatever type the weights were loaded in; they are gathered in that type. So a
+Shards of trained weights are float32, whatever type they were loaded in, and gathered in that type (decision 44). So a
 policy in bfloat16 computes in bfloat16 and keeps what a small learning rate adds: 12 bytes per weight over all
 processes, and 4 (weight and gradient) on each while it computes.
 """

@@ -1,4 +1,4 @@
-"""A training step on disk: all that it was computed from, beside weights and configuration, so that it can be replayed.
+"""A training step on disk: all that it was computed from except weights and configuration, to be replayed.
 
 One safetensors file, whose metadata is JSON: reading it runs no code, whoever wrote it.
 """

@@ -1,7 +1,7 @@
 """Randomness of a training step as a function of its place in the run (decision 42).
 
-A resumed run draws what it would have. Saving the generators' states would not do: what runs between two steps (a
-validation, new workers) draws from them too, and need not run again after a restart.
+A resumed run draws what it would have drawn. Saved states of the generators would not do: what runs between two steps
+(a validation, new workers) draws from them, too, and need not run again after a restart.
 """
 
 import random
@@ -32,7 +32,7 @@ class SeededSteps(LightningModule):
     """A module whose training steps draw their random numbers from the run's seed, epoch, batch and process alone.
 
     A subclass, or the callback that begins its steps, calls `seed_step` before anything random. The run's seed is that
-    of `seed_everything`, and part of every checkpoint: a resumed run keeps it, whatever seed it is started with.
+    of `seed_everything`. Every checkpoint holds it: a resumed run keeps it, whatever seed it is started with.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,6 @@
 """Stage 2: train the Emotional Rationale Verifier, a multi-label classifier of sentences.
 
-The paper's verifier: RoBERTa go_emotions, 10 epochs, batch 64, learning rate 3e-5; optimiser, weight decay and schedule
-are unspecified, AdamW with a linear schedule is chosen here.
+The paper's is RoBERTa, from GoEmotions' weights; docs/paper_index.md has its settings, and which of them are ours.
 
 Shape legend: B sentences, 28 GoEmotions labels.
 """

@@ -46,6 +46,36 @@ def test_nothing_points_to_what_a_reader_does_not_have() -> None:
     assert not found
 
 
+def anchors(page: Path) -> set[str]:
+    """What a link may name behind `#`: the headings of a page, as GitHub spells them."""
+    headings = re.findall(r"(?m)^#+ (.+)$", page.read_text())
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def dead_ends(page: Path) -> list[str]:
+    """Links of a page to files or headings that are not there, and modules that it names and nobody has."""
+    found = []
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            found.append(link)
+    modules = [f"/{path.relative_to(ROOT)}" for path in tracked() if path.suffix == ".py"]
+    named_here = re.findall(r"`([\w/]+\.py)`", page.read_text())
+    return found + [name for name in named_here if not any(module.endswith(f"/{name}") for module in modules)]
+
+
+def test_links_and_modules_of_the_documents_are_there() -> None:
+    pages = [path for path in tracked() if path.suffix == ".md"]
+    assert {str(page.relative_to(ROOT)): found for page in pages if (found := dead_ends(page))} == {}
+
+
+def test_dead_ends_are_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# A heading\n[a](#a-heading) [b](#another) [c](page.md) [d](gone.md) `grpo.py` `rl/nothing.py`\n")
+    assert dead_ends(page) == ["#another", "gone.md", "rl/nothing.py"]
+
+
 @pytest.mark.parametrize("line", ["see spec/x.md", 'read (spec "Rewards")', 'a field (design "Rows")', "as in issue 5"])
 def test_such_references_are_found(line: str) -> None:
     assert ABSENT.search(line)

@@ -1,7 +1,7 @@
 """What every command does with its arguments and its errors.
 
-Arguments are read strictly: a key that stands twice in a YAML file is refused, `null` is null however deep its option
-stands, and `~` is the home directory. An error that was raised to be read is one sentence.
+Arguments are read strictly: a key that stands twice in a YAML file is refused, `null` is null at any depth, and `~` is
+the home directory. An error that its user can mend is one sentence.
 """
 
 import argparse
@@ -84,8 +84,8 @@ def settled(config: Any, name: str = "") -> Any:
 def is_meant_to_be_read(error: BaseException) -> bool:
     """Whether an error tells its user what to change, so that the place where it was raised says no more.
 
-    That are errors of the arguments and of the system (a file that is not there, a full disk), and what this project or
-    Lightning raises: by a `raise` of its own, other than an error that Python finds in its code.
+    These are errors of the arguments and of the system (a missing file, a full disk), and what this project or
+    Lightning raises by a `raise` of its own; not what Python finds wrong with their code.
     """
     error = _first(error)
     place = error.__traceback__

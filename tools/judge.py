@@ -1,4 +1,4 @@
-"""A judge's verdicts on the rationales of a prediction file: `python main.py judge`."""
+"""`python main.py judge`: a judge's verdicts on the rationales of a prediction file."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

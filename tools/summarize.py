@@ -1,4 +1,4 @@
-"""Finished runs side by side: a table on screen, `summary.json`, and a bar chart."""
+"""`python main.py summarize`: finished runs side by side, as a table, `summary.json` and a bar chart."""
 
 from pathlib import Path
 from typing import Any

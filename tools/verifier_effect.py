@@ -1,4 +1,4 @@
-"""How often the verifier's labels decide a reward: `python main.py verifier_effect` (see `label_readings`)."""
+"""`python main.py verifier_effect`: how often the verifier's labels decide a reward (see `label_readings`)."""
 
 from pathlib import Path
 from typing import Any

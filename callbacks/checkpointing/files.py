@@ -5,11 +5,14 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from lightning_modules.processes import once_per_node
 
 SUFFIX = ".ckpt"
 PARTIAL = ".partial-"
@@ -86,12 +89,12 @@ class CheckpointFiles(TorchCheckpointIO):
         map_location: Callable | None = lambda storage, _: storage,
         weights_only: bool | None = True,
     ) -> dict[str, Any]:
-        """Read a checkpoint after verifying it.
+        """Map a checkpoint into memory, which the processes of a node share, after one of them has verified it.
 
         Args:
             path: the file.
-            map_location: where its tensors go.
-            weights_only: has no say here: nothing but tensors and plain values is ever read.
+            map_location: has no effect: tensors stay in the file until they are copied from it.
+            weights_only: has no effect: only tensors and plain values are ever read.
 
         Raises:
             CheckpointError: it is damaged, or holds anything else.
@@ -99,9 +102,9 @@ class CheckpointFiles(TorchCheckpointIO):
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"No such checkpoint: {path}")
-        verify(Path(path))
+        once_per_node(partial(verify, Path(path)), CheckpointError)
         try:
-            content = super().load_checkpoint(path, map_location, weights_only=True)
+            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         except pickle.UnpicklingError as error:
             raise CheckpointError(
                 f"The checkpoint {path} holds more than tensors and plain values, and is refused: to unpickle it could "
@@ -119,7 +122,7 @@ class CheckpointFiles(TorchCheckpointIO):
 def own_checkpoints(directory: Path) -> dict[int, Path]:
     """Whole checkpoints that `RunCheckpoint` wrote to a directory: optimizer steps → file, fewest steps first.
 
-    The order is that of the steps: times of files are lost in copies, and clocks may be wrong.
+    Steps decide the order: copies lose the times of files, and clocks may be wrong.
     """
     found = {int(own[1]): path for path in directory.glob(f"*{SUFFIX}") if (own := _OWN.fullmatch(path.name))}
     return dict(sorted(found.items()))
@@ -128,7 +131,7 @@ def own_checkpoints(directory: Path) -> dict[int, Path]:
 def newest_checkpoint(run: Path) -> Path | None:
     """The checkpoint of a run directory after most optimizer steps, or None.
 
-    Others than `RunCheckpoint`'s count only where it wrote none, by the steps that their names tell.
+    Checkpoints of others than `RunCheckpoint` count only where it wrote none, by the steps in their names.
     """
     own = own_checkpoints(run / DIRECTORY)
     if own:

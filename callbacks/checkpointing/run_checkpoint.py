@@ -18,12 +18,12 @@ from callbacks.checkpointing.files import DIRECTORY, PARTIAL, SUFFIX, Checkpoint
 class RunCheckpoint(Checkpoint):
     """Writes `checkpoints/step=N.ckpt` in the run directory; `--ckpt_path last` goes on from the newest.
 
-    Newest is what has most optimizer steps. A run that begins anew, or further back, where another one got further
-    replaces what is ahead of it when it writes its first checkpoint, and says so when it begins.
+    The newest is that of most optimizer steps. Where another run got further, one that begins anew or further back says
+    so, and replaces what is ahead of it when it writes its first checkpoint.
 
-    Written at the end of every epoch and of the run, every so many optimizer steps or minutes, and when the scheduler
-    of a cluster asks the run to end (SIGTERM). Always between two optimizer steps: gradients under accumulation are
-    part of no checkpoint, so that a run killed there does their batches again.
+    It writes at the end of every epoch and of the run, every so many optimizer steps or minutes, and when a cluster's
+    scheduler asks the run to end (SIGTERM). It writes only between two optimizer steps: a checkpoint holds no
+    accumulated gradients, and a run that is killed there does their batches again.
 
     A checkpoint appears under its name only when it is complete. Frozen parts are not in it.
 

@@ -1,4 +1,4 @@
-"""What the model says and what was read in it, in TensorBoard; only process zero draws."""
+"""What the model says and what the verifier reads in it, in TensorBoard; only process zero draws."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""A panel as a picture: narrow, as TensorBoard shows pictures small, and never higher than its limits allow."""
+"""A panel as a picture: narrow, because TensorBoard shows pictures small, and of limited height."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Any text on a picture: made harmless, wrapped to a width and cut to a length, in fonts that have its characters."""
+"""Any text on a picture: harmless, wrapped to a width and cut to a length, in fonts that have its characters."""
 
 import unicodedata
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What is shown of a clip: what the model got, what it said of it, and what that was worth. Plain data on the CPU.
+"""What is shown of a clip: what the model got, what it said, and what that was worth. Plain data on the CPU.
 
 `markdown` and `drawing` render the same panels.
 

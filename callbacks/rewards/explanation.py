@@ -1,7 +1,6 @@
 """Explanation reward: the rationale's sentences express the target emotion (arXiv 2510.23506).
 
-Departs from the released code where that crashes: a batch in which no completion has a sentence gets zeros
-(decision 17).
+The released code crashes on a batch in which no completion has a sentence; here it gets zeros (decision 17).
 """
 
 from collections.abc import Sequence

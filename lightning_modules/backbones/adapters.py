@@ -1,6 +1,6 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) on a language model, through peft.
 
-Adapters are injected in place: the model keeps its class and its interface, and its parameters get names with `lora_`.
+They are injected in place: the model keeps its class and interface, and has parameters with `lora_` in their names.
 """
 
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
 """A multimodal LLM composed of transformers' own parts: SigLIP (sees), Whisper (hears), MLP projectors, a causal LM.
 
-Any SigLIP, Whisper and decoder-only LM can be put together, from hub ids or local directories. The demo and the tests
-compose tiny random-weight parts (`python main.py tiny`; decision 38).
+It joins any SigLIP, Whisper and decoder-only LM, from hub ids or local directories. The demo and the tests join tiny
+random-weight parts (`python main.py tiny`; decision 38).
 
 Shape legend: B clips, T frames, I image size, N patches per frame, D vision width, L encoder positions, A audio width,
 H width of the language model, P prompt positions.
@@ -36,7 +36,7 @@ _PROJECTORS_FILE = "projectors.safetensors"
 
 
 @dataclass
-class Percept(interface.Percept):
+class ComposedPercept(interface.Percept):
     """Pooled tower outputs: `video` `[B, T·grid², D]`, `audio` `[B, L // audio_pool, A]`."""
 
     video: Tensor
@@ -66,7 +66,7 @@ class ComposedBackbone(SplicedBackbone):
 
     Raises:
         ValueError: neither `path` nor all three parts are given, `path` is no such directory, a part cannot be found or
-            is of another architecture, or the weights do not fit in memory.
+            has another architecture, or the weights do not fit in memory.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class ComposedBackbone(SplicedBackbone):
             "language_model": self.language_model,
         }
 
-    def perceive(self, batch: ClipBatch) -> Percept:
+    def perceive(self, batch: ClipBatch) -> ComposedPercept:
         """Pooled tower outputs of each clip; a frozen tower runs without gradient.
 
         Raises:
@@ -142,10 +142,10 @@ class ComposedBackbone(SplicedBackbone):
             video = self._see(batch.frames)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen("audio_tower")):
             audio = self._hear(batch)
-        return Percept(video, audio)
+        return ComposedPercept(video, audio)
 
     def perception(self) -> Perception:
-        return self._perception_of(Percept, video_grid=self.video_grid, audio_pool=self.audio_pool)
+        return self._perception_of(ComposedPercept, video_grid=self.video_grid, audio_pool=self.audio_pool)
 
     def _see(self, frames: Tensor) -> Tensor:
         patches = self.vision_tower(pixel_values=self._pixels(frames)).last_hidden_state  # [B·T, N, D]
@@ -158,7 +158,7 @@ class ComposedBackbone(SplicedBackbone):
         heard = self.audio_tower(mel).last_hidden_state  # [B, L, A]
         return nn.functional.avg_pool1d(heard.mT, self.audio_pool).mT
 
-    def encode(self, batch: ClipBatch, percept: Percept | None = None) -> Prompt:
+    def encode(self, batch: ClipBatch, percept: ComposedPercept | None = None) -> Prompt:
         percept = self.perceive(batch) if percept is None else percept
         return self._splice(batch, self.vision_projector(percept.video), self.audio_projector(percept.audio))
 

@@ -1,7 +1,7 @@
-"""Linear layers that use the whole of an AMD processor.
+"""Linear layers that use the whole of an AMD processor (decision 45).
 
 PyTorch multiplies float32 matrices by Intel's MKL, which leaves AVX-512 unused on other makers' processors. oneDNN,
-which PyTorch has, too, does not, and is twice as fast there. Values differ by float32's rounding.
+which comes with PyTorch, uses it and is twice as fast there. Values differ by float32's rounding.
 
 Shape legend: R rows, I inputs, O outputs.
 """
@@ -50,7 +50,7 @@ class _Linear(torch.autograd.Function):
 
 
 class OneDNNLinear(nn.Linear):
-    """`nn.Linear` whose float32 products on a CPU go through oneDNN, from a size on where this pays."""
+    """`nn.Linear` whose float32 products on a CPU go through oneDNN where they are large enough to gain by it."""
 
     def forward(self, input: Tensor) -> Tensor:
         is_float32 = input.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
@@ -65,7 +65,7 @@ class OneDNNLinear(nn.Linear):
 
 @cache
 def pays() -> bool:
-    """Whether this machine computes on a processor of another maker than Intel, with AVX-512."""
+    """Whether this machine computes on an AMD processor with AVX-512."""
     information = Path("/proc/cpuinfo")
     is_amd = information.exists() and "AuthenticAMD" in information.read_text()
     has_avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")

@@ -1,6 +1,6 @@
 """A language model as sampling and scoring see it: a body that makes hidden states, and a head that makes logits.
 
-Apart, so that logits are computed only of the positions that need them, whatever multimodal model they stand in.
+They are apart so that logits are computed only where they are needed, whatever multimodal model holds the two.
 
 Shape legend: N rows, S positions, H hidden size, V vocabulary.
 """
@@ -55,7 +55,7 @@ class Decoder:
         """The decoder of a causal or multimodal LM with a head.
 
         Raises:
-            ValueError: the model scales its logits in a way that is not known here.
+            ValueError: the model scales its logits in an unknown way.
         """
         config = model.config.get_text_config()
         for name in ("logit_scale", "logits_scaling"):

@@ -1,7 +1,7 @@
-"""Tower outputs on disk: a clip that was perceived once is not perceived again, in later epochs and in later runs.
+"""Tower outputs on disk: a clip is perceived once, for all later epochs and runs.
 
-Frozen towers make the same of a clip each time. What they make belongs to what they are given and to what they are:
-nothing is kept by file name, so nothing has to be told when a file or a setting changes.
+Frozen towers return the same for a clip each time. An entry is known by the clip's content and by the towers, not by a
+file name: when a file or a setting changes, the entry is simply another one.
 """
 
 import hashlib
@@ -31,11 +31,10 @@ class FeatureCache(TensorStore):
     An entry belongs to a clip's content (frames, waveform, duration and mel features, so file and preprocessing are in
     it), to the weights and settings of the towers, to the releases of torch and transformers, and to the arithmetic
     (kind of device, autocast, default type, precision of matrix products). It comes back to the last bit. The towers
-    see the clips that are not stored as one smaller batch, whose size may change a result by rounding, as that of any
-    batch does.
+    see the clips that are not stored as one smaller batch, whose size may change a result by rounding.
 
-    When the limit is reached, those that are there stay, as `TensorStore` explains. From 90 % of it on, entries of
-    other towers make room when new ones are first used.
+    At the limit, what is there stays, as `TensorStore` explains. From 90 % of it on, entries of other towers make room
+    for new towers.
 
     Args:
         directory: of the cache; made if it is not there. Nothing else may be in it.

@@ -156,7 +156,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class SharedPrompt:
-    """Prompts that were run once; their completions are scored and sent backward in parts, one after the other.
+    """Prompts that have run once; their completions are scored and sent backward in parts, one after the other.
 
     Args:
         score: scores of a part, `(completions, temperature, with_entropy) -> Scores`: the same number of completions
@@ -200,7 +200,7 @@ class Percept:
 
     @classmethod
     def unpack(cls, tensors: dict[str, Tensor], structure: str) -> Self:
-        """The percept that `pack` took apart; nothing in `structure` is run or imported.
+        """The percept that `pack` took apart; nothing in `structure` runs or is imported.
 
         Raises:
             LookupError, ValueError: they do not belong together, or are not of this class.
@@ -210,7 +210,7 @@ class Percept:
 
 @dataclass(frozen=True)
 class Perception:
-    """What decides, beside the clips, about what `perceive` returns. See `FeatureCache`.
+    """What `perceive` depends on beside the clips. See `FeatureCache`.
 
     Args:
         towers: the parts that run, by name.
@@ -248,7 +248,7 @@ class Backbone(nn.Module, ABC):
         """
 
     def perception(self) -> Perception:
-        """What `perceive` depends on beside the clips; a backbone whose features may be kept on disk says it.
+        """What `perceive` depends on beside the clips; a backbone whose features may be kept on disk has this.
 
         Raises:
             ValueError: this backbone does not.

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from datamodules.files.json_files import read_json_object, shown
+from lightning_modules.processes import num_of_node
 
 _SETTINGS = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken")
 """Configurations, and what tokenizers and processors are made of."""
@@ -69,10 +70,10 @@ def find(name: str, argument: str = "path", weights: bool = True) -> Path:
 
 @contextmanager
 def named(directory: str | Path) -> Iterator[None]:
-    """Name the model's directory in whatever its own files make of the code that reads them.
+    """Name the model's directory in the errors that its files cause in the code that reads them.
 
     Raises:
-        ValueError: the block raised anything but a lack of memory or of a package.
+        ValueError: the block raised an error other than a lack of memory or of a package.
     """
     try:
         yield
@@ -249,8 +250,9 @@ def gpu_memory() -> list[int]:
 def require_memory(weights: Path | int, dtype: Literal["float32", "bfloat16"], name: str = "The backbone") -> None:
     """Refuse weights that cannot fit, before the system kills the process minutes into loading them.
 
-    They are loaded into the machine's memory and then moved to the GPU, if there is one: whole to each GPU of a run,
-    unless the strategy shards them. What fits only when sharded is a warning, as the strategy is not known here.
+    Each process of a node loads them into the machine's memory and then moves them to its GPU, if there is one: whole,
+    unless the strategy shards them. As the strategy is not known here, weights that fit only when sharded give a
+    warning.
 
     Args:
         weights: a model's directory, or how many numbers are loaded from several (`count_weights`).
@@ -261,14 +263,15 @@ def require_memory(weights: Path | int, dtype: Literal["float32", "bfloat16"], n
         ValueError: they need more than is free on this machine, or more than all visible GPUs have together; or they
             cannot be read.
     """
-    num_weights = weights if isinstance(weights, int) else count_weights(weights)
+    num_weights, count = weights if isinstance(weights, int) else count_weights(weights), num_of_node()
     needed = _MARGIN * num_weights * getattr(torch, dtype).itemsize
     needs = f"{name}: {num_weights / 1e9:.2f} billion weights need {needed / _GIB:.1f} GiB in {dtype}"
     smaller = " Choose a smaller model" if dtype == "bfloat16" else " Set dtype to bfloat16, or choose a smaller model"
     smaller += " (LoRA does not help: it trains less, but the frozen weights are loaded whole)."
     free = available_memory()
-    if free is not None and needed > free:
-        raise ValueError(f"{needs}, and {free / _GIB:.1f} GiB are free on this machine.{smaller}")
+    if free is not None and count * needed > free:
+        each = f" on each of {count} processes" if count > 1 else ""
+        raise ValueError(f"{needs}{each}, and {free / _GIB:.1f} GiB are free on this machine.{smaller}")
     gpus = gpu_memory()
     if not gpus or needed <= min(gpus):
         return

@@ -10,7 +10,7 @@ import torch
 def in_float32(device: torch.device) -> Iterator[None]:
     """Run a block without autocast and with float32 as the type of new tensors, whatever the Trainer's precision.
 
-    For features that transformers computes of sound and pictures: they end in NumPy, which has no bfloat16.
+    transformers computes features of sound and pictures in NumPy, which has no bfloat16.
 
     Args:
         device: of the batch.

@@ -18,8 +18,8 @@ from lightning_modules.backbones.interface import Prompt
 class Prefix:
     """All positions of B prompts but the last, which their completions begin with: it predicts the first token.
 
-    So nobody reads what the decoder makes of these positions, beside the keys and values in each layer: the pass over
-    them ends where the last layer has written its own.
+    So only the keys and values of these positions are read: the pass over them ends when the last layer has written its
+    own.
 
     Args:
         decoder: the language model.

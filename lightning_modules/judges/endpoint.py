@@ -42,7 +42,7 @@ class EndpointJudge(PromptedJudge):
     """Any chat model behind an OpenAI-compatible endpoint as judge, asked the paper's question at temperature 0.
 
     Every reply is kept in a file at once. A run that ends early loses none: the next one asks only for what is missing.
-    Replies are known by model, question and parameters, so a server may move; give another model another name.
+    Replies are known by model, question and parameters: a server may move, another model needs another name.
 
     Args:
         base_url: the endpoint up to and including the version, e.g. http://localhost:8000/v1.

@@ -2,7 +2,7 @@
 
 
 class EndpointError(RuntimeError):
-    """The endpoint cannot be used like this: asking for more would be in vain."""
+    """The endpoint cannot be used like this; further requests would fail, too."""
 
 
 class RequestFailed(EndpointError):

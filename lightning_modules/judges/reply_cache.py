@@ -1,4 +1,4 @@
-"""Replies on disk: what was asked and paid for once is not asked again."""
+"""Replies on disk: nothing is asked and paid for twice."""
 
 import json
 import logging

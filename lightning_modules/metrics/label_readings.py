@@ -1,7 +1,7 @@
 """How often the way labels are read decides a reward: other thresholds, the top label only, small errors.
 
-A sentence's label set L_s follows from its probabilities by a threshold of 0.1 and a cap of two
-labels, both taken from released code. Where another reading gives another set, the reward hangs on that choice.
+A sentence's label set L_s follows from its probabilities by a threshold and a largest number of labels, both of the
+released code. Where another reading gives another set, the reward hangs on that choice.
 
 Shape legend: n sentences, L labels, K target labels (of the classes), R readings.
 """

@@ -1,7 +1,4 @@
-"""Prediction files read back: what `score`, `test` and `predict` wrote.
-
-What every tool that looks at finished runs begins with.
-"""
+"""Prediction files read back: what `score`, `test` and `predict` wrote, for tools that look at finished runs."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -28,8 +28,8 @@ class SentenceLabelReport(Metric):
     """Counts sentences and computes one dictionary of plain JSON values: how well, how sure, how decisive.
 
     All states are counts, which add up over batches and processes whatever their order. Rates per label are at the
-    reward's threshold. Labels of no held-out sentence are listed and left out of the macro mean: a corpus may use a
-    part of the 28 only.
+    reward's threshold. Labels of no held-out sentence are listed and left out of the macro mean: a corpus may use only
+    some of them.
 
     Args:
         labels: names of the L labels, at least three.

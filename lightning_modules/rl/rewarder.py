@@ -1,4 +1,4 @@
-"""Who says what completions earn: `GRPOModule` asks, the Trainer's callbacks answer.
+"""What completions earn: `GRPOModule` asks, one of the Trainer's callbacks answers.
 
 Shape legend: B prompts, G completions per prompt.
 """

@@ -1,9 +1,14 @@
 """Values of several processes put together."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
-from lightning_modules.processes import Measured, Tally, combine, sum_over_processes
+from lightning_modules.processes import Measured, Tally, combine, once_per_node, sum_over_processes
+
+from .two_processes import on_two_processes
 
 pytestmark = pytest.mark.unit
 
@@ -27,3 +32,22 @@ def test_one_process_gets_back_what_it_noted() -> None:
     tally.add("loss", value, weight=3)
     assert tally.over_processes()["loss"] is value
     assert sum_over_processes(3, torch.tensor(4), device=torch.device("cpu")) == [3.0, 4.0]
+
+
+def test_one_process_of_a_node_checks_for_all(tmp_path: Path) -> None:
+    def check(rank: int) -> dict[str, Any]:
+        torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+        checked: list[int] = []
+
+        def fail() -> None:
+            raise ValueError("damaged")
+
+        once_per_node(lambda: checked.append(rank), ValueError)
+        try:
+            once_per_node(fail, ValueError)
+        except ValueError as error:
+            return {"checked": checked, "error": str(error)}
+        raise AssertionError
+
+    results = on_two_processes(check, tmp_path)
+    assert results == [{"checked": [0], "error": "damaged"}, {"checked": [], "error": "damaged"}]

@@ -8,7 +8,7 @@ import pytest
 import main
 from callbacks.export import ExportCallback
 from callbacks.inspection.callback import InspectionCallback
-from tools.stage_cli import EVERY_RUN
+from tools.stage_cli import EVERY_RUN, num_devices
 
 pytestmark = pytest.mark.unit
 
@@ -53,3 +53,12 @@ def test_one_that_is_named_takes_the_place_of_the_default(callbacks, tmp_path: P
     assert of_every_run(built) == Counter(own.__name__ for own in EVERY_RUN.values())
     (export,) = (own for own in built if isinstance(own, ExportCallback))
     assert export.directory == "mine" and f"{type(export).__module__}.{type(export).__name__}" == callback
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("devices", "expected"), [(1, 1), ("3", 3), ([0, 2], 2), ("0,1,5", 3), ("auto", 4), (-1, 4), ("-1", 4)]
+)
+def test_how_many_processes_share_a_node(devices: object, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert num_devices(devices) == expected

@@ -1,6 +1,6 @@
 """Settings of HumanOmni models, for estimates where no published directory can be reached.
 
-Tokenizers are trained on the spot on the instruction: a prompt's text has about as many tokens as with Qwen's.
+Tokenizers are trained on the spot, on the instruction, so that a prompt's text has about as many tokens as with Qwen's.
 """
 
 import json
@@ -16,7 +16,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from datamodules.clip_datamodule import INSTRUCTION
+from datamodules.clip_source import INSTRUCTION
 from lightning_modules.backbones.humanomni.checkpoint import MODEL_TYPE
 from lightning_modules.backbones.tiny import CHAT_TEMPLATE, train_tokenizer
 from tools.estimate.sizes import BASE, DECODERS, SO400M

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datamodules.files.json_log import JsonLog
 from datamodules.files.writing import json_line
-from datamodules.rationale_text import LabelledSentence, read_sentences
+from datamodules.labelled_sentences import LabelledSentence, read_sentences
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def count_labels(sentences: Sequence[LabelledSentence]) -> Counter[str]:
 def balanced(sentences: Sequence[LabelledSentence], max_per_label: int, seed: int) -> list[LabelledSentence]:
     """Sentences of which at most a given number has any one label; those with rare labels are taken first.
 
-    The paper's labels are balanced, it does not say how (decision 14). A sentence is taken if none of its labels is
+    The paper balances its labels and does not say how (decision 14). Here a sentence is taken if none of its labels is
     full; sentences come in the order of their rarest label's number, and at random among equals.
 
     Args:

@@ -1,4 +1,4 @@
-"""A judge as teacher of stage 2: what it is asked of a sentence, and how its reply is read.
+"""A judge as teacher of stage 2: the question about a sentence, and how the reply is read.
 
 The paper's verifier learns from sentences of rationales that a GPT model gave several of GoEmotions' 28 labels each.
 Its prompt is not published; this one is our own (decision 15).

@@ -1,4 +1,4 @@
-"""A recorded training step once more, clip by clip and completion by completion: where its numbers cease to be finite.
+"""A recorded training step, recomputed clip by clip and completion by completion: where its numbers cease to be finite.
 
 Each part's share of the loss goes backward alone; shares and gradients sum to those of the step.
 """

@@ -1,4 +1,4 @@
-"""One HTML file of a page's parts: nothing is loaded, and nothing that a model wrote can become markup or run."""
+"""One HTML file of a page's parts: it loads nothing, and nothing that a model wrote can become markup or run."""
 
 import base64
 import hashlib

@@ -1,7 +1,7 @@
-"""Models that are shown a clip as images, and hear its sound, through their checkpoint's own processor.
+"""Models that see a clip as images, and may hear its sound, through their checkpoint's own processor.
 
-What the processor makes of frames and sound is passed on as it is; of its text, only what it puts in for each image and
-sound is taken, so that special tokens in a question stay text.
+Frames and sound pass on as the processor makes them. Of its text, only what stands for each image and sound is taken,
+so that special tokens in a question stay text.
 
 Shape legend: T frames, I image size, S audio samples, N written tokens, P prompt positions.
 """
@@ -120,7 +120,7 @@ class ProcessorFamily(Family):
         """Every tensor that the language model is given beside the common ones.
 
         Raises:
-            ValueError: one that is not of positions of the prompt.
+            ValueError: one of them does not go by the prompt's positions.
         """
         extras = {n: v for n, v in captured.items() if isinstance(v, Tensor) and n not in _COMMON_ARGUMENTS}
         length = captured["inputs_embeds"].shape[1]

@@ -1,9 +1,9 @@
 """Running a multimodal model of transformers up to its language model, its frozen towers answering from memory.
 
 A model's own forward pass turns token ids and media into what its language model takes in: it knows where media tokens
-go, their positions in time and space, and whatever else the language model wants. That code is not written again here:
-it runs until it calls the language model (`capture`). Results of the towers are noted (`record`), and later returned in
-their place (`replay`). So the towers run once per clip, while projectors behind them run again, with gradient.
+go, their positions in time and space, and whatever else the language model wants. That code is used as it is: it runs
+until it calls the language model (`capture`). `record` notes what the towers return, and `replay` later returns it in
+their place. So the towers run once per clip, while the projectors behind them run again, with gradient.
 """
 
 import copy

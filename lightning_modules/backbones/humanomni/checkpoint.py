@@ -1,4 +1,4 @@
-"""Published HumanOmni checkpoints: what they are called by, and giving each tensor its module.
+"""Published HumanOmni checkpoints: the names of their tensors, and the module that each belongs to.
 
 Which tensors come from where, and which may be absent: decision 34.
 """

@@ -18,6 +18,7 @@ from lightning_modules.backbones import loading
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.humanomni.backbone import HumanOmniBackbone
 from lightning_modules.backbones.spliced import count_tower_weights
+from lightning_modules.processes import of_node
 
 pytestmark = pytest.mark.unit
 
@@ -281,6 +282,16 @@ def test_weights_that_do_not_fit_are_refused(machine: Callable[..., None], recwa
     machine(64, [8, 8])
     with pytest.raises(ValueError, match=r"2 GPUs have 8.0 GiB each"):
         loading.require_memory(8 * billion, "float32")
+
+
+def test_the_first_process_of_a_node_counts_all(machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(64, [])
+    with of_node(8):
+        loading.require_memory(4_000_000_000, "bfloat16")
+        with pytest.raises(ValueError, match="need 15.6 GiB in bfloat16 on each of 8 processes, and 64.0 GiB are free"):
+            loading.require_memory(8_000_000_000, "bfloat16")
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        loading.require_memory(8_000_000_000, "bfloat16")
 
 
 def test_backbones_look_at_the_memory_before_they_load(
