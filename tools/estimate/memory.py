@@ -26,8 +26,9 @@ _FLOAT32 = 4
 _LOGIT_COPIES = 5
 """float32 tensors of a chunk of logits: themselves, the loss's log-softmax, and log p, p and p·log p of the entropy."""
 
-_SAMPLING_COPIES = 4
-"""float32 tensors of the next token's logits: themselves, scaled, their softmax, their log-softmax."""
+_SAMPLING_COPIES = 8
+"""float32 tensors of the next token's logits: themselves, scaled, their softmax, their log-softmax; and two of twice
+the width, from which the running sums are made."""
 
 _RECORD_BYTES = 400
 """What a checkpoint spends on a tensor beside its numbers: names, headers and alignment."""

@@ -27,7 +27,7 @@ def test_cudnn_is_not_asked() -> None:
     ("num_queries", "num_keys"), [(704, 704), (640, 640), (102, 1088), (103, 1089), (225, 1211), (230, 1216)]
 )
 def test_gradients_under_a_mask_are_finite(num_queries: int, num_keys: int) -> None:
-    """704, 1,088 and 1,216 keys are 64 more than a multiple of 128. The values are those of attention by its formula."""
+    """704, 1,088 and 1,216 keys are 64 more than a multiple of 128; values are those of attention by its formula."""
     query, key, value = low_scores(num_queries, num_keys, "cuda")
     mask = torch.ones(num_queries, num_keys, dtype=torch.bool, device="cuda").tril(num_keys - num_queries)
     output = scaled_dot_product_attention(query, key, value, attn_mask=mask.expand(2, 1, -1, -1))

@@ -5,11 +5,14 @@ CUDA graph needs too. Kernels that are compiled are `slow`, and CUDA graphs `gpu
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.batch import ClipBatch
 from lightning_modules.backbones import generation, static_fork
@@ -138,3 +141,40 @@ def test_cuda_graphs(model: DecoderBackbone, clips: ClipBatch, traced: list[torc
     prompt = model.encode(clips)
     for stops in (range(-1, 0), range(0, model.decoder.config.vocab_size, 3)):
         assert_sound(model, prompt, sample(model, prompt, COMPILED, stops))
+
+
+class Rows(Dataset):
+    """4,096 of 1 MiB each."""
+
+    def __len__(self) -> int:
+        return 2**12
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.empty(2**18)
+
+
+@pytest.mark.gpu
+@ONE_BACKBONE
+def test_cuda_graphs_are_captured_while_a_loader_pins_memory(
+    model: DecoderBackbone, clips: ClipBatch, traced: list[torch.fx.GraphModule]
+) -> None:
+    """The thread that pins is busy all the time; room for five tokens, so that each rollout captures three graphs."""
+    model, clips = model.to("cuda"), clips.to("cuda")
+    prompt, done = model.encode(clips), Event()
+
+    def load() -> int:
+        kept = []  # so that each row needs memory that is not pinned yet
+        for row in DataLoader(Rows(), batch_size=None, num_workers=2, pin_memory=True):
+            kept.append(row)
+            if done.is_set():
+                break
+        return len(kept)
+
+    with ThreadPoolExecutor(1) as threads:
+        loading = threads.submit(load)
+        try:
+            for seed in range(5):
+                assert_sound(model, prompt, sample(model, prompt, COMPILED, range(-1, 0), seed))
+        finally:
+            done.set()
+        assert loading.result() > 0

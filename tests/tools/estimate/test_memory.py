@@ -71,7 +71,7 @@ def test_logits_by_hand() -> None:
     assert logits_bytes(SHAPE, FLOAT32, num_tokens=7, chunk_elements=30, trains_head=False) == 100 * 24 + 7 * 40
     assert logits_bytes(SHAPE, FLOAT32, num_tokens=7, chunk_elements=500, trains_head=True) == 500 * 24 + 280 + 4_000
     assert logits_bytes(SHAPE, FLOAT32, num_tokens=2, chunk_elements=500, trains_head=False) == 200 * 24 + 80
-    assert sampling_logits_bytes(SHAPE, FLOAT32, rows=3) == 300 * 20
+    assert sampling_logits_bytes(SHAPE, FLOAT32, rows=3) == 300 * 36
 
 
 def test_towers_by_hand() -> None:
