@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.fork import Fork, fork
 from lightning_modules.backbones.interface import Completions, Prompt, Sampling
+from lightning_modules.backbones.precision import autocast_type
 from lightning_modules.backbones.prefix import Prefix
 from lightning_modules.backbones.static_fork import StaticFork
 
@@ -36,7 +37,8 @@ def sample(
     Returns:
         Completions with rows `b·G .. b·G+G-1` for prompt b.
     """
-    prefix = Prefix(decoder, prompt)
+    # Under autocast, in the type that attention would cast them to for each token.
+    prefix = Prefix(decoder, prompt, autocast_type(prompt.embeddings.device))
     if sampling.compiled:
         forked: Fork = StaticFork(decoder, prefix, num_return_sequences)
     else:
