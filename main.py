@@ -86,9 +86,9 @@ def usage() -> str:
     return "\n".join(["usage: python main.py COMMAND [options]", "", "commands:", *lines, "", CONFIG_HINT])
 
 
-def import_named_classes() -> None:
-    """Import the data modules: an imported class can be named without its module, e.g. `--data DFEW`."""
-    for module in ("clips", "dfew", "emer", "joint", "mafw", "merr", "ravdess", "rationale_text"):
+def import_corpora() -> None:
+    """Import the corpora of clips: an imported class can be named without its module, e.g. `--data DFEW`."""
+    for module in ("clips", "dfew", "emer", "joint", "mafw", "merr", "ravdess"):
         import_module(f"datamodules.{module}")
 
 
@@ -122,7 +122,7 @@ def run_tool(name: str, arguments: list[str]) -> None:
     module, function_name = TOOLS[name][0].split(":")
     function = getattr(import_module(module), function_name)
     if "data" in signature(function).parameters:
-        import_named_classes()
+        import_corpora()
     parser = ArgumentParser(prog=f"main.py {name}", description=TOOLS[name][1], exit_on_error=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with options; may be repeated.")
     is_about_file = "file" in signature(function).parameters  # which then needs no option
@@ -158,15 +158,16 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
 
     One parser serves all four commands, so that `${trainer.default_root_dir}` means the same in each.
     """
-    from lightning import LightningDataModule, LightningModule
+    from lightning import LightningModule
 
     from callbacks.config_parser import SecretKeepingParser
     from tools.command_line import read_strictly
     from tools.stage_cli import StageCLI
 
     read_strictly(arguments)
-    import_named_classes()
-    import_module("callbacks.rl")
+    import_corpora()
+    for module in ("datamodules.rationale_text", "callbacks.rl"):
+        import_module(module)
     for stage in ("cold_start", "verifier", "grpo"):
         import_module(f"lightning_modules.{stage}")
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
@@ -174,10 +175,8 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
     warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training")
     return StageCLI(
         LightningModule,
-        LightningDataModule,
         run=False,
         subclass_mode_model=True,
-        subclass_mode_data=True,
         args=name_classes_first(command, arguments),
         seed_everything_default=0,
         auto_configure_optimizers=False,

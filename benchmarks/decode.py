@@ -40,15 +40,9 @@ from torchcodec.decoders import VideoDecoder
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from datamodules.batch import SAMPLE_RATE
 from datamodules.clip_cache import ClipCache
-from datamodules.media import (
-    PAD_GREY,
-    DecodedClip,
-    MediaSettings,
-    decode_audio,
-    decode_clip,
-    fit_frame,
-)
-from datamodules.mel import MelSettings, log_mel
+from datamodules.media import PAD_GREY, DecodedClip, decode_audio, decode_clip, fit_frame
+from datamodules.media_settings import MediaSettings, MelSettings
+from datamodules.mel import log_mel
 from datamodules.video import decode_video, frame_indices
 
 OURS, CACHED = "datamodules.media", "datamodules.clip_cache"

@@ -1,5 +1,7 @@
 """What a policy says of ablated clips beside what it says of the full ones: per clip, overall, as table and figure."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +17,6 @@ from datamodules.emotions import members
 from lightning_modules.metrics.intervals import RATES
 from lightning_modules.metrics.paired import PairedRate, compare_runs
 from lightning_modules.metrics.predictions import Prediction, PredictionFile
-from lightning_modules.metrics.text_change import share_of_sentences_kept, word_distance
 
 CHANGES = {
     "answers_changed": "answer changed",
@@ -27,6 +28,7 @@ CHANGES = {
 }
 """Figures of a mode, over clips → what table and figure call them."""
 
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")
 _DRAWN = {"answers_changed": "#2f3e4d", "verdicts_changed": "#7d8b99", "word_distance": "#c5ced6"}
 _RATE_COLOURS = ("#9aa5b1", "#e0a458", "#3a7ca5", "#6a994e", "#bc4b51")
 
@@ -42,8 +44,8 @@ def changes(
 
     Returns:
         For each mode but `full` and each clip: `id`, `mode`, `target`, `prediction` and `judged` with
-        `prediction_full` and `judged_full`, `word_distance` and `sentences_kept` of the rationale (see `text_change`;
-        the latter None without a sentence), `completion_kept`, and under `swapped_audio` what `sounds` holds.
+        `prediction_full` and `judged_full`, `word_distance` and `sentences_kept` of the rationale (the
+        latter None without a sentence), `completion_kept`, and under `swapped_audio` what `sounds` holds.
     """
     rows = []
     for mode, file in files.items():
@@ -251,3 +253,30 @@ def _draw_shares(axes: Any, modes: Mapping[str, Mapping[str, Any]]) -> None:
         axes.bar_label(bars, [_percent(mode[name]) for mode in modes.values()], padding=3, fontsize=8)
     axes.set_xlim(0, 112)
     axes.set_xlabel("clips, in percent; mean word distance, in percent", fontsize=9)
+
+
+def word_distance(first: str, second: str) -> float:
+    """Jaccard distance of the sets of words, 1 − |A ∩ B| / |A ∪ B|, in [0, 1]; case and punctuation do not count.
+
+    Args:
+        first: a text.
+        second: a text; 0 where both have no word, 1 where one has none.
+    """
+    one, other = (set(_WORD.findall(text.casefold())) for text in (first, second))
+    union = one | other
+    return 1 - len(one & other) / len(union) if union else 0.0
+
+
+def share_of_sentences_kept(before: Sequence[str], after: Sequence[str]) -> float | None:
+    """Share of the sentences before that are there after, verbatim, in any order; each counts as often as it stands.
+
+    Args:
+        before: sentences.
+        after: sentences.
+
+    Returns:
+        The share in [0, 1]; None where there was no sentence before.
+    """
+    if not before:
+        return None
+    return (Counter(before) & Counter(after)).total() / len(before)

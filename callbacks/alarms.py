@@ -15,8 +15,8 @@ from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.metrics.rationale_statistics import (
     LabelSets,
+    Ratio,
     Rationale,
-    Tally,
     rationale_statistics,
 )
 from lightning_modules.metrics.reward_hacking import (
@@ -29,7 +29,7 @@ from lightning_modules.metrics.reward_hacking import (
 from lightning_modules.policy import Evaluation, PolicyModule
 from lightning_modules.rl.experience import Experience, experience_of
 
-Tallies = dict[str, Tally]
+Ratios = dict[str, Ratio]
 
 
 def evaluation_rationales(evaluation: Evaluation, second: list[list[SentenceReading]] | None = None) -> list[Rationale]:
@@ -109,7 +109,7 @@ class AlarmCallback(Callback):
         self.thresholds: Mapping[str, Bounds] = thresholds or {}
         self.second_verifier = second_verifier
         self._second: EmotionVerifier | None = None
-        self._measured: deque[Tallies] = deque(maxlen=window)
+        self._measured: deque[Ratios] = deque(maxlen=window)
         self._evaluated: list[Rationale] = []
         self._warned: set[str] = set()
 
@@ -180,8 +180,8 @@ class AlarmCallback(Callback):
         rationales, self._evaluated = self._evaluated, []
         if not isinstance(module, PolicyModule) or trainer.sanity_checking:
             return
-        tallies = _summed_over_processes(trainer, rationale_statistics(rationales, module.taxonomy))
-        alarms = make_alarms(tallies, self.thresholds)
+        ratios = _summed_over_processes(trainer, rationale_statistics(rationales, module.taxonomy))
+        alarms = make_alarms(ratios, self.thresholds)
         module.log_dict(_values(prefix, alarms), sync_dist=True)
         self._warn(prefix, alarms, f"after step {trainer.global_step}")
 
@@ -202,12 +202,12 @@ def _values(prefix: str, alarms: list[Alarm]) -> dict[str, float]:
     return {f"{prefix}/{alarm.name}": alarm.value for alarm in alarms if alarm.value is not None}
 
 
-def _pooled(measured: deque[Tallies]) -> Tallies:
-    return {name: sum((tallies[name] for tallies in measured), Tally()) for name in measured[0]}
+def _pooled(measured: deque[Ratios]) -> Ratios:
+    return {name: sum((ratios[name] for ratios in measured), Ratio()) for name in measured[0]}
 
 
-def _summed_over_processes(trainer: Trainer, tallies: Tallies) -> Tallies:
-    pairs = [(tally.total, tally.count) for tally in tallies.values()]
+def _summed_over_processes(trainer: Trainer, ratios: Ratios) -> Ratios:
+    pairs = [(ratio.total, ratio.count) for ratio in ratios.values()]
     local = torch.tensor(pairs, dtype=torch.float32, device=trainer.strategy.root_device)
     summed = trainer.strategy.reduce(local, reduce_op="sum").tolist()
-    return {name: Tally(total, count) for name, (total, count) in zip(tallies, summed, strict=True)}
+    return {name: Ratio(total, count) for name, (total, count) in zip(ratios, summed, strict=True)}

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from datamodules.batch import SAMPLE_RATE
 from datamodules.inspection import contact_sheet
-from datamodules.mel import MelSettings, log_mel
+from datamodules.media_settings import MelSettings
+from datamodules.mel import log_mel
 
 _NUM_BINS = 80
 _HOP = SAMPLE_RATE // 100

@@ -8,9 +8,11 @@ from typing import Literal, get_args
 import torch
 
 from datamodules.batch import Clip, ClipBatch, collate
-from datamodules.clip_dataset import ClipDataset, ClipRecord
+from datamodules.clip_dataset import ClipDataset
+from datamodules.clip_source import ClipRecord
 from datamodules.emotions import members
-from datamodules.mel import MelSettings, log_mel
+from datamodules.media_settings import MelSettings
+from datamodules.mel import log_mel
 
 Ablation = Literal["full", "video_only", "audio_only", "swapped_audio", "frozen_first_frame", "text_only"]
 """What a model is given of a clip: all of it; no sound; black frames; another clip's sound; its first frame throughout;

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from datamodules.files.json_log import json_digest
-from datamodules.media import DecodedClip, MediaSettings
+from datamodules.media import DecodedClip
+from datamodules.media_settings import MediaSettings
 from datamodules.tensor_store import TensorStore
 
 _FORMAT = 3  # raise it when decoding gives other values, or more of them, for the same settings

@@ -1,10 +1,9 @@
-"""Rows of label files, and the dataset that decodes their clips."""
+"""The dataset that decodes the clips of records."""
 
 import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -15,36 +14,16 @@ from torch.utils.data import Dataset
 
 from datamodules.batch import Clip
 from datamodules.clip_cache import ClipCache
+from datamodules.clip_source import ClipRecord
 from datamodules.containers import MediaError, UnreadableError
 from datamodules.files.printable import printable
 from datamodules.isolation import IsolatedFunction, Lost
-from datamodules.media import DecodedClip, MediaSettings, decode_clip, import_decoders
+from datamodules.media import DecodedClip, decode_clip, import_decoders
+from datamodules.media_settings import MediaSettings
 from datamodules.mel import log_mel
 
 RETRY_PAUSE_SECONDS = 1.0
 """Before the second and last attempt at a file that could not be read."""
-
-
-@dataclass(frozen=True)
-class ClipRecord:
-    """One row of a label file.
-
-    Args:
-        id: the clip's id as distributed.
-        media: path of the media file, or None when no file was found for the row.
-        target: canonical emotion, or None where there is no label (`predict`); several, as MAFW's compound clips have,
-            are joined by `_` (`emotions.members` takes them apart).
-        response: the completion to learn in stage 1, or None.
-        source: `file:row` of the label, for messages.
-        dataset: name of the corpus; the data module fills it in.
-    """
-
-    id: str
-    media: str | None
-    target: str | None
-    response: str | None
-    source: str
-    dataset: str = ""
 
 
 class ClipDataset(Dataset[Clip]):

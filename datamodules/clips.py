@@ -4,22 +4,20 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
-
-from datamodules.clip_datamodule import ClipDataModule, Split
-from datamodules.clip_dataset import ClipRecord
+from datamodules.clip_source import ClipRecord, ClipSource, Split
 from datamodules.corpus import MEDIA_SUFFIXES
 from datamodules.files.printable import readable_name
+from datamodules.notices import inform
 
 
-class Clips(ClipDataModule):
+class Clips(ClipSource):
     """Media files without labels, in the order of their paths.
 
     A clip's id is its path below the folder without suffix, or with it where two files differ in nothing else.
 
     Args:
         path: a folder, searched recursively, or one media file. Hidden files and folders are passed over.
-        kwargs: see `ClipDataModule`.
+        kwargs: see `ClipSource`.
     """
 
     taxonomy = None  # the model's own decides what an answer means
@@ -33,7 +31,7 @@ class Clips(ClipDataModule):
         return ("predict",)
 
     def records(self, split: Split) -> list[ClipRecord]:
-        """One record per media file. See `ClipDataModule.records`.
+        """One record per media file. See `ClipSource.records`.
 
         Raises:
             FileNotFoundError: no such file or folder.
@@ -55,9 +53,7 @@ class Clips(ClipDataModule):
                 f"Expected files ending in {', '.join(MEDIA_SUFFIXES)}."
             )
         if others:
-            rank_zero_info(
-                f"{self.name}: {others.total()} other files under {self.root} are passed over ({passed_over})."
-            )
+            inform(f"{self.name}: {others.total()} other files under {self.root} are passed over ({passed_over}).")
         names = [Path(readable_name(str(path.relative_to(folder)))) for path in clips]
         stems = Counter(name.with_suffix("") for name in names)
         return [

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-
-from datamodules.clip_datamodule import ClipDataModule, Split
-from datamodules.clip_dataset import ClipRecord
+from datamodules.clip_source import ClipRecord, ClipSource, Split
 from datamodules.files.printable import readable_name
+from datamodules.notices import warn
 from datamodules.published import Coding, Published, wrong_coding
 from datamodules.rationale import TAGS, read_response
 
@@ -39,7 +37,7 @@ class LabelRow:
     rationale: str | None = None
 
 
-class Corpus(ClipDataModule):
+class Corpus(ClipSource):
     """A corpus of clips and label files under one root.
 
     A subclass sets the class attributes below and `taxonomy`, and implements `read_labels`, or `rows` where it has no
@@ -47,7 +45,7 @@ class Corpus(ClipDataModule):
 
     Args:
         root: directory of the corpus.
-        kwargs: see `ClipDataModule`.
+        kwargs: see `ClipSource`.
     """
 
     label_files: ClassVar[tuple[str, ...]]
@@ -132,7 +130,7 @@ class Corpus(ClipDataModule):
         return rows
 
     def records(self, split: Split) -> list[ClipRecord]:
-        """See `ClipDataModule.records`."""
+        """See `ClipSource.records`."""
         records: list[ClipRecord] = []
         left_out = self.left_out[split] = []
         for row in self.rows(split):
@@ -145,7 +143,7 @@ class Corpus(ClipDataModule):
                 self.refuse(str(error))
         if left_out:
             counts = ", ".join(f"{name} {count}" for name, count in Counter(row.label for row in left_out).items())
-            rank_zero_warn(
+            warn(
                 f"{self.name} {split}: {len(left_out)} clips are left out, as the taxonomy {self.taxonomy.name} has "
                 f"no class for their labels ({counts})."
             )

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datamodules import emotions
-from datamodules.clip_datamodule import Split
+from datamodules.clip_source import Split
 from datamodules.corpus import Corpus, LabelRow
+from datamodules.emotions import DFEW_TAXONOMY
 from datamodules.files.tables import read_csv
 from datamodules.published import NUM_FOLDS, Coding, Published, published_fold
 
 _MOST_DIGITS = 20  # of a clip's number and a code; Python refuses thousands
-_TOTALS = dict(zip(emotions.DFEW.classes, (2445, 1894, 2669, 2173, 1469, 145, 902), strict=True))
+_TOTALS = dict(zip(DFEW_TAXONOMY.classes, (2445, 1894, 2669, 2173, 1469, 145, 902), strict=True))
 
 
 class DFEW(Corpus):
@@ -23,10 +23,10 @@ class DFEW(Corpus):
     Args:
         root: directory that holds `EmoLabel_DataSplit/` and `Clip/`, or `label/` and `clip/`.
         fold: which of the five published splits, 1 to 5; the paper reports fold 5.
-        kwargs: see `ClipDataModule`.
+        kwargs: see `ClipSource`.
     """
 
-    taxonomy = emotions.DFEW
+    taxonomy = DFEW_TAXONOMY
     # Official (folder and archive spelling), then R1-Omni's and ERV's.
     label_files = (
         "EmoLabel_DataSplit/{split}(single-labeled)/set_{corpus.fold}.csv",
@@ -35,7 +35,7 @@ class DFEW(Corpus):
     )
     # Official, in `part_*` or not, then R1-Omni's and ERV's.
     clip_directories = ("Clip/original", "clip")
-    other_codings = (Coding("S2D's copies", emotions.DFEW.classes, 0),)
+    other_codings = (Coding("S2D's copies", DFEW_TAXONOMY.classes, 0),)
 
     def __init__(self, root: str, fold: int = 5, **kwargs: Any) -> None:
         super().__init__(root, **kwargs)

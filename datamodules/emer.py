@@ -6,8 +6,8 @@ Three forms, told apart by their content:
   * a JSON list of `{"video": path, "conversations": [{"from": "human", "value"}, {"from": "gpt", "value"}]}`, where the
     gpt value, `<think>rationale</think>\n<answer>label</answer>`, is learned verbatim.
 
-The question in the JSON is not used: the instruction is the data module's, so that all stages ask with one prompt (the
-published code has three). How many rows ask another is logged.
+The question in the JSON is not used: `instruction` is, so that all stages ask with one prompt (the published code has
+three). How many rows ask another is logged.
 """
 
 import csv
@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
-
-from datamodules.clip_datamodule import Split
+from datamodules.clip_source import Split
 from datamodules.corpus import Corpus, LabelRow
-from datamodules.emotions import MAFW, get_taxonomy
+from datamodules.emotions import MAFW_TAXONOMY, get_taxonomy
 from datamodules.files.json_files import read_json, shown
 from datamodules.files.tables import read_csv
+from datamodules.notices import inform
 from datamodules.published import Published
 from datamodules.rationale import first_tagged
 
@@ -74,7 +73,7 @@ class EMER(Corpus):
         labels: MER2023's `train-label.csv` (`name,discrete,valence`), for v2; null takes the one in `root`.
         language: of v2's explanations, and which of v1's two files is taken where none is named.
         taxonomy: the classes that labels may name. EMER has clips of anxiety (`worried`), a class that only `mafw` has.
-        kwargs: see `ClipDataModule`.
+        kwargs: see `ClipSource`.
     """
 
     clip_directories = ("videos", "train", ".")
@@ -139,7 +138,7 @@ class EMER(Corpus):
         label = str(row.label)
         if not isinstance(row, Conversation):
             label = self.aliases.get(label.strip().lower(), label)
-        known = MAFW.canonical(label)
+        known = MAFW_TAXONOMY.canonical(label)
         if known is not None and known not in self.taxonomy.classes:
             raise ValueError(
                 f"{row.source}: label {row.label!r} is not a {self.taxonomy.name} emotion, but mafw's {known}. "
@@ -245,7 +244,7 @@ class EMER(Corpus):
             other_questions += question.split() != self.instruction.split()
             yield Conversation(self.key(video), answer, source, video=video, directory=path.parent, response=response)
         if other_questions:
-            rank_zero_info(f"{path}: {other_questions} of {len(entries)} rows ask another question than `instruction`.")
+            inform(f"{path}: {other_questions} of {len(entries)} rows ask another question than `instruction`.")
 
 
 def _header(path: Path) -> list[str]:

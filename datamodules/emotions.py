@@ -118,17 +118,17 @@ class Taxonomy:
         return tuple(VERIFIER_LABELS[emotion] for emotion in self.classes)
 
 
-MAFW = Taxonomy(
+MAFW_TAXONOMY = Taxonomy(
     "mafw",
     (
         "anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise",
         "contempt", "anxiety", "helplessness", "disappointment",
     ),
 )  # fmt: skip
-DFEW = Taxonomy("dfew", ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear"))
+DFEW_TAXONOMY = Taxonomy("dfew", ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear"))
 
 TaxonomyName = Literal["mafw", "dfew"]
-TAXONOMIES: dict[str, Taxonomy] = {taxonomy.name: taxonomy for taxonomy in (MAFW, DFEW)}
+TAXONOMIES: dict[str, Taxonomy] = {taxonomy.name: taxonomy for taxonomy in (MAFW_TAXONOMY, DFEW_TAXONOMY)}
 
 
 def get_taxonomy(name: str) -> Taxonomy:

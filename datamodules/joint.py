@@ -4,15 +4,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-
-from datamodules.clip_datamodule import ClipDataModule, Split
-from datamodules.clip_dataset import ClipRecord
+from datamodules.clip_source import ClipRecord, ClipSource, Split, balanced_shares
 from datamodules.emotions import TAXONOMIES, Taxonomy
-from datamodules.samplers import balanced_shares
 
 
-class Joint(ClipDataModule):
+class Joint(ClipSource):
     """A concatenation of corpora. Ids become `corpus/id`; predictions name each clip's corpus.
 
     Each corpus keeps its own labels; targets are canonical emotions, so `anger` of DFEW is `anger` of MAFW. The
@@ -23,14 +19,14 @@ class Joint(ClipDataModule):
             count (root, fold, ...); batches, decoding, validation and caches are this module's.
         weights: share of training clips drawn from each corpus, up to a common factor; null draws every clip once per
             epoch. An epoch keeps its length: a corpus with a small share is seen in part, another one repeatedly.
-        kwargs: see `ClipDataModule`; `balance_classes` balances inside each corpus.
+        kwargs: see `ClipSource`; `balance_classes` balances inside each corpus.
 
     Raises:
         ValueError: fewer than two corpora, a name twice, weights of another number or not positive, or classes that no
             taxonomy holds together (decision 12).
     """
 
-    def __init__(self, corpora: list[ClipDataModule], weights: list[float] | None = None, **kwargs: Any) -> None:
+    def __init__(self, corpora: list[ClipSource], weights: list[float] | None = None, **kwargs: Any) -> None:
         super().__init__(root=", ".join(str(corpus.root) for corpus in corpora), **kwargs)
         self.corpora = {corpus.name: corpus for corpus in corpora}
         if len(corpora) < 2 or len(self.corpora) < len(corpora):
@@ -45,7 +41,17 @@ class Joint(ClipDataModule):
         """The splits that at least one corpus has; the others have no part in it."""
         return tuple(split for split in ("train", "test", "predict") if self._with(split))
 
-    def _with(self, split: Split) -> list[ClipDataModule]:
+    @property
+    def caveats(self) -> list[str]:
+        """Known overlaps between two of the corpora."""
+        return [
+            f"Joint training on {corpus.name} and {other}: {overlap}"
+            for corpus in self._with("train")
+            for other, overlap in corpus.overlaps.items()
+            if other in self.corpora
+        ]
+
+    def _with(self, split: Split) -> list[ClipSource]:
         return [corpus for corpus in self.corpora.values() if split in corpus.splits]
 
     def key(self, clip_id: str) -> str:
@@ -54,7 +60,7 @@ class Joint(ClipDataModule):
         return f"{name}/{self.corpora[name].key(own_id)}"
 
     def records(self, split: Split) -> list[ClipRecord]:
-        """Rows of every corpus that has the split, one corpus after the other. See `ClipDataModule.records`."""
+        """Rows of every corpus that has the split, one corpus after the other. See `ClipSource.records`."""
         records = []
         for corpus in self._with(split):
             corpus.problems = self.problems
@@ -62,17 +68,8 @@ class Joint(ClipDataModule):
             records += [replace(record, id=f"{corpus.name}/{record.id}") for record in rows]
         return records
 
-    def setup(self, stage: str) -> None:
-        """Read the corpora; a known overlap between two of them is a warning before training."""
-        super().setup(stage)
-        if stage == "fit":
-            for corpus in self._with("train"):
-                for other, overlap in corpus.overlaps.items():
-                    if other in self.corpora:
-                        rank_zero_warn(f"Joint training on {corpus.name} and {other}: {overlap}")
-
     def sampling_groups(self, records: Sequence[ClipRecord]) -> tuple[list[Hashable], Mapping[Hashable, float]] | None:
-        """Groups by corpus, or by corpus and class under `balance_classes`. See `ClipDataModule.sampling_groups`."""
+        """Groups by corpus, or by corpus and class under `balance_classes`. See `ClipSource.sampling_groups`."""
         if self.weights is None and not self.balance_classes:
             return None
         sizes = {name: sum(record.dataset == name for record in records) for name in self.corpora}
@@ -87,7 +84,7 @@ class Joint(ClipDataModule):
         return groups, shares
 
 
-def _common_taxonomy(corpora: Sequence[ClipDataModule]) -> Taxonomy:
+def _common_taxonomy(corpora: Sequence[ClipSource]) -> Taxonomy:
     unlabelled = [corpus.name for corpus in corpora if corpus.taxonomy is None]
     if unlabelled:
         raise ValueError(f"Joint needs labelled corpora; {', '.join(unlabelled)} has no labels.")

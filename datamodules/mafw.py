@@ -10,17 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
-
-from datamodules import emotions
-from datamodules.clip_datamodule import Split
+from datamodules.clip_source import Split
 from datamodules.corpus import Corpus, LabelRow
-from datamodules.emotions import COMPOUND_SEPARATOR, members
+from datamodules.emotions import COMPOUND_SEPARATOR, MAFW_TAXONOMY, members
 from datamodules.files.tables import read_workbook
 from datamodules.files.text import decode_chinese, misread_chinese, num_chinese, numbered_lines, read_text
+from datamodules.notices import inform, warn
 from datamodules.published import NUM_FOLDS, Coding, Published, published_fold, wrong_coding
 
-_CLASSES = emotions.MAFW.classes
+_CLASSES = MAFW_TAXONOMY.classes
 _SINGLE = dict(zip(_CLASSES, (1390, 639, 625, 1242, 1138, 1470, 1072, 236, 916, 262, 182), strict=True))
 _ONE_OF_COMPOUND = dict(zip(_CLASSES, (425, 310, 180, 1075, 1138, 610, 497, 111, 408, 143, 41), strict=True))
 _SEVERAL_CODES = {
@@ -68,13 +66,13 @@ class MAFW(Corpus):
             clip of one may be a training clip of the other.
         captions: learn the annotators' descriptions, `english` or `chinese`, as rationales in stage 1. MAFW describes
             no neutral clip, so these are absent then: leave it null for evaluation and stage 3.
-        kwargs: see `ClipDataModule`.
+        kwargs: see `ClipSource`.
 
     Raises:
         ValueError: no such fold, label set or captions; captions of compound clips, which have no one answer to learn.
     """
 
-    taxonomy = emotions.MAFW
+    taxonomy = MAFW_TAXONOMY
     label_files = ("Train & Test Set/{corpus.label_set}/{corpus.caption_folder}/set_{corpus.fold}/{split}.txt",)
     clip_directories = ("data/clips", "clips")
     other_codings = (
@@ -214,7 +212,7 @@ class MAFW(Corpus):
             captioned = {self.key(row.id) for row in rows}
             left = [row for row in self._read_plain(plain) if self.key(row.id) not in captioned]
             num_neutral = sum(row.label == "neutral" for row in left)
-            rank_zero_info(
+            inform(
                 f"{self.name} {split}: {len(left)} clips of {plain} carry no caption and are left out, {num_neutral} "
                 "of them neutral."
             )
@@ -279,7 +277,7 @@ class MAFW(Corpus):
         invalid = [f"{row.id} ({marked[key]})" for row in rows if (key := self.key(row.id)) in marked]
         if invalid:
             more = ", ..." if len(invalid) > _NUM_NAMED else ""
-            rank_zero_warn(
+            warn(
                 f"{self.name} {split}: {len(invalid)} listed clips are marked as invalid: "
                 f"{', '.join(invalid[:_NUM_NAMED])}{more}. They are kept, as in the published split."
             )

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
 
 import numpy as np
 import torch
@@ -23,11 +22,9 @@ from torch import Tensor
 from datamodules.batch import SAMPLE_RATE
 from datamodules.containers import MediaError, check_file, decoder_source, one_clip
 from datamodules.demuxing import undecodable_sound
-from datamodules.mel import MelSettings, log_mel
+from datamodules.media_settings import Downmix, FrameFit, MediaSettings
+from datamodules.mel import log_mel
 from datamodules.video import decode_video
-
-FrameFit = Literal["pad", "stretch"]
-Downmix = Literal["sqrt2", "mean"]
 
 PAD_GREY = 127
 """Grey of the bars that make a frame square: int(0.5 · 255), close to 0 after SigLIP's normalisation."""
@@ -37,37 +34,6 @@ _KEPT_BYTES = 24 << 20
 M_MMAP_THRESHOLD), which it would else give back and fault in again for each, a tenth of the time at 1280 × 720."""
 
 _TORCHCODEC_SOURCE_LOCATION = re.compile(r"^.*?\.cpp:\d+, ")
-
-
-@dataclass(frozen=True)
-class MediaSettings:
-    """How a clip is decoded.
-
-    Args:
-        num_frames: frames taken from each clip, uniformly spaced; must be what the backbone expects.
-        image_size: side of the square frames, in pixels; must be what the backbone's vision tower expects.
-        frame_fit: how frames become square: `pad` adds grey bars and keeps the aspect ratio (what the paper's weights
-            were trained with), `stretch` distorts (what the paper's evaluation did).
-        max_audio_seconds: audio beyond this is not read, in seconds; Whisper hears 30.
-        downmix: how stereo becomes mono: `sqrt2` is (L+R)/√2, FFmpeg's own matrix and the paper's decoder; `mean` is
-            (L+R)/2. With `sqrt2`, loud in-phase stereo may exceed 1. Of 5.1 sound, `sqrt2` takes the centre (speech)
-            whole, left and right by 1/√2, the back channels by 1/2 and no bass channel; `mean` is the sixth of the sum.
-        mel: compute log-mel features with these settings while loading, in the workers; null leaves that to a backbone
-            that needs them.
-    """
-
-    num_frames: int = 8
-    image_size: int = 224
-    frame_fit: FrameFit = "pad"
-    max_audio_seconds: float = 30.0
-    downmix: Downmix = "sqrt2"
-    mel: MelSettings | None = None
-
-    def __post_init__(self) -> None:
-        if self.num_frames < 1 or self.image_size < 1 or self.max_audio_seconds <= 0:
-            raise ValueError(
-                f"Invalid media settings {self}. Expected num_frames >= 1, image_size >= 1, max_audio_seconds > 0."
-            )
 
 
 @dataclass

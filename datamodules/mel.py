@@ -5,33 +5,16 @@ Computed by transformers' own extractor, in the loader's workers, so that the mo
 Shape legend: S audio samples (16 kHz mono), M mel bins, F feature frames of 10 ms.
 """
 
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from datamodules.batch import SAMPLE_RATE
+from datamodules.media_settings import MelSettings
 
 if TYPE_CHECKING:
     from transformers import WhisperFeatureExtractor
-
-
-@dataclass(frozen=True)
-class MelSettings:
-    """Which log-mel features a clip gets; must be those of the backbone's audio tower.
-
-    Args:
-        num_bins: M, mel bins; 128 for Whisper large-v3, 80 for the smaller ones.
-        seconds: length that every waveform is padded or cut to, in seconds; Whisper hears 30.
-    """
-
-    num_bins: int = 128
-    seconds: int = 30
-
-    def __post_init__(self) -> None:
-        if self.num_bins < 1 or self.seconds < 1:
-            raise ValueError(f"Invalid mel settings {self}. Expected num_bins >= 1 and seconds >= 1.")
 
 
 @cache

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from datamodules.clip_datamodule import Split
+from datamodules.clip_source import Split
 from datamodules.corpus import Corpus, LabelRow
 from datamodules.emotions import get_taxonomy
 from datamodules.files.json_files import read_json, shown
@@ -36,7 +36,7 @@ class MERR(Corpus):
         annotations: the JSON, absolute or relative to the working directory or to `root`; null takes
             `MERR_<grain>_grained.json`, in `root` or its `MERR/`.
         taxonomy: the classes that labels may name.
-        kwargs: see `ClipDataModule`.
+        kwargs: see `ClipSource`.
 
     Raises:
         ValueError: no such grain.

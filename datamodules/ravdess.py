@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from datamodules.clip_datamodule import Split
+from datamodules.clip_source import Split
 from datamodules.corpus import Corpus, LabelRow
 from datamodules.emotions import get_taxonomy
 from datamodules.published import Published
@@ -44,7 +44,7 @@ class RAVDESS(Corpus):
         root: directory with the clips, in `Actor_*/`, `Video_Speech_Actor_*/` or any other folders.
         calm: what becomes of the 192 calm clips: `leave_out`, or count them as `neutral`.
         taxonomy: the classes that answers may name: `dfew`, RAVDESS' own seven, or `mafw`.
-        kwargs: see `ClipDataModule`.
+        kwargs: see `ClipSource`.
 
     Raises:
         ValueError: `calm` is neither of the two.

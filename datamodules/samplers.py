@@ -128,16 +128,6 @@ def check_shares(groups: Sequence[Group], shares: Mapping[Group, float]) -> None
         raise ValueError(f"Groups without a share: {missing}. Shares are given for {[*shares]}; every group needs one.")
 
 
-def balanced_shares(groups: Sequence[Group]) -> dict[Group, float]:
-    """The same share for each group that has an item.
-
-    Args:
-        groups: one group per item, e.g. its class.
-    """
-    distinct = dict.fromkeys(groups)
-    return {group: 1 / len(distinct) for group in distinct}
-
-
 def training_sampler(
     dataset: Sized,
     trainer: Trainer | None,

@@ -18,7 +18,7 @@ from lightning_modules.backbones.interface import Backbone, Completions, Percept
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
 from lightning_modules.judges import Judge
 from lightning_modules.judges.prompt import PromptedJudge
-from lightning_modules.judges.verifier import verifier_judge_name, verifier_verdict
+from lightning_modules.judges.verifier_judge import verifier_judge_name, verifier_verdict
 from lightning_modules.metrics.emotion_report import EmotionReport
 
 EVALUATION_SAMPLING = Sampling(max_new_tokens=512, temperature=0.3, top_p=0.9)

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
+KEY = "sk-secret-0123456789"
+"""A key that a test looks for."""
+
 ENDLESS = {
     "drip": (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b" "),
     "continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
@@ -58,6 +61,11 @@ class Request:
     @property
     def prompt(self) -> str:
         return self.body["messages"][0]["content"]
+
+
+def then_fine(*faults: Answer) -> Callable[[int, Request], Answer]:
+    """The faults for the first requests, one each, and a good reply for the others."""
+    return lambda number, request: faults[number] if number < len(faults) else Answer("Sad")
 
 
 class ChatServer(ThreadingHTTPServer):

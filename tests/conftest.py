@@ -12,9 +12,9 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, as some of the following do
 
 from datamodules.batch import Clip, ClipBatch, collate
-from datamodules.clip_datamodule import INSTRUCTION
-from datamodules.clip_dataset import ClipDataset, ClipRecord
-from datamodules.media import MediaSettings
+from datamodules.clip_dataset import ClipDataset
+from datamodules.clip_source import INSTRUCTION, ClipRecord
+from datamodules.media_settings import MediaSettings
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.tiny import write_tiny_models
 

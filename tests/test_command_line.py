@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
+from lightning import LightningDataModule
 
 import main
 from datamodules.clip_datamodule import ClipDataModule
-from lightning_modules.backbones.hf.tiny import write_tiny_checkpoint
+from tests.tiny_checkpoints import write_tiny_checkpoint
 
 pytestmark = pytest.mark.e2e
 
@@ -126,7 +127,22 @@ def test_every_configuration_is_instantiated(name: str, tiny_models: Path, tmp_p
         class_path = given.get("backbone", {}).get("class_path", "ComposedBackbone")
         assert type(cli.model.backbone).__name__ == class_path.rpartition(".")[2]
         assert isinstance(cli.datamodule, ClipDataModule)
-        assert cli.datamodule.media.num_frames == cli.model.backbone.num_frames
+        assert cli.datamodule.corpus.media.num_frames == cli.model.backbone.num_frames
+
+
+class ForeignData(LightningDataModule):
+    """None of this project's."""
+
+    def __init__(self, batch_size: int = 1) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+
+
+def test_any_lightning_data_module_serves(tiny_models: Path, tmp_path: Path) -> None:
+    arguments = ["--model=lightning_modules.verifier.VerifierModule", f"--model.path={tiny_models}/verifier"]
+    arguments += [f"--data={__name__}.ForeignData", "--data.batch_size=3", f"--trainer.default_root_dir={tmp_path}"]
+    datamodule = main.build_stage("fit", [*arguments, "--trainer.accelerator=cpu"]).datamodule
+    assert isinstance(datamodule, ForeignData) and datamodule.batch_size == 3
 
 
 def test_classes_are_named_first_and_again_in_their_place() -> None:

@@ -15,10 +15,10 @@ import yaml
 import main
 from callbacks.rewards.base import Reward
 from datamodules.batch import SAMPLE_RATE
-from datamodules.clip_datamodule import BASE_QUESTION, INSTRUCTION, OUTPUT_FORMAT
+from datamodules.clip_source import BASE_QUESTION, INSTRUCTION, OUTPUT_FORMAT
 from datamodules.emotions import VERIFIER_LABELS
 from datamodules.media import PAD_GREY
-from datamodules.mel import MelSettings
+from datamodules.media_settings import MelSettings
 from lightning_modules.backbones.adapters import LoRA
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.emotion_verifier import MAX_LABELS, THRESHOLD, EmotionVerifier

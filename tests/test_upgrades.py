@@ -40,6 +40,7 @@ SETTABLE = {
     *("chat_template", "pad_token", "generation_config", "keys", "values"),  # transformers
     *("decoder", "post_processor", "pre_tokenizer"),  # tokenizers
     *("options", "skip_frame", "thread_count"),  # PyAV
+    "propagate",  # logging
 }
 """Attributes of objects of libraries that are there to be set."""
 

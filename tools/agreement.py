@@ -14,7 +14,7 @@ from rich.table import Table
 from callbacks.inspection.confusion import ConfusionMatrix, draw_confusion
 from datamodules.emotions import Taxonomy, TaxonomyName, get_taxonomy
 from datamodules.files.printable import printable
-from datamodules.files.writing import write_json
+from datamodules.files.writing import require_directory, write_json
 from lightning_modules.judges.file import FileJudge, same_words
 from lightning_modules.metrics.agreement import Agreement, judge_agreement, verdict_counts
 from lightning_modules.metrics.intervals import LEVEL, Interval
@@ -154,8 +154,7 @@ def agreement(
         ValueError: a malformed line or a repeated id (names file and line), predictions without a judge, no or
             different taxonomies, different clips, or different rationales of a clip.
     """
-    if Path(output).is_file():
-        raise ValueError(f"The output {output} is a file. Give a directory for agreement.json and agreement.png.")
+    require_directory(output, "agreement.json and agreement.png")
     classes = find_taxonomy([first, second], taxonomy)
     files = [read_judged(path, classes) for path in (first, second)]
     ids = shared_ids(*files, intersect)

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.files.writing import write_json
+from datamodules.files.writing import require_directory, write_json
 from lightning_modules.metrics.predictions import PredictionFile, read_predictions
 from lightning_modules.metrics.reward_hacking import Alarm, Bounds, check_thresholds, prediction_alarms
 
@@ -34,8 +34,8 @@ def alarms(
     """
     if not predictions:
         raise ValueError("No prediction file to look at: give --predictions runs/a/test/predictions.jsonl.")
-    if output is not None and Path(output).is_file():
-        raise ValueError(f"The output {output} is a file. Give a directory for {ALARMS_FILE}.")
+    if output is not None:
+        require_directory(output, ALARMS_FILE)
     check_thresholds(thresholds or {})
     files = [read_predictions(path) for path in predictions]
     found = [prediction_alarms(file.predictions, file.taxonomy, thresholds) for file in files]

@@ -25,10 +25,10 @@ from datamodules.emotions import get_taxonomy
 from datamodules.files.json_files import read_json_object
 from datamodules.files.writing import write_json, write_text
 from datamodules.files.yaml_files import read_yaml_mapping
+from tools.summarize import METRICS
 
 if TYPE_CHECKING:
     from torch import Tensor
-from tools.summarize import METRICS
 
 MAIN = Path(__file__).parents[1] / "main.py"
 REPORT_FILE = "cross_validation.json"
@@ -198,15 +198,7 @@ def cross_validate(arguments: list[str]) -> None:
     Raises:
         StageError, FileNotFoundError, ValueError: a fold failed, or the options are wrong.
     """
-    parser = argparse.ArgumentParser(
-        prog="main.py cross_validate",
-        usage="%(prog)s [--folds K,K,...] -c FILE [-c FILE ...] [options of fit]",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
+    parser = parser_beside_fit("cross_validate", "--folds K,K,...", _DESCRIPTION, _EXAMPLE)
     parser.add_argument(
         "--folds", type=_fold_numbers, default="1,2,3,4,5", help="Folds to run and put together (default: %(default)s)."
     )
@@ -222,6 +214,19 @@ def _fold_numbers(text: str) -> list[int]:
     if min(numbers) < 1 or len(set(numbers)) < len(numbers):
         raise argparse.ArgumentTypeError(f"expected different fold numbers from 1, such as 1,2,3; got {text!r}")
     return sorted(numbers)
+
+
+def parser_beside_fit(command: str, own: str, description: str, example: str) -> argparse.ArgumentParser:
+    """A parser for what a command takes beside the options of `fit`; `own` names it in the usage."""
+    return argparse.ArgumentParser(
+        prog=f"main.py {command}",
+        usage=f"%(prog)s [{own}] -c FILE [-c FILE ...] [options of fit]",
+        description=description,
+        epilog=example,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
 
 
 def fit_config(arguments: list[str]) -> dict[str, Any]:

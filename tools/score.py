@@ -14,12 +14,12 @@ from rich.progress import track
 from rich.table import Table
 
 from datamodules.emotions import Taxonomy, TaxonomyName, get_taxonomy
-from datamodules.files.writing import write_json, write_rows
+from datamodules.files.writing import require_directory, write_json, write_rows
 from datamodules.rationale import read_response
 from lightning_modules.judges import FileJudge, Judge
 from lightning_modules.judges.base import find_device
 from lightning_modules.judges.prompt import PromptedJudge, each_verdict
-from lightning_modules.judges.verifier import verifier_judge_name, verifier_verdict
+from lightning_modules.judges.verifier_judge import verifier_judge_name, verifier_verdict
 from lightning_modules.metrics.records import read_records
 
 JsonlFile = restricted_string_type("JsonlFile", r".+\.jsonl?", docstring="Path of a JSON Lines file.")
@@ -99,8 +99,7 @@ def score(
     from lightning_modules.emotion_verifier import EmotionVerifier
     from lightning_modules.metrics.emotion_report import EmotionReport
 
-    if Path(output).is_file():
-        raise ValueError(f"The output {output} is a file. Give a directory for rows.jsonl and metrics.json.")
+    require_directory(output, "rows.jsonl and metrics.json")
     classes = get_taxonomy(taxonomy)
     given = read_completions(completions, classes)
     ids, targets = [item.id for item in given], [item.target for item in given]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from callbacks.alarms import AlarmCallback
@@ -15,9 +15,13 @@ from callbacks.inspection.callback import InspectionCallback
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.run_record import RunRecord
 from callbacks.verifier_figures import VerifierFigures
+from datamodules.clip_datamodule import ClipDataModule
+from datamodules.clip_source import ClipSource, DataSource
 from lightning_modules.determinism import make_products_reproducible
 from lightning_modules.provenance import Mismatch
 from tools.command_line import settled
+
+DataSource.register(LightningDataModule)
 
 EVERY_RUN: dict[str, type[Callback]] = {
     "checkpoint": RunCheckpoint,
@@ -35,7 +39,12 @@ EVERY_RUN: dict[str, type[Callback]] = {
 
 
 class StageCLI(LightningCLI):
-    """Lightning's command line with this project's options and callbacks."""
+    """Lightning's command line with this project's options, data and callbacks."""
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.add_lightning_class_args(self.model_class, "model", subclass_mode=True)
+        parser.add_subclass_arguments(DataSource, "data", fail_untyped=False, required=True)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -59,6 +68,11 @@ class StageCLI(LightningCLI):
         if self.config.trainer.deterministic:
             make_products_reproducible()
         self.parser.refuse_written_secrets(self.config)
+
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        if isinstance(self.datamodule, ClipSource):
+            self.datamodule = ClipDataModule(self.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         named = self.config_init.trainer.callbacks or []

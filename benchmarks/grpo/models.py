@@ -25,7 +25,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from benchmarks.grpo.geometries import Audio, Geometry, Vision
 from datamodules.batch import Clip, ClipBatch, collate
-from datamodules.clip_datamodule import INSTRUCTION
+from datamodules.clip_source import INSTRUCTION
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.decoder_backbone import DecoderBackbone

@@ -10,6 +10,12 @@ from typing import Any
 from datamodules.files.printable import whole_characters
 
 
+def require_directory(output: str, files: str) -> None:
+    """Raise a ValueError where the directory that these files are to go into is a file."""
+    if Path(output).is_file():
+        raise ValueError(f"The output {output} is a file. Give a directory for {files}.")
+
+
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
     """A place to write a file to, which then appears whole or not at all: readers never see a part of it.

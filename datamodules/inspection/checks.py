@@ -15,12 +15,11 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from datamodules.containers import UnreadableError, decoder_source, one_clip
+from datamodules.containers import MediaError, UnreadableError, decoder_source, one_clip
 from datamodules.demuxing import video_info
 from datamodules.files.json_log import JsonLog, json_digest
-from datamodules.inspection.workers import run_isolated
-from datamodules.isolation import Lost
-from datamodules.media import MediaError, MediaSettings, decode_clip
+from datamodules.isolation import Lost, run_isolated
+from datamodules.media_settings import MediaSettings
 
 _FORMAT = 3  # raise it when a check says something else of the same file
 
@@ -72,6 +71,8 @@ def check_clip(path: str, settings: MediaSettings) -> ClipCheck:
 
 @one_clip
 def _decode_and_describe(path: str | Path, settings: MediaSettings) -> ClipCheck:
+    from datamodules.media import decode_clip  # with torch, which the processes that decode need alone
+
     decoded = decode_clip(path, settings)
     # Here and not above: torchcodec loads FFmpeg's libraries, and `decode_clip` says what to do when it cannot.
     from torchcodec.decoders import AudioDecoder

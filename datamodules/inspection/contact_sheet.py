@@ -17,8 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from datamodules.batch import SAMPLE_RATE
-from datamodules.clip_datamodule import ClipDataModule
-from datamodules.clip_dataset import ClipRecord
+from datamodules.clip_source import ClipRecord, ClipSource
 from datamodules.files.writing import written_whole
 from datamodules.inspection.checks import ClipCheck
 from datamodules.inspection.corpus_report import UNLABELLED, Checks, Rows
@@ -37,7 +36,7 @@ _SOUND_COLOUR, _QUIET_COLOUR = "#3a7ca5", "#6b7280"
 Chosen = dict[str, list[tuple[str, ClipRecord]]]
 
 
-def choose_clips(data: ClipDataModule, rows: Rows, checks: Checks, clips_per_class: int, seed: int) -> Chosen:
+def choose_clips(data: ClipSource, rows: Rows, checks: Checks, clips_per_class: int, seed: int) -> Chosen:
     """Some decodable clips of each class, of all splits together, with their split.
 
     Args:
@@ -60,7 +59,7 @@ def choose_clips(data: ClipDataModule, rows: Rows, checks: Checks, clips_per_cla
 
 
 def draw_contact_sheet(
-    file: Path, data: ClipDataModule, rows: Rows, checks: Checks, clips_per_class: int, seed: int
+    file: Path, data: ClipSource, rows: Rows, checks: Checks, clips_per_class: int, seed: int
 ) -> Path:
     """Draw a few clips of each class: frames, sound, id, split, length.
 

@@ -6,12 +6,11 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any, Literal
 
-from datamodules.clip_datamodule import ClipDataModule, Split
-from datamodules.clip_dataset import ClipRecord
+from datamodules.clip_source import ClipRecord, ClipSource, Split
 from datamodules.corpus import Corpus, LabelRow
 from datamodules.files.printable import readable_name
 from datamodules.inspection.checks import ClipCheck
-from datamodules.media import MediaSettings
+from datamodules.media_settings import MediaSettings
 
 Severity = Literal["error", "warning", "note"]
 """`error`: clips or labels are lost or wrong. `warning`: other counts than published. `note`: good to know."""
@@ -27,7 +26,7 @@ DURATION_BUCKETS = (("0–2 s", 0.0, 2.0), ("2–5 s", 2.0, 5.0), ("5 s+", 5.0, 
 
 
 def build_report(
-    data: ClipDataModule, rows: Rows, problems: Iterable[str], checks: Checks | None, num_known: int
+    data: ClipSource, rows: Rows, problems: Iterable[str], checks: Checks | None, num_known: int
 ) -> dict[str, Any]:
     """All that was found.
 
@@ -61,7 +60,7 @@ def build_report(
     return report
 
 
-def _describe_split(data: ClipDataModule, split: Split, records: Sequence[ClipRecord]) -> dict[str, Any]:
+def _describe_split(data: ClipSource, split: Split, records: Sequence[ClipRecord]) -> dict[str, Any]:
     published = data.published(split) if isinstance(data, Corpus) else None
     counts = Counter(record.target or UNLABELLED for record in records)
     single = data.taxonomy.classes if data.taxonomy else ()
@@ -76,13 +75,13 @@ def _describe_split(data: ClipDataModule, split: Split, records: Sequence[ClipRe
     }
 
 
-def _overlap(data: ClipDataModule, rows: Rows) -> list[dict[str, str]]:
+def _overlap(data: ClipSource, rows: Rows) -> list[dict[str, str]]:
     train = {data.key(record.id): record for record in rows.get("train", ())}
     shared = [record for record in rows.get("test", ()) if data.key(record.id) in train]
     return [{"id": record.id, "train": train[data.key(record.id)].source, "test": record.source} for record in shared]
 
 
-def _surplus(data: ClipDataModule, rows: Rows) -> list[str] | None:
+def _surplus(data: ClipSource, rows: Rows) -> list[str] | None:
     """Files that no split lists; None where the corpus keeps no index of its files."""
     if not isinstance(data, Corpus):
         return None
@@ -91,7 +90,7 @@ def _surplus(data: ClipDataModule, rows: Rows) -> list[str] | None:
     return [readable_name(str(path)) for path in data.media_files().values() if str(path) not in listed]
 
 
-def _left_out(data: ClipDataModule, split: Split) -> Sequence[LabelRow]:
+def _left_out(data: ClipSource, split: Split) -> Sequence[LabelRow]:
     """Rows whose label has no class in the taxonomy, by the corpus' design."""
     return data.left_out.get(split, ()) if isinstance(data, Corpus) else ()
 

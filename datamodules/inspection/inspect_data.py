@@ -9,10 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from datamodules.clip_datamodule import ClipDataModule
+from datamodules.clip_source import ClipSource
 from datamodules.files.writing import write_text
 from datamodules.inspection.checks import CheckCache, check_clips
-from datamodules.inspection.contact_sheet import draw_contact_sheet
 from datamodules.inspection.corpus_report import Rows, build_report
 from datamodules.inspection.screen import print_report
 
@@ -22,7 +21,7 @@ SHEET_FILE = "contact_sheet.png"
 
 
 def inspect_data(
-    data: ClipDataModule,
+    data: ClipSource,
     output: str | None = None,
     json: bool = False,
     decode: bool = True,
@@ -80,6 +79,8 @@ def inspect_data(
     written = [directory / REPORT_FILE]
     write_text(written[0], [text])
     if checks is not None and clips_per_class:
+        from datamodules.inspection.contact_sheet import draw_contact_sheet  # it decodes, with torch
+
         sheet = directory / SHEET_FILE
         written.append(draw_contact_sheet(sheet, data, rows, checks, clips_per_class, seed))
     if json:
@@ -93,7 +94,7 @@ def inspect_data(
     return report
 
 
-def _read(data: ClipDataModule) -> tuple[Rows, list[str]]:
+def _read(data: ClipSource) -> tuple[Rows, list[str]]:
     """The rows of the splits, and what was refused of them. `predict` is left out where it is the test split."""
     data.problems = []
     try:

@@ -8,12 +8,12 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from datamodules.emotions import VERIFIER_LABELS, Taxonomy
+from datamodules.labelled_sentences import LabelledSentence
 from datamodules.synthetic.cues import (
     ANNOTATOR_CUES,
     ANNOTATOR_SCENES,
@@ -162,14 +162,6 @@ def annotator_sentences(emotion: str) -> Iterator[str]:
             for adverb in ("", *(f" {adverb}" for adverb in ANNOTATOR_ADVERBS)):
                 for phrases in ANNOTATOR_CUES[emotion].values():
                     yield from (f"{subject}{adverb} {phrase}." for phrase in phrases)
-
-
-@dataclass(frozen=True)
-class LabelledSentence:
-    """A sentence with its GoEmotions labels (at least one), for stage 2."""
-
-    text: str
-    emotions: tuple[str, ...]
 
 
 def _phrases_of(split: Split, openings: Sequence[str], endings: Sequence[str]) -> list[tuple[str, str]]:

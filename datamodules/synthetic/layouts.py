@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
+from openpyxl import Workbook
 
-from datamodules.emotions import ALIASES, DFEW, MAFW, Taxonomy
-from datamodules.synthetic.captions import chinese_caption
+from datamodules.clip_source import INSTRUCTION
+from datamodules.emotions import ALIASES, DFEW_TAXONOMY, MAFW_TAXONOMY, Taxonomy
 from datamodules.synthetic.grammar import View
 from datamodules.synthetic.performance import Performance
 
@@ -21,17 +21,38 @@ ClipLayout = Literal["dfew", "mafw", "emer"]
 
 NUM_FOLDS = 5
 EMER_FILE = "EMER_cold_start.json"
-QUESTION = (
-    "As an emotional recognition expert; throughout the video, which emotion conveyed by the characters is the most "
-    "obvious to you?"
-)
-TAG_REQUEST = "  Output the thinking process in <think> </think> and final emotion in <answer> </answer> tags."
-"""Appended to the question; it begins with two spaces."""
 _ADJECTIVES = {noun: adjective for adjective, noun in ALIASES.items()}
+_CHINESE_PERSONS = {"man": "一个男人", "woman": "一个女人"}
+_CHINESE_FACES = {
+    "anger": "紧锁眉头，瞪大眼睛",
+    "disgust": "皱起鼻子，撇着嘴",
+    "fear": "睁大眼睛，嘴唇发抖",
+    "happiness": "嘴角上扬，露出笑容",
+    "neutral": "面部放松，目光平静",
+    "sadness": "眼里含泪，嘴角下垂",
+    "surprise": "扬起眉毛，张大嘴巴",
+    "contempt": "斜着嘴角，翻着白眼",
+    "anxiety": "咬着嘴唇，目光不定",
+    "helplessness": "抬头张望，轻轻摇头",
+    "disappointment": "闭上眼睛，低下头",
+}
+_CHINESE_VOICES = {
+    "anger": "大声喊叫",
+    "disgust": "发出作呕的声音",
+    "fear": "声音又高又颤",
+    "happiness": "笑着说话",
+    "neutral": "语调平稳",
+    "sadness": "低声哭泣",
+    "surprise": "倒吸一口气，语调上扬",
+    "contempt": "冷冷地哼了一声",
+    "anxiety": "说话急促，结结巴巴",
+    "helplessness": "声音越来越弱",
+    "disappointment": "长长地叹了一口气",
+}
 
 
 @dataclass(frozen=True)
-class ClipRecord:
+class SyntheticClip:
     """A clip and what its label files say of it.
 
     Args:
@@ -85,12 +106,16 @@ def _write(path: Path, text: str, encoding: str = "utf-8") -> None:
     path.write_bytes(text.encode(encoding))
 
 
-def _write_sheet(path: Path, rows: list[dict[str, object]], columns: Sequence[str], header: bool = True) -> None:
+def _write_sheet(path: Path, rows: list[dict[str, object]], columns: list[str], header: bool = True) -> None:
+    book = Workbook(write_only=True)
+    sheet = book.create_sheet("Sheet1")
+    for cells in ([columns] if header else []) + [[row[column] for column in columns] for row in rows]:
+        sheet.append(cells)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows, columns=list(columns)).to_excel(path, index=False, header=header)
+    book.save(path)
 
 
-def _votes(record: ClipRecord, taxonomy: Taxonomy, num_annotators: int = 10) -> dict[str, int]:
+def _votes(record: SyntheticClip, taxonomy: Taxonomy, num_annotators: int = 10) -> dict[str, int]:
     """Votes of the annotators per emotion: seven to ten for the label, the rest for what else the clip shows."""
     agreed = num_annotators if len(record.emotions) == 1 else 7 + record.index % 3
     votes = dict.fromkeys(taxonomy.classes, 0)
@@ -99,7 +124,7 @@ def _votes(record: ClipRecord, taxonomy: Taxonomy, num_annotators: int = 10) -> 
     return votes
 
 
-def write_dfew(root: Path, records: Sequence[ClipRecord]) -> None:
+def write_dfew(root: Path, records: Sequence[SyntheticClip]) -> None:
     """`EmoLabel_DataSplit/{train,test}(single-labeled)/set_{1..5}.csv` and `Annotation/annotation.xlsx`.
 
     The CSV have the header `video_name,label` and codes from 1.
@@ -108,39 +133,39 @@ def write_dfew(root: Path, records: Sequence[ClipRecord]) -> None:
     for fold in range(1, NUM_FOLDS + 1):
         for split in ("train", "test"):
             rows = [
-                f"{Path(media_path('dfew', record.index)).stem},{DFEW.index(record.performance.label) + 1}\n"
+                f"{Path(media_path('dfew', record.index)).stem},{DFEW_TAXONOMY.index(record.performance.label) + 1}\n"
                 for record, test_fold in zip(records, folds, strict=True)
                 if (test_fold == fold) == (split == "test")
             ]
             path = root / "EmoLabel_DataSplit" / f"{split}(single-labeled)" / f"set_{fold}.csv"
             _write(path, "video_name,label\n" + "".join(rows))
-    headers = [f"{code}{_ADJECTIVES.get(name, name)}" for code, name in enumerate(DFEW.classes, 1)]
+    headers = [f"{code}{_ADJECTIVES.get(name, name)}" for code, name in enumerate(DFEW_TAXONOMY.classes, 1)]
     sheet: list[dict[str, object]] = [
         {
-            **dict(zip(headers, _votes(record, DFEW).values(), strict=True)),
+            **dict(zip(headers, _votes(record, DFEW_TAXONOMY).values(), strict=True)),
             "order": record.index + 1,
-            "label": DFEW.index(record.performance.label) + 1,
+            "label": DFEW_TAXONOMY.index(record.performance.label) + 1,
         }
         for record in records
     ]
     _write_sheet(root / "Annotation" / "annotation.xlsx", sheet, [*headers, "order", "label"])
 
 
-def _compound_label(record: ClipRecord) -> str:
+def _compound_label(record: SyntheticClip) -> str:
     """Ids of the emotions, ascending, joined by commas; a clip with a neutral modality has its label alone."""
     emotions = record.emotions if "neutral" not in record.emotions else (record.performance.label,)
-    return ",".join(str(code) for code in sorted(MAFW.index(emotion) + 1 for emotion in emotions))
+    return ",".join(str(code) for code in sorted(MAFW_TAXONOMY.index(emotion) + 1 for emotion in emotions))
 
 
 def _names(codes: str) -> str:
-    return "_".join(MAFW.classes[int(code) - 1] for code in codes.split(","))
+    return "_".join(MAFW_TAXONOMY.classes[int(code) - 1] for code in codes.split(","))
 
 
-def _mafw_name(record: ClipRecord) -> str:
+def _mafw_name(record: SyntheticClip) -> str:
     return Path(media_path("mafw", record.index)).name
 
 
-def _write_mafw_splits(root: Path, kind: str, records: Sequence[ClipRecord], labels: Sequence[str]) -> None:
+def _write_mafw_splits(root: Path, kind: str, records: Sequence[SyntheticClip], labels: Sequence[str]) -> None:
     """The split files of one label set. The captioned files leave neutral clips out, as MAFW's do."""
     folds = split_folds(labels)
     for fold in range(1, NUM_FOLDS + 1):
@@ -152,7 +177,7 @@ def _write_mafw_splits(root: Path, kind: str, records: Sequence[ClipRecord], lab
             ]
             plain = "".join(f"{_mafw_name(record)} {label}\r\n" for record, label in chosen)
             captioned = "".join(
-                f"{_mafw_name(record)}\t{label}\t{chinese_caption(record.performance)}\t{record.rationale}\r\n"
+                f"{_mafw_name(record)}\t{label}\t{_chinese_caption(record.performance)}\t{record.rationale}\r\n"
                 for record, label in chosen
                 if label != "neutral"
             )
@@ -161,7 +186,7 @@ def _write_mafw_splits(root: Path, kind: str, records: Sequence[ClipRecord], lab
             _write(folder / "with_caption" / f"set_{fold}" / f"{split}.txt", captioned, "gb18030")
 
 
-def write_mafw(root: Path, records: Sequence[ClipRecord]) -> None:
+def write_mafw(root: Path, records: Sequence[SyntheticClip]) -> None:
     """`Labels/*.xlsx` and `Train & Test Set/{single,compound}/{no_caption,with_caption}/set_{1..5}/{train,test}.txt`.
 
     Every clip is in the single-label set. In the compound set, clips whose modalities disagree carry both emotions,
@@ -171,44 +196,50 @@ def write_mafw(root: Path, records: Sequence[ClipRecord]) -> None:
     _write_mafw_splits(root, "single", records, [record.performance.label for record in records])
     _write_mafw_splits(root, "compound", records, [_names(codes) for codes in compound])
 
-    def row(record: ClipRecord) -> dict[str, object]:
-        shares = {emotion: votes / 10 for emotion, votes in _votes(record, MAFW).items()}
+    def row(record: SyntheticClip) -> dict[str, object]:
+        shares = {emotion: votes / 10 for emotion, votes in _votes(record, MAFW_TAXONOMY).items()}
         return {"clip": _mafw_name(record), "invalid": 0, **shares}
 
     rows = [row(record) for record in records]
     single = [
-        {**cells, "single_label": MAFW.index(record.performance.label) + 1}
+        {**cells, "single_label": MAFW_TAXONOMY.index(record.performance.label) + 1}
         for cells, record in zip(rows, records, strict=True)
     ]
     multi = [{**cells, "multi_label": codes} for cells, codes in zip(rows, compound, strict=True) if "," in codes]
     captions: list[dict[str, object]] = [
-        {"clip": _mafw_name(record), "zh": chinese_caption(record.performance), "en": record.rationale}
+        {"clip": _mafw_name(record), "zh": _chinese_caption(record.performance), "en": record.rationale}
         for record in records
         if record.performance.label != "neutral"
     ]
     labels = root / "Labels"
-    _write_sheet(labels / "annotation.xlsx", rows, ["clip", "invalid", *MAFW.classes])
-    _write_sheet(labels / "single-set.xlsx", single, ["clip", *MAFW.classes, "single_label"])
-    _write_sheet(labels / "multi-set.xlsx", multi, ["clip", *MAFW.classes, "multi_label"])
+    _write_sheet(labels / "annotation.xlsx", rows, ["clip", "invalid", *MAFW_TAXONOMY.classes])
+    _write_sheet(labels / "single-set.xlsx", single, ["clip", *MAFW_TAXONOMY.classes, "single_label"])
+    _write_sheet(labels / "multi-set.xlsx", multi, ["clip", *MAFW_TAXONOMY.classes, "multi_label"])
     _write_sheet(labels / "descriptive_text.xlsx", captions, ["clip", "zh", "en"], header=False)
 
 
-def _conversation(record: ClipRecord) -> dict[str, object]:
+def _conversation(record: SyntheticClip) -> dict[str, object]:
     label = record.performance.label
     answer = f"<think>{record.rationale}</think>\n<answer>{_ADJECTIVES.get(label, label)}</answer>"
     return {
         "video": media_path("emer", record.index),
         "conversations": [
-            {"from": "human", "value": f"<video>\n<audio>\n{QUESTION}{TAG_REQUEST}"},
+            {"from": "human", "value": f"<video>\n<audio>\n{INSTRUCTION}"},
             {"from": "gpt", "value": answer},
         ],
     }
 
 
-def write_emer(root: Path, records: Iterable[ClipRecord]) -> None:
+def write_emer(root: Path, records: Iterable[SyntheticClip]) -> None:
     """`EMER_cold_start.json`, R1-Omni's conversation list; `video` is relative to the file's folder.
 
     Answers use R1-Omni's adjectives where there is one ("angry"), else the class name.
     """
     conversations = [_conversation(record) for record in records]
     _write(root / EMER_FILE, json.dumps(conversations, indent=1, ensure_ascii=False) + "\n")
+
+
+def _chinese_caption(performance: Performance) -> str:
+    """What the clip shows and sounds like, as MAFW's captioned split files say it beside the English caption."""
+    face, voice = _CHINESE_FACES[performance.face_emotion], _CHINESE_VOICES[performance.voice_emotion]
+    return f"{_CHINESE_PERSONS[performance.identity.person]}{face}，{voice}。"

@@ -20,11 +20,11 @@ from typing import Literal
 import numpy as np
 from rich.progress import track
 
-from datamodules.emotions import DFEW, MAFW, Taxonomy, get_taxonomy
+from datamodules.emotions import DFEW_TAXONOMY, MAFW_TAXONOMY, Taxonomy, get_taxonomy
 from datamodules.files.writing import written_whole
 from datamodules.synthetic.face import draw_face
 from datamodules.synthetic.grammar import SPLITS, View, rationale_emotion, verifier_sentences, write_rationale
-from datamodules.synthetic.layouts import ClipLayout, ClipRecord, media_path, write_dfew, write_emer, write_mafw
+from datamodules.synthetic.layouts import ClipLayout, SyntheticClip, media_path, write_dfew, write_emer, write_mafw
 from datamodules.synthetic.performance import draw_performance
 from datamodules.synthetic.voice import speak
 
@@ -104,7 +104,7 @@ def _label(plan: ClipPlan, index: int) -> str:
     return plan.taxonomy.classes[order[place]]
 
 
-def make_record(plan: ClipPlan, index: int) -> ClipRecord:
+def make_record(plan: ClipPlan, index: int) -> SyntheticClip:
     """Performance and rationale of the clip at a position; writes nothing."""
     performance = draw_performance(
         _generator(plan, "performance", index),
@@ -124,10 +124,10 @@ def make_record(plan: ClipPlan, index: int) -> ClipRecord:
         performance.voice_emotion,
         performance.identity.person,
     )
-    return ClipRecord(index, performance, view, rationale)
+    return SyntheticClip(index, performance, view, rationale)
 
 
-def _make_clip(plan: ClipPlan, index: int) -> ClipRecord:
+def _make_clip(plan: ClipPlan, index: int) -> SyntheticClip:
     """Draw, voice and encode the clip at a position. Runs in a worker process."""
     record = make_record(plan, index)
     frames = draw_face(
@@ -138,7 +138,7 @@ def _make_clip(plan: ClipPlan, index: int) -> ClipRecord:
     return record
 
 
-def _make_clips(plan: ClipPlan, num_clips: int, num_workers: int) -> Iterator[ClipRecord]:
+def _make_clips(plan: ClipPlan, num_clips: int, num_workers: int) -> Iterator[SyntheticClip]:
     """Clips in order of position."""
     make = partial(_make_clip, plan)
     if num_workers == 1:
@@ -150,7 +150,7 @@ def _make_clips(plan: ClipPlan, num_clips: int, num_workers: int) -> Iterator[Cl
         yield from pool.map(make, range(num_clips), chunksize=8)
 
 
-def _truth(plan: ClipPlan, records: Sequence[ClipRecord]) -> dict[str, object]:
+def _truth(plan: ClipPlan, records: Sequence[SyntheticClip]) -> dict[str, object]:
     """Generation parameters, measured rates and the truth about every clip."""
     clips = []
     for record in records:
@@ -292,7 +292,7 @@ def synthesize(
         return
     plan = ClipPlan(
         layout=layout,
-        taxonomy={"dfew": DFEW, "mafw": MAFW}.get(layout, get_taxonomy(taxonomy)),
+        taxonomy={"dfew": DFEW_TAXONOMY, "mafw": MAFW_TAXONOMY}.get(layout, get_taxonomy(taxonomy)),
         output=directory,
         seed=seed,
         image_size=image_size,

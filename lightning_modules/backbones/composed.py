@@ -36,7 +36,7 @@ _PROJECTORS_FILE = "projectors.safetensors"
 
 
 @dataclass
-class Percept(interface.Percept):
+class ComposedPercept(interface.Percept):
     """Pooled tower outputs: `video` `[B, T·grid², D]`, `audio` `[B, L // audio_pool, A]`."""
 
     video: Tensor
@@ -139,7 +139,7 @@ class ComposedBackbone(SplicedBackbone):
             "language_model": self.language_model,
         }
 
-    def perceive(self, batch: ClipBatch) -> Percept:
+    def perceive(self, batch: ClipBatch) -> ComposedPercept:
         """Pooled tower outputs of each clip; a frozen tower runs without gradient.
 
         Raises:
@@ -151,10 +151,10 @@ class ComposedBackbone(SplicedBackbone):
             video = self._see(batch.frames)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen("audio_tower")):
             audio = self._hear(batch)
-        return Percept(video, audio)
+        return ComposedPercept(video, audio)
 
     def perception(self) -> Perception:
-        return self._perception_of(Percept, video_grid=self.video_grid, audio_pool=self.audio_pool)
+        return self._perception_of(ComposedPercept, video_grid=self.video_grid, audio_pool=self.audio_pool)
 
     def _see(self, frames: Tensor) -> Tensor:
         patches = self.vision_tower(pixel_values=self._pixels(frames)).last_hidden_state  # [B·T, N, D]
@@ -167,7 +167,7 @@ class ComposedBackbone(SplicedBackbone):
         heard = self.audio_tower(mel).last_hidden_state  # [B, L, A]
         return nn.functional.avg_pool1d(heard.mT, self.audio_pool).mT
 
-    def encode(self, batch: ClipBatch, percept: Percept | None = None) -> Prompt:
+    def encode(self, batch: ClipBatch, percept: ComposedPercept | None = None) -> Prompt:
         percept = self.perceive(batch) if percept is None else percept
         return self._splice(batch, self.vision_projector(percept.video), self.audio_projector(percept.audio))
 

@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import nn
 
-from lightning_modules.backbones import generation, scoring
+from lightning_modules.backbones import generation, logprobs
 from lightning_modules.backbones.adapters import LoRA, adapter_parameters, add_adapters, drop_fresh_adapters
 from lightning_modules.backbones.cpu_linear import use_onednn
 from lightning_modules.backbones.decoder import Decoder
@@ -75,10 +75,10 @@ class DecoderBackbone(Backbone):
     def score(
         self, prompt: Prompt, completions: Completions, temperature: float = 1.0, with_entropy: bool = False
     ) -> Scores:
-        return scoring.score(self._scoring_decoder, prompt, completions, temperature, with_entropy)
+        return logprobs.score(self._scoring_decoder, prompt, completions, temperature, with_entropy)
 
     def score_in_parts(self, prompt: Prompt) -> AbstractContextManager[SharedPrompt | None]:
-        return scoring.score_in_parts(self._scoring_decoder, prompt)
+        return logprobs.score_in_parts(self._scoring_decoder, prompt)
 
     def use_liger_kernel(self) -> None:
         self._cross_entropy = liger_cross_entropy()

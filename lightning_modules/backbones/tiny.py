@@ -1,30 +1,16 @@
 """Tiny random-weight models of the real architectures, for machines without GPU or hub access (demo and tests).
 
 Real classes, real tokenizers (byte-level BPE trained on the spot), real directories: what loads these loads the
-published weights.
+published weights. transformers is imported where it is needed: the command's `--help` does without.
 """
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import (
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    RobertaConfig,
-    RobertaForSequenceClassification,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-    WhisperConfig,
-    WhisperFeatureExtractor,
-)
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from datamodules.clip_datamodule import INSTRUCTION
+from datamodules.clip_source import INSTRUCTION
 from datamodules.emotions import GO_EMOTIONS
 from datamodules.files.json_files import read_json, read_json_lines
 from datamodules.files.text import read_text
@@ -83,6 +69,8 @@ def _init_std(hidden_size: int) -> float:
 def _write_language_model(
     directory: Path, texts: list[str], vocab_size: int, hidden_size: int, num_layers: int
 ) -> None:
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=train_tokenizer(texts, vocab_size, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]),
         pad_token="<|endoftext|>",
@@ -110,6 +98,8 @@ def _write_language_model(
 
 
 def _write_vision(directory: Path, image_size: int, patch_size: int, hidden_size: int) -> None:
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
     config = SiglipVisionConfig(
         hidden_size=hidden_size,
         intermediate_size=2 * hidden_size,
@@ -125,6 +115,9 @@ def _write_vision(directory: Path, image_size: int, patch_size: int, hidden_size
 
 
 def _write_audio(directory: Path, seconds: int, hidden_size: int) -> None:
+    from transformers import WhisperConfig, WhisperFeatureExtractor
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
     config = WhisperConfig(
         d_model=hidden_size,
         encoder_layers=1,
@@ -139,6 +132,8 @@ def _write_audio(directory: Path, seconds: int, hidden_size: int) -> None:
 
 
 def _write_verifier(directory: Path, texts: list[str], vocab_size: int, hidden_size: int) -> None:
+    from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification
+
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     base = train_tokenizer(texts, vocab_size, special)
     base.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
@@ -206,6 +201,9 @@ def write_tiny_models(
             f"hidden_size must be a multiple of 64 and image_size of patch_size. Got hidden_size={hidden_size}, "
             f"image_size={image_size}, patch_size={patch_size}."
         )
+    import torch
+    from lightning.pytorch.utilities.seed import isolate_rng
+
     corpus = [text for path in texts for text in read_texts(Path(path))]
     verifier_corpus = [text for path in verifier_texts or texts for text in read_texts(Path(path))]
     root = Path(output)

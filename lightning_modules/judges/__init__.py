@@ -8,6 +8,6 @@ from lightning_modules.judges.base import Judge
 from lightning_modules.judges.endpoint import EndpointJudge
 from lightning_modules.judges.file import FileJudge
 from lightning_modules.judges.language_model import LanguageModelJudge
-from lightning_modules.judges.verifier import VerifierJudge
+from lightning_modules.judges.verifier_judge import VerifierJudge
 
 __all__ = ["EndpointJudge", "FileJudge", "Judge", "LanguageModelJudge", "VerifierJudge"]

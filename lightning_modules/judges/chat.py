@@ -1,6 +1,7 @@
 """Requests to an OpenAI-compatible chat-completions endpoint, repeated with growing pauses where that may help.
 
-Nothing that leaves this module holds the key: no error, no reply.
+Nothing that leaves this module holds the key: no error, no reply. openai's client is not used: it limits neither the
+time nor the size of a whole answer, takes what is no completion for one, and its errors hold the key.
 """
 
 import email.utils

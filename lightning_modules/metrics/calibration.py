@@ -1,4 +1,5 @@
-"""Whether probabilities mean what they say: reliability curve and expected calibration error.
+"""Whether probabilities mean what they say: reliability curve and expected calibration error, from counts that add up.
+torchmetrics keeps every probability instead, and has no curve.
 
 Shape legend: n sentences, L labels, B bins of probability.
 """

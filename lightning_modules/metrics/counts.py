@@ -2,7 +2,8 @@
 
 Shape legend: N clips, C classes of the taxonomy. `K[t, p, j]`, int64 `[C, C+1, C+1]`, is the number of clips with
 target t, prediction p and judged emotion j; the last prediction is "unknown" (the answer names no class), the last
-judged emotion is "invalid" (so is the judge's reply). Unknown and invalid equal nothing, not even each other.
+judged emotion is "invalid" (so is the judge's reply). Unknown and invalid equal nothing, not even each other, which
+torchmetrics' own classification metrics cannot say: to them any prediction is a class.
 """
 
 from collections.abc import Sequence

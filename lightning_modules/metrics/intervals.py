@@ -2,6 +2,7 @@
 
 Shape legend: N clips, M kinds of clips, R resamples. Clips of one kind count the same in every rate, so that a resample
 of N clips with replacement is a multinomial draw of how many are of each kind: R·M numbers, however many clips.
+`scipy.stats` draws R·N, and its import adds half to what `compare` takes (docs/performance.md).
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """What the reward-hacking alarms measure on rationales, in training and in finished runs alike.
 
-Every statistic is a `Tally`, so that batches, steps and processes add up before anything is divided.
+Every statistic is a `Ratio`, so that batches, steps and processes add up before anything is divided.
 """
 
 import re
@@ -54,7 +54,7 @@ class Rationale:
 
 
 @dataclass(frozen=True)
-class Tally:
+class Ratio:
     """Numerator and denominator of a mean or a ratio.
 
     Args:
@@ -65,8 +65,8 @@ class Tally:
     total: float = 0.0
     count: float = 0.0
 
-    def __add__(self, other: "Tally") -> "Tally":
-        return Tally(self.total + other.total, self.count + other.count)
+    def __add__(self, other: "Ratio") -> "Ratio":
+        return Ratio(self.total + other.total, self.count + other.count)
 
     @property
     def value(self) -> float | None:
@@ -74,7 +74,7 @@ class Tally:
         return self.total / self.count if self.count else None
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> "Tally":
+    def of(cls, values: Iterable[float]) -> "Ratio":
         """Of single observations."""
         values = list(values)
         return cls(float(sum(values)), float(len(values)))
@@ -163,9 +163,9 @@ def _normalised(rationale: Rationale) -> list[str]:
     return [" ".join(words(sentence)) for sentence in rationale.sentences]
 
 
-def _repeated(rationales: Sequence[Rationale]) -> Tally:
+def _repeated(rationales: Sequence[Rationale]) -> Ratio:
     sentences = [_normalised(rationale) for rationale in rationales]
-    return Tally(float(sum(len(own) - len(set(own)) for own in sentences)), float(sum(map(len, sentences))))
+    return Ratio(float(sum(len(own) - len(set(own)) for own in sentences)), float(sum(map(len, sentences))))
 
 
 def _shared(rationales: Sequence[Rationale]) -> Iterator[float]:
@@ -242,7 +242,7 @@ def _second(rationales: Sequence[Rationale]) -> Iterator[tuple[float, float]]:
             yield explanation_score(labels, target), explanation_score(rationale.second, target)
 
 
-def rationale_statistics(rationales: Sequence[Rationale], taxonomy: Taxonomy) -> dict[str, Tally]:
+def rationale_statistics(rationales: Sequence[Rationale], taxonomy: Taxonomy) -> dict[str, Ratio]:
     """All statistics of some rationales, always under the same names; their meanings: `alarms.CHECKS`.
 
     Args:
@@ -250,28 +250,28 @@ def rationale_statistics(rationales: Sequence[Rationale], taxonomy: Taxonomy) ->
         taxonomy: the classes of targets, predictions and verdicts.
     """
     sentences = [sentence for rationale in rationales for sentence in rationale.sentences]
-    own = Tally.of(explanation_score(labels, target) for labels, target, _ in _readings(rationales))
-    shuffled = Tally.of(_shuffled(rationales, taxonomy))
+    own = Ratio.of(explanation_score(labels, target) for labels, target, _ in _readings(rationales))
+    shuffled = Ratio.of(_shuffled(rationales, taxonomy))
     second = list(_second(rationales))
     return {
-        "label_named": Tally.of(_label_named(rationales)),
-        "neutral_sentences": Tally.of(_neutral(rationales)),
-        "sentences": Tally.of(len(rationale.sentences) for rationale in rationales),
-        "sentence_words": Tally.of(len(words(sentence)) for sentence in sentences),
-        "distinct_1": Tally.of(_present(distinct(rationale, 1) for rationale in rationales)),
-        "distinct_2": Tally.of(_present(distinct(rationale, 2) for rationale in rationales)),
+        "label_named": Ratio.of(_label_named(rationales)),
+        "neutral_sentences": Ratio.of(_neutral(rationales)),
+        "sentences": Ratio.of(len(rationale.sentences) for rationale in rationales),
+        "sentence_words": Ratio.of(len(words(sentence)) for sentence in sentences),
+        "distinct_1": Ratio.of(_present(distinct(rationale, 1) for rationale in rationales)),
+        "distinct_2": Ratio.of(_present(distinct(rationale, 2) for rationale in rationales)),
         "repeated_sentences": _repeated(rationales),
-        "shared_sentences": Tally.of(_shared(rationales)),
-        "reward_length": Tally.of(_reward_length(rationales)),
-        "reward_length_within": Tally.of(_reward_length_within(rationales)),
+        "shared_sentences": Ratio.of(_shared(rationales)),
+        "reward_length": Ratio.of(_reward_length(rationales)),
+        "reward_length_within": Ratio.of(_reward_length_within(rationales)),
         "explanation": own,
         "explanation_shuffled": shuffled,
-        "shuffled_ratio": Tally(shuffled.total, own.total),
-        "rival": Tally.of(_rival(rationales, taxonomy)),
-        "hedging": Tally.of(_hedging(rationales, taxonomy)),
-        "judge_gap": Tally.of(_judge_gap(rationales)),
-        "explanation_second": Tally.of(theirs for _, theirs in second),
-        "verifier_gap": Tally.of(ours - theirs for ours, theirs in second),
+        "shuffled_ratio": Ratio(shuffled.total, own.total),
+        "rival": Ratio.of(_rival(rationales, taxonomy)),
+        "hedging": Ratio.of(_hedging(rationales, taxonomy)),
+        "judge_gap": Ratio.of(_judge_gap(rationales)),
+        "explanation_second": Ratio.of(theirs for _, theirs in second),
+        "verifier_gap": Ratio.of(ours - theirs for ours, theirs in second),
     }
 
 

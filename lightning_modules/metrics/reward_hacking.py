@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datamodules.emotions import Taxonomy
 from lightning_modules.metrics.predictions import Prediction
 from lightning_modules.metrics.rationale_statistics import (
+    Ratio,
     Rationale,
-    Tally,
     count_words,
     rationale_statistics,
 )
@@ -180,11 +180,11 @@ CHECKS: dict[str, Check] = {
 """Every alarm with its default range: wide enough for readable rationales to stay silent."""
 
 
-def make_alarms(tallies: Mapping[str, Tally], thresholds: Mapping[str, Bounds] | None = None) -> list[Alarm]:
+def make_alarms(ratios: Mapping[str, Ratio], thresholds: Mapping[str, Bounds] | None = None) -> list[Alarm]:
     """Statistics with their ranges, in the order of `CHECKS`.
 
     Args:
-        tallies: of `rationale_statistics`, or sums of several.
+        ratios: of `rationale_statistics`, or sums of several.
         thresholds: name → (low, high), instead of the defaults.
 
     Raises:
@@ -194,7 +194,7 @@ def make_alarms(tallies: Mapping[str, Tally], thresholds: Mapping[str, Bounds] |
     alarms = []
     for name, check in CHECKS.items():
         low, high = (thresholds or {}).get(name, (check.low, check.high))
-        alarms.append(Alarm(name, tallies[name].value, low, high, check.meaning, check.advice))
+        alarms.append(Alarm(name, ratios[name].value, low, high, check.meaning, check.advice))
     return alarms
 
 

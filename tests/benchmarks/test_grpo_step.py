@@ -59,7 +59,7 @@ def test_report_has_every_figure(tmp_path: Path) -> None:
 
 def test_bad_baselines_say_what_is_possible(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     for baseline, message in (
-        ("vllm", "Expected a comma list of naive, trl"),
+        ("vllm", "Expected a comma list of plain, naive, trl"),
         ("trl", "takes no clips with sound"),
     ):
         monkeypatch.setattr(sys, "argv", ["grpo_step.py", "--geometry", "smoke", "--baseline", baseline])

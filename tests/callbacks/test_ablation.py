@@ -16,7 +16,7 @@ from callbacks.prediction_writer import PredictionWriter
 from datamodules.ablation import ABLATIONS
 from datamodules.batch import Clip, ClipBatch, collate
 from datamodules.clip_dataset import ClipDataset
-from datamodules.emotions import DFEW
+from datamodules.emotions import DFEW_TAXONOMY
 from datamodules.samplers import evaluation_sampler
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.feature_cache import FeatureCache
@@ -35,7 +35,7 @@ NOTHING = "neutral"
 class AblatedClips(LightningDataModule):
     """Test clips in small batches, the last one smaller."""
 
-    taxonomy = DFEW
+    taxonomy = DFEW_TAXONOMY
 
     def __init__(self, dataset: ClipDataset) -> None:
         super().__init__()

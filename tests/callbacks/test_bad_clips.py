@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 from callbacks.bad_clips import BAD_CLIPS_FILE, BadClipBudget, BadClipBudgetError
 from datamodules import clip_dataset, emotions
 from datamodules.batch import Clip, ClipBatch, collate
-from datamodules.clip_datamodule import ClipDataModule, Split
-from datamodules.clip_dataset import ClipRecord
-from datamodules.media import MediaSettings
+from datamodules.clip_datamodule import ClipDataModule
+from datamodules.clip_source import ClipRecord, ClipSource, Split
+from datamodules.media_settings import MediaSettings
 
 pytestmark = pytest.mark.e2e
 
@@ -174,10 +174,10 @@ def test_a_resumed_run_goes_on_counting_and_an_evaluation_begins_anew(
     assert [row["media"] for row in rows(tmp_path)] == ["101.mp4"]
 
 
-class Folder(ClipDataModule):
+class Folder(ClipSource):
     """Forty copies of one clip."""
 
-    taxonomy = emotions.DFEW
+    taxonomy = emotions.DFEW_TAXONOMY
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -212,9 +212,11 @@ def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def folder(root: Path, num_workers: int) -> Folder:
+def folder(root: Path, num_workers: int) -> ClipDataModule:
     media = MediaSettings(num_frames=2, image_size=32, max_audio_seconds=1.0)
-    return Folder(str(root), batch_size=2, num_workers=num_workers, media=media, validation_fraction=0.0)
+    return ClipDataModule(
+        Folder(str(root), batch_size=2, num_workers=num_workers, media=media, validation_fraction=0.0)
+    )
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

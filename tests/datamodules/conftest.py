@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchcodec.encoders import AudioEncoder, VideoEncoder
 
-from datamodules.media import MediaSettings
+from datamodules.media_settings import MediaSettings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "preprocess"
 

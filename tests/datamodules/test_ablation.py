@@ -11,7 +11,8 @@ from torch import Tensor
 from datamodules.ablation import ABLATIONS, Ablation, SoundPartners, ablate
 from datamodules.batch import Clip, ClipBatch, collate
 from datamodules.clip_dataset import ClipDataset
-from datamodules.mel import MelSettings, log_mel
+from datamodules.media_settings import MelSettings
+from datamodules.mel import log_mel
 
 pytestmark = pytest.mark.unit
 

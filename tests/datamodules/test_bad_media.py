@@ -11,9 +11,11 @@ from torch.utils.data import DataLoader
 
 from datamodules import clip_dataset
 from datamodules.batch import Clip
-from datamodules.clip_dataset import ClipDataset, ClipRecord
+from datamodules.clip_dataset import ClipDataset
+from datamodules.clip_source import ClipRecord
 from datamodules.containers import MediaError, UnreadableError, check_file
-from datamodules.media import DecodedClip, MediaSettings, import_decoders
+from datamodules.media import DecodedClip, import_decoders
+from datamodules.media_settings import MediaSettings
 
 pytestmark = pytest.mark.unit
 

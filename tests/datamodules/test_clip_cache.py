@@ -18,9 +18,11 @@ from torch.utils.data import DataLoader
 
 from datamodules import clip_cache
 from datamodules.clip_cache import ClipCache
-from datamodules.clip_dataset import ClipDataset, ClipRecord
-from datamodules.media import DecodedClip, MediaSettings, decode_clip
-from datamodules.mel import MelSettings, log_mel
+from datamodules.clip_dataset import ClipDataset
+from datamodules.clip_source import ClipRecord
+from datamodules.media import DecodedClip, decode_clip
+from datamodules.media_settings import MediaSettings, MelSettings
+from datamodules.mel import log_mel
 
 pytestmark = pytest.mark.unit
 

@@ -18,7 +18,8 @@ import torch
 from filelock import FileLock
 
 from datamodules.clip_cache import ClipCache
-from datamodules.media import DecodedClip, MediaSettings
+from datamodules.media import DecodedClip
+from datamodules.media_settings import MediaSettings
 
 pytestmark = pytest.mark.unit
 

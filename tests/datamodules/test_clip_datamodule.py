@@ -19,14 +19,15 @@ from torch import Tensor
 
 from datamodules import clip_dataset, emotions
 from datamodules.batch import BadClip, ClipBatch
-from datamodules.clip_datamodule import INSTRUCTION, ClipDataModule, Split
-from datamodules.clip_dataset import ClipRecord, split_validation
-from datamodules.media import MediaError, MediaSettings
-from datamodules.mel import MelSettings
+from datamodules.clip_datamodule import ClipDataModule
+from datamodules.clip_dataset import split_validation
+from datamodules.clip_source import INSTRUCTION, ClipRecord, ClipSource, Split
+from datamodules.media import MediaError
+from datamodules.media_settings import MediaSettings, MelSettings
 
 pytestmark = pytest.mark.unit
 
-CLASSES = emotions.DFEW.classes
+CLASSES = emotions.DFEW_TAXONOMY.classes
 
 
 def record(number: int, media: Path | None = None, emotion: str | None = None, split: str = "train") -> ClipRecord:
@@ -34,7 +35,7 @@ def record(number: int, media: Path | None = None, emotion: str | None = None, s
     return ClipRecord(f"{number}", str(media) if media else None, target, None, f"{split}.csv:{number}")
 
 
-class ListCorpus(ClipDataModule):
+class ListCorpus(ClipSource):
     """A corpus whose rows are given."""
 
     def __init__(self, rows: dict[Split, list[ClipRecord]], **kwargs: Any) -> None:
@@ -43,7 +44,7 @@ class ListCorpus(ClipDataModule):
 
     @property
     def taxonomy(self) -> emotions.Taxonomy:
-        return emotions.DFEW
+        return emotions.DFEW_TAXONOMY
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -60,12 +61,12 @@ def clips(tmp_path: Path, write_clip: Callable[[Path, int], Path]) -> list[Path]
 
 
 @pytest.fixture
-def corpus(clips: list[Path], settings: MediaSettings) -> Callable[..., ListCorpus]:
+def corpus(clips: list[Path], settings: MediaSettings) -> Callable[..., ClipDataModule]:
     """A corpus of 21 training and 7 test clips."""
 
-    def make(**kwargs: Any) -> ListCorpus:
+    def make(**kwargs: Any) -> ClipDataModule:
         rows = [record(number, path, split="train" if number < 21 else "test") for number, path in enumerate(clips)]
-        return ListCorpus({"train": rows[:21], "test": rows[21:]}, media=settings, **kwargs)
+        return ClipDataModule(ListCorpus({"train": rows[:21], "test": rows[21:]}, media=settings, **kwargs))
 
     return make
 
@@ -107,14 +108,14 @@ def test_validation_draw_depends_on_the_seed_alone() -> None:
     assert [row.id for row in split_validation(without_files, 0.2, seed=1)[1]] == drawn
 
 
-def test_fraction_zero_leaves_no_validation(corpus: Callable[..., ListCorpus]) -> None:
+def test_fraction_zero_leaves_no_validation(corpus: Callable[..., ClipDataModule]) -> None:
     data = corpus(validation_fraction=0.0)
     data.setup("fit")
     assert len(ids(data, "train")) == 21
     assert data.val_dataloader() == []
 
 
-def test_validation_never_touches_the_test_split(corpus: Callable[..., ListCorpus]) -> None:
+def test_validation_never_touches_the_test_split(corpus: Callable[..., ClipDataModule]) -> None:
     data = corpus(validation_fraction=0.4)
     for stage in ("fit", "test"):
         data.setup(stage)
@@ -125,7 +126,7 @@ def test_validation_never_touches_the_test_split(corpus: Callable[..., ListCorpu
     assert test == {f"{number}" for number in range(21, 28)}
 
 
-def test_batches_carry_the_typed_fields(corpus: Callable[..., ListCorpus]) -> None:
+def test_batches_carry_the_typed_fields(corpus: Callable[..., ClipDataModule]) -> None:
     data = corpus(eval_batch_size=4)
     data.setup("test")
     first, second = list(data.test_dataloader())
@@ -140,7 +141,7 @@ def test_batches_carry_the_typed_fields(corpus: Callable[..., ListCorpus]) -> No
     assert first.frames.float().mean(dim=(1, 2, 3, 4)).tolist() == pytest.approx(expected, abs=4)
 
 
-def test_clips_without_audio_are_marked_and_counted(corpus: Callable[..., ListCorpus]) -> None:
+def test_clips_without_audio_are_marked_and_counted(corpus: Callable[..., ClipDataModule]) -> None:
     data = corpus()
     data.setup("test")
     (batch,) = data.test_dataloader()
@@ -155,7 +156,7 @@ def train_order(data: ClipDataModule, epoch: int) -> list[list[str]]:
     return [batch.ids for batch in loader]
 
 
-def test_training_order_depends_on_seed_and_epoch(corpus: Callable[..., ListCorpus]) -> None:
+def test_training_order_depends_on_seed_and_epoch(corpus: Callable[..., ClipDataModule]) -> None:
     data, again = corpus(batch_size=4, seed=3), corpus(batch_size=4, seed=3)
     for module in (data, again):
         module.setup("fit")
@@ -187,7 +188,7 @@ class Listener(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def test_trainer_tells_the_sampler_the_epoch(corpus: Callable[..., ListCorpus], tmp_path: Path) -> None:
+def test_trainer_tells_the_sampler_the_epoch(corpus: Callable[..., ClipDataModule], tmp_path: Path) -> None:
     listener = Listener()
     options: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
     trainer = Trainer(max_epochs=2, accelerator="cpu", enable_model_summary=False, default_root_dir=tmp_path, **options)
@@ -199,14 +200,14 @@ def test_trainer_tells_the_sampler_the_epoch(corpus: Callable[..., ListCorpus], 
     assert sorted(listener.epochs[0]) == sorted(listener.epochs[1])
 
 
-def test_batch_larger_than_the_training_split_is_refused(corpus: Callable[..., ListCorpus]) -> None:
+def test_batch_larger_than_the_training_split_is_refused(corpus: Callable[..., ClipDataModule]) -> None:
     data = corpus(batch_size=15)
     data.setup("fit")
     with pytest.raises(ValueError, match="14 training clips per device, fewer than batch_size=15"):
         data.train_dataloader()
 
 
-def test_worker_processes_give_the_same_batches(corpus: Callable[..., ListCorpus]) -> None:
+def test_worker_processes_give_the_same_batches(corpus: Callable[..., ClipDataModule]) -> None:
     def batches(num_workers: int) -> list[ClipBatch]:
         data = corpus(batch_size=3, eval_batch_size=3, num_workers=num_workers)
         for stage in ("fit", "test"):
@@ -221,7 +222,7 @@ def test_worker_processes_give_the_same_batches(corpus: Callable[..., ListCorpus
             assert torch.equal(value, other) if isinstance(value, Tensor) else value == other, name
 
 
-def test_dataset_survives_pickling(corpus: Callable[..., ListCorpus]) -> None:
+def test_dataset_survives_pickling(corpus: Callable[..., ClipDataModule]) -> None:
     data = corpus(cache_in_memory=True)
     data.setup("fit")
     copy = pickle.loads(pickle.dumps(data.datasets["train"]))
@@ -229,7 +230,7 @@ def test_dataset_survives_pickling(corpus: Callable[..., ListCorpus]) -> None:
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_cache_reads_each_file_once(corpus: Callable[..., ListCorpus], clips: list[Path], cached: bool) -> None:
+def test_cache_reads_each_file_once(corpus: Callable[..., ClipDataModule], clips: list[Path], cached: bool) -> None:
     data = corpus(cache_in_memory=cached)
     data.setup("test")
     first = data.datasets["test"][0]
@@ -240,7 +241,7 @@ def test_cache_reads_each_file_once(corpus: Callable[..., ListCorpus], clips: li
 
 
 def test_undecodable_clip_is_dropped_from_training_and_kept_in_evaluation(
-    corpus: Callable[..., ListCorpus], clips: list[Path]
+    corpus: Callable[..., ClipDataModule], clips: list[Path]
 ) -> None:
     clips[0].write_bytes(b"")
     clips[25].write_bytes(b"words")
@@ -269,7 +270,7 @@ def test_undecodable_clip_is_dropped_from_training_and_kept_in_evaluation(
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_undecodable_clip_is_fatal_by_choice_and_named(
-    corpus: Callable[..., ListCorpus], clips: list[Path], num_workers: int
+    corpus: Callable[..., ClipDataModule], clips: list[Path], num_workers: int
 ) -> None:
     clips[0].write_bytes(b"")
     data = corpus(batch_size=21, validation_fraction=0.0, on_undecodable="error", num_workers=num_workers)
@@ -279,7 +280,7 @@ def test_undecodable_clip_is_fatal_by_choice_and_named(
 
 
 def test_evaluation_keeps_an_undecodable_clip_whatever_training_does(
-    corpus: Callable[..., ListCorpus], clips: list[Path]
+    corpus: Callable[..., ClipDataModule], clips: list[Path]
 ) -> None:
     clips[25].write_bytes(b"")
     data = corpus(on_undecodable="error")
@@ -288,14 +289,14 @@ def test_evaluation_keeps_an_undecodable_clip_whatever_training_does(
     assert batch.failures[batch.ids.index("25")] == "the file has zero bytes"
 
 
-def with_missing(corpus: Callable[..., ListCorpus], missing: set[int], **kwargs: Any) -> ListCorpus:
+def with_missing(corpus: Callable[..., ClipDataModule], missing: set[int], **kwargs: Any) -> ListCorpus:
     data = corpus(**kwargs)
-    for split, rows in data.rows.items():
-        data.rows[split] = [record(int(row.id), split=split) if int(row.id) in missing else row for row in rows]
+    for split, rows in data.corpus.rows.items():
+        data.corpus.rows[split] = [record(int(row.id), split=split) if int(row.id) in missing else row for row in rows]
     return data
 
 
-def test_training_clips_without_file_are_left_out_with_a_counted_warning(corpus: Callable[..., ListCorpus]) -> None:
+def test_training_clips_without_file_are_left_out_with_a_counted_warning(corpus: Callable[..., ClipDataModule]) -> None:
     data = with_missing(corpus, {2, 3, 5, 8}, validation_fraction=0.0)
     with pytest.warns(
         UserWarning, match=r"4 listed clips have no file .*2 \(train.csv:2\), 3 \(.*\.\.\.\. They are left"
@@ -304,13 +305,13 @@ def test_training_clips_without_file_are_left_out_with_a_counted_warning(corpus:
     assert len(ids(data, "train")) == 17
 
 
-def test_missing_training_clips_are_fatal_by_choice(corpus: Callable[..., ListCorpus]) -> None:
+def test_missing_training_clips_are_fatal_by_choice(corpus: Callable[..., ClipDataModule]) -> None:
     data = with_missing(corpus, {2}, validation_fraction=0.0, on_undecodable="error")
     with pytest.raises(MediaError, match=r"1 listed clips have no file .*2 \(train.csv:2\)"):
         data.setup("fit")
 
 
-def test_test_clips_without_file_count_as_wrong_answers(corpus: Callable[..., ListCorpus]) -> None:
+def test_test_clips_without_file_count_as_wrong_answers(corpus: Callable[..., ClipDataModule]) -> None:
     data = with_missing(corpus, {22})
     with pytest.warns(UserWarning, match=r"1 listed clips have no file .*22 \(test.csv:22\)\. They are kept"):
         data.setup("test")
@@ -319,7 +320,7 @@ def test_test_clips_without_file_count_as_wrong_answers(corpus: Callable[..., Li
     assert batch.failures[1] == "listed in test.csv:22, but there is no such file"
 
 
-def test_no_file_at_all_is_an_error(corpus: Callable[..., ListCorpus]) -> None:
+def test_no_file_at_all_is_an_error(corpus: Callable[..., ClipDataModule]) -> None:
     data = with_missing(corpus, set(range(28)))
     with pytest.raises(ValueError, match=r"none of the 7 listed clips has a file under /corpus.*21 \(test.csv:21\)"):
         data.setup("test")
@@ -328,27 +329,27 @@ def test_no_file_at_all_is_an_error(corpus: Callable[..., ListCorpus]) -> None:
 def test_clip_listed_twice_is_named_with_both_rows() -> None:
     rows = [record(1), record(2), ClipRecord("1", None, "anger", None, "train.csv:9")]
     with pytest.raises(ValueError, match=r"'1' is listed twice: train.csv:1 and train.csv:9"):
-        ListCorpus({"train": rows}).setup("fit")
+        ClipDataModule(ListCorpus({"train": rows})).setup("fit")
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "test"])
 def test_clip_in_train_and_test_is_named_with_both_rows(stage: str) -> None:
     rows = {"train": [record(1), record(2)], "test": [record(3, split="test"), record(2, split="test")]}
     with pytest.raises(ValueError, match=r"1 clips are in both .*'2': train.csv:2 and test.csv:2"):
-        ListCorpus(rows).setup(stage)
+        ClipDataModule(ListCorpus(rows)).setup(stage)
 
 
 def test_empty_split_is_an_error() -> None:
     with pytest.raises(ValueError, match="/corpus: the train split lists no clips"):
-        ListCorpus({"train": []}).setup("fit")
+        ClipDataModule(ListCorpus({"train": []})).setup("fit")
 
 
 def test_split_that_a_corpus_lacks_is_named() -> None:
     with pytest.raises(ValueError, match="ListCorpus at /corpus has no test split"):
-        ListCorpus({"train": [record(1)]}).setup("test")
+        ClipDataModule(ListCorpus({"train": [record(1)]})).setup("test")
 
 
-def test_limit_draws_the_same_clips_each_time(corpus: Callable[..., ListCorpus]) -> None:
+def test_limit_draws_the_same_clips_each_time(corpus: Callable[..., ClipDataModule]) -> None:
     data, again = corpus(limit=5), corpus(limit=5)
     for module in (data, again):
         module.setup("fit")
@@ -358,7 +359,7 @@ def test_limit_draws_the_same_clips_each_time(corpus: Callable[..., ListCorpus])
         assert len(ids(data, name)) == 5
 
 
-def test_setup_logs_clips_per_class(corpus: Callable[..., ListCorpus], caplog: pytest.LogCaptureFixture) -> None:
+def test_setup_logs_clips_per_class(corpus: Callable[..., ClipDataModule], caplog: pytest.LogCaptureFixture) -> None:
     data = corpus()
     with caplog.at_level(logging.INFO):
         data.setup("test")
@@ -371,7 +372,7 @@ def test_impossible_arguments_are_refused(wrong: dict[str, Any]) -> None:
         ListCorpus({"train": []}, **wrong)
 
 
-def test_two_processes_share_the_test_clips_without_repeats(corpus: Callable[..., ListCorpus]) -> None:
+def test_two_processes_share_the_test_clips_without_repeats(corpus: Callable[..., ClipDataModule]) -> None:
     seen: list[list[str]] = []
     for rank in (0, 1):
         data = corpus(batch_size=2, eval_batch_size=2)
@@ -392,18 +393,18 @@ def test_importing_the_data_modules_does_not_load_ffmpeg() -> None:
 
 def test_classes_are_drawn_equally_often_by_choice(clips: list[Path], settings: MediaSettings) -> None:
     rows = [record(number, path, "fear" if number < 3 else "anger") for number, path in enumerate(clips)]
-    data = ListCorpus({"train": rows}, media=settings, validation_fraction=0.0, balance_classes=True)
+    data = ClipDataModule(ListCorpus({"train": rows}, media=settings, validation_fraction=0.0, balance_classes=True))
     data.setup("fit")
     counts = Counter(rows[position].target for position in data.train_dataloader().sampler)
     assert counts == {"fear": 14, "anger": 14}
 
 
 def test_mel_features_are_computed_in_the_loader_for_failed_clips_too(
-    corpus: Callable[..., ListCorpus], clips: list[Path], settings: MediaSettings
+    corpus: Callable[..., ClipDataModule], clips: list[Path], settings: MediaSettings
 ) -> None:
     clips[25].write_bytes(b"")
     data = corpus()
-    data.media = replace(settings, mel=MelSettings(num_bins=80, seconds=1))
+    data.corpus.media = replace(settings, mel=MelSettings(num_bins=80, seconds=1))
     data.setup("test")
     (batch,) = data.test_dataloader()
     assert batch.mel.shape == (7, 80, 100)
@@ -411,7 +412,7 @@ def test_mel_features_are_computed_in_the_loader_for_failed_clips_too(
     assert batch.mel.unique().tolist() == [-1.5]
 
 
-def test_batch_without_mel_settings_has_no_features(corpus: Callable[..., ListCorpus]) -> None:
+def test_batch_without_mel_settings_has_no_features(corpus: Callable[..., ClipDataModule]) -> None:
     data = corpus()
     data.setup("test")
     assert next(iter(data.test_dataloader())).mel is None
@@ -419,7 +420,7 @@ def test_batch_without_mel_settings_has_no_features(corpus: Callable[..., ListCo
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_cached_clips_are_not_decoded_again(
-    corpus: Callable[..., ListCorpus], tmp_path: Path, num_workers: int, monkeypatch: pytest.MonkeyPatch
+    corpus: Callable[..., ClipDataModule], tmp_path: Path, num_workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def batches() -> list[ClipBatch]:
         data = corpus(cache_dir=str(tmp_path / "cache"), num_workers=num_workers)
@@ -434,7 +435,7 @@ def test_cached_clips_are_not_decoded_again(
 
 
 @pytest.mark.e2e
-def test_a_spawned_worker_loads_what_a_forked_one_does(corpus: Callable[..., ListCorpus], tmp_path: Path) -> None:
+def test_a_spawned_worker_loads_what_a_forked_one_does(corpus: Callable[..., ClipDataModule], tmp_path: Path) -> None:
     """Systems that spawn processes send them everything pickled (macOS, and Linux from Python 3.14 on)."""
     data = corpus(num_workers=1, cache_dir=str(tmp_path / "cache"))
     data.setup("test")
@@ -448,18 +449,18 @@ def test_a_spawned_worker_loads_what_a_forked_one_does(corpus: Callable[..., Lis
     assert spawned.failures == [None] * 7
 
 
-def test_bad_rows_are_listed_where_problems_are_collected(corpus: Callable[..., ListCorpus]) -> None:
+def test_bad_rows_are_listed_where_problems_are_collected(corpus: Callable[..., ClipDataModule]) -> None:
     data = corpus()
-    data.rows["train"] = data.rows["train"] + [data.rows["train"][0], data.rows["test"][0]]
-    data.problems = []
-    rows = data.read_splits()
+    data.corpus.rows["train"] = data.corpus.rows["train"] + [data.corpus.rows["train"][0], data.corpus.rows["test"][0]]
+    data.corpus.problems = []
+    rows = data.corpus.read_splits()
     assert len(rows["train"]) == 22
-    (problem,) = data.problems
+    (problem,) = data.corpus.problems
     assert "listed twice" in problem
 
 
 def test_resumed_run_sees_the_clips_that_the_killed_one_would_have(
-    corpus: Callable[..., ListCorpus], tmp_path: Path
+    corpus: Callable[..., ClipDataModule], tmp_path: Path
 ) -> None:
     def train(directory: Path, max_steps: int, ckpt_path: Path | None = None) -> dict[int, list[str]]:
         listener = Listener()

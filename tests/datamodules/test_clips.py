@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.clip_datamodule import ClipDataModule
 from datamodules.clips import Clips
-from datamodules.media import MediaSettings
+from datamodules.media_settings import MediaSettings
 
 pytestmark = pytest.mark.unit
 
@@ -27,7 +28,7 @@ def folder(tmp_path: Path, write_clip: Callable[[Path, int], Path]) -> Path:
 
 
 def test_every_media_file_is_predicted_in_the_order_of_paths(folder: Path, settings: MediaSettings) -> None:
-    data = Clips(str(folder), media=settings)
+    data = ClipDataModule(Clips(str(folder), media=settings))
     data.setup("predict")
     (batch,) = data.predict_dataloader()
     assert batch.ids == ["b", "day 1/a", "day 1/c.mov", "day 1/c.mp4"]
@@ -40,7 +41,7 @@ def test_every_media_file_is_predicted_in_the_order_of_paths(folder: Path, setti
 
 def test_other_files_are_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        Clips(str(folder)).setup("predict")
+        ClipDataModule(Clips(str(folder))).setup("predict")
     assert "3 other files" in caplog.text
     assert "(.txt 2, no suffix 1)" in caplog.text
     assert "Clips predict: 4 clips (no labels)" in caplog.text
@@ -51,7 +52,7 @@ def test_a_name_in_another_encoding_is_readable_and_its_clip_is_read(
 ) -> None:
     for number, name in enumerate(("开心.mp4".encode("gb18030"), b"caf\xe9.mp4", b"plain.mp4")):
         write_clip(tmp_path / os.fsdecode(name), number)
-    data = Clips(str(tmp_path), media=settings)
+    data = ClipDataModule(Clips(str(tmp_path), media=settings))
     data.setup("predict")
     (batch,) = data.predict_dataloader()
     assert batch.failures == [None] * 3
@@ -59,7 +60,7 @@ def test_a_name_in_another_encoding_is_readable_and_its_clip_is_read(
 
 
 def test_one_file_is_a_corpus(folder: Path, settings: MediaSettings) -> None:
-    data = Clips(str(folder / "day 1" / "a.MP4"), media=settings)
+    data = ClipDataModule(Clips(str(folder / "day 1" / "a.MP4"), media=settings))
     data.setup("predict")
     (batch,) = data.predict_dataloader()
     assert batch.ids == ["a"]
@@ -68,7 +69,7 @@ def test_one_file_is_a_corpus(folder: Path, settings: MediaSettings) -> None:
 
 def test_broken_file_is_kept_and_named(folder: Path, settings: MediaSettings) -> None:
     (folder / "b.mp4").write_bytes(b"")
-    data = Clips(str(folder), media=settings)
+    data = ClipDataModule(Clips(str(folder), media=settings))
     data.setup("predict")
     (batch,) = data.predict_dataloader()
     assert batch.failures == ["the file has zero bytes", None, None, None]
@@ -83,18 +84,18 @@ def test_folder_in_a_hidden_folder_is_read(tmp_path: Path, write_clip: Callable[
 def test_nothing_to_predict_lists_the_suffixes(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("words")
     with pytest.raises(ValueError, match=r"No media file at .*: got .txt 1. Expected files ending in .mp4, .avi, .mkv"):
-        Clips(str(tmp_path)).setup("predict")
+        ClipDataModule(Clips(str(tmp_path))).setup("predict")
     with pytest.raises(ValueError, match=r"No media file at .*notes.txt: got .txt 1"):
-        Clips(str(tmp_path / "notes.txt")).setup("predict")
+        ClipDataModule(Clips(str(tmp_path / "notes.txt"))).setup("predict")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="got nothing"):
-        Clips(str(tmp_path / "empty")).setup("predict")
+        ClipDataModule(Clips(str(tmp_path / "empty"))).setup("predict")
     with pytest.raises(FileNotFoundError, match=r"No file or folder .*gone. Set `path`"):
-        Clips(str(tmp_path / "gone")).setup("predict")
+        ClipDataModule(Clips(str(tmp_path / "gone"))).setup("predict")
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "test"])
 def test_there_is_nothing_to_learn_or_to_test(folder: Path, stage: str) -> None:
     with pytest.raises(ValueError, match="it has predict"):
-        Clips(str(folder)).setup(stage)
+        ClipDataModule(Clips(str(folder))).setup(stage)
     assert Clips(str(folder)).taxonomy is None

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from datamodules import emotions
+from datamodules.clip_datamodule import ClipDataModule
 from datamodules.dfew import DFEW
-from datamodules.media import MediaSettings
+from datamodules.media_settings import MediaSettings
 
 pytestmark = pytest.mark.unit
 
@@ -40,7 +41,7 @@ def rewrite(path: Path, text: str) -> Path:
 @pytest.mark.parametrize("layout", ["official_dfew", "erv_dfew"])
 def test_both_layouts_are_found(layout: str, request: pytest.FixtureRequest, settings: MediaSettings) -> None:
     root = request.getfixturevalue(layout)
-    data = DFEW(str(root), media=settings, validation_fraction=0.25)
+    data = ClipDataModule(DFEW(str(root), media=settings, validation_fraction=0.25))
     for stage in ("fit", "test"):
         data.setup(stage)
     assert {name: len(dataset) for name, dataset in data.datasets.items()} == {"train": 21, "validation": 7, "test": 7}
@@ -83,7 +84,7 @@ def test_fold_must_exist(fold: int) -> None:
 
 def test_no_layout_names_every_place(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
-        DFEW(str(tmp_path), fold=3).setup("fit")
+        ClipDataModule(DFEW(str(tmp_path), fold=3)).setup("fit")
     for place in (
         "EmoLabel_DataSplit/train(single-labeled)/set_3.csv",
         "EmoLabel_DataSplit/train(single_labeled)/set_3.csv",
@@ -95,7 +96,7 @@ def test_no_layout_names_every_place(tmp_path: Path) -> None:
 def test_no_clip_directory_names_every_place(official_dfew: Path) -> None:
     shutil.rmtree(official_dfew / "Clip")
     with pytest.raises(FileNotFoundError) as caught:
-        DFEW(str(official_dfew)).setup("fit")
+        ClipDataModule(DFEW(str(official_dfew))).setup("fit")
     assert str(official_dfew / "Clip/original") in str(caught.value)
     assert str(official_dfew / "clip") in str(caught.value)
 
@@ -115,7 +116,7 @@ def test_no_clip_directory_names_every_place(official_dfew: Path) -> None:
 def test_bad_row_is_named(official_dfew: Path, row: str, message: str) -> None:
     rewrite(label_file(official_dfew), f"video_name,label\n1,1\n{row}\n")
     with pytest.raises(ValueError, match=message):
-        DFEW(str(official_dfew)).setup("fit")
+        ClipDataModule(DFEW(str(official_dfew))).setup("fit")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_bad_row_is_named(official_dfew: Path, row: str, message: str) -> None:
 def test_label_file_without_header_or_rows_is_named(official_dfew: Path, text: str, message: str) -> None:
     rewrite(label_file(official_dfew), text)
     with pytest.raises(ValueError, match=message):
-        DFEW(str(official_dfew)).setup("fit")
+        ClipDataModule(DFEW(str(official_dfew))).setup("fit")
 
 
 def test_windows_line_ends_blank_lines_and_byte_order_mark_are_read(official_dfew: Path) -> None:
@@ -142,7 +143,7 @@ def test_windows_line_ends_blank_lines_and_byte_order_mark_are_read(official_dfe
 def test_padded_and_unpadded_id_are_one_clip(official_dfew: Path) -> None:
     rewrite(label_file(official_dfew), "video_name,label\n00012,1\n12,1\n")
     with pytest.raises(ValueError, match=r"'12' is listed twice: .*set_5.csv:2 and .*set_5.csv:3"):
-        DFEW(str(official_dfew)).setup("fit")
+        ClipDataModule(DFEW(str(official_dfew))).setup("fit")
 
 
 def test_clip_in_train_and_test_is_refused(official_dfew: Path) -> None:
@@ -151,24 +152,24 @@ def test_clip_in_train_and_test_is_refused(official_dfew: Path) -> None:
     with pytest.raises(
         ValueError, match=r"in both train and test, e.g. '7': .*train.*set_5.csv:8 and .*test.*set_5.csv:9"
     ):
-        DFEW(str(official_dfew)).setup("test")
+        ClipDataModule(DFEW(str(official_dfew))).setup("test")
 
 
 def test_two_files_of_one_clip_are_refused(official_dfew: Path, write_clip: Callable[[Path, int], Path]) -> None:
     write_clip(official_dfew / "Clip" / "original" / "00012.mp4", 12)
     with pytest.raises(ValueError, match=r"Two files are DFEW clip 12: .*00012.mp4 and .*part_0/12.mp4"):
-        DFEW(str(official_dfew)).setup("fit")
+        ClipDataModule(DFEW(str(official_dfew))).setup("fit")
 
 
 def test_predict_reads_the_test_split(official_dfew: Path, settings: MediaSettings) -> None:
-    data = DFEW(str(official_dfew), media=settings)
+    data = ClipDataModule(DFEW(str(official_dfew), media=settings))
     data.setup("predict")
     (batch,) = data.predict_dataloader()
     assert batch.ids == [f"{number:05d}" for number in range(29, 36)]
 
 
 def test_taxonomy_is_dfews() -> None:
-    assert DFEW("x").taxonomy is emotions.DFEW
+    assert DFEW("x").taxonomy is emotions.DFEW_TAXONOMY
 
 
 PUBLISHED_TRAIN = (1956, 1516, 2136, 1739, 1176, 116, 722)
@@ -185,13 +186,13 @@ def test_published_split_is_read(official_dfew: Path) -> None:
     write_full_size(official_dfew, range(1, 8))
     data = DFEW(str(official_dfew))
     targets = Counter(data.target(row) for row in data.rows("train"))
-    assert targets == dict(zip(emotions.DFEW.classes, PUBLISHED_TRAIN, strict=True))
+    assert targets == dict(zip(emotions.DFEW_TAXONOMY.classes, PUBLISHED_TRAIN, strict=True))
 
 
 def test_published_split_that_counts_from_0_is_refused_with_its_likely_source(official_dfew: Path) -> None:
     write_full_size(official_dfew, range(7))
     with pytest.raises(ValueError, match=r"set_5.csv: .*read as those of S2D's copies \(0=happiness, 1=sadness, "):
-        DFEW(str(official_dfew)).setup("fit")
+        ClipDataModule(DFEW(str(official_dfew))).setup("fit")
 
 
 @pytest.mark.parametrize(
@@ -204,7 +205,7 @@ def test_published_split_that_counts_from_0_is_refused_with_its_likely_source(of
 def test_published_split_in_another_order_is_refused(official_dfew: Path, codes: Sequence[int], swapped: str) -> None:
     write_full_size(official_dfew, codes)
     with pytest.raises(ValueError, match=rf"published sizes, but in another order: .*{swapped}"):
-        DFEW(str(official_dfew)).setup("fit")
+        ClipDataModule(DFEW(str(official_dfew))).setup("fit")
 
 
 def test_inspection_lists_every_bad_row_and_keeps_the_others(official_dfew: Path) -> None:

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torchcodec.encoders import VideoEncoder
 
-from datamodules.clip_datamodule import INSTRUCTION
+from datamodules.clip_datamodule import ClipDataModule
+from datamodules.clip_source import INSTRUCTION
 from datamodules.emer import EMER
-from datamodules.media import MediaSettings
+from datamodules.media_settings import MediaSettings
 
 pytestmark = pytest.mark.unit
 
@@ -30,7 +31,7 @@ def test_entries_become_clips_with_the_response_kept_verbatim(
     write_emer: Callable[[list], Path], settings: MediaSettings
 ) -> None:
     root = write_emer([entry(number) for number in range(4)])
-    data = EMER(str(root), media=settings, batch_size=3)
+    data = ClipDataModule(EMER(str(root), media=settings, batch_size=3))
     data.setup("fit")
     (batch,) = data.train_dataloader()
     (held_out,) = data.val_dataloader()
@@ -46,7 +47,7 @@ def test_instruction_is_the_data_modules_and_other_questions_are_counted(
 ) -> None:
     one_space = INSTRUCTION.replace("  ", " ")
     root = write_emer([entry(0), entry(1, question=one_space), entry(2, question="What do you see?")])
-    data = EMER(str(root), media=settings, batch_size=1)
+    data = ClipDataModule(EMER(str(root), media=settings, batch_size=1))
     with caplog.at_level(logging.INFO):
         data.setup("fit")
     assert "1 of 3 rows ask another question" in caplog.text
@@ -105,15 +106,15 @@ def test_several_candidates_are_named(write_emer: Callable[[list], Path]) -> Non
     root = write_emer([entry(0)])
     (root / "more.json").write_text(json.dumps([entry(1)]))
     with pytest.raises(ValueError, match=r"Several files .*EMER_cold_start.json, .*more.json.*`annotations`"):
-        EMER(str(root)).setup("fit")
+        ClipDataModule(EMER(str(root))).setup("fit")
 
 
 def test_no_candidate_names_what_was_looked_at(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no \*.json, \*.csv, dataset-v\*/\*.csv there"):
-        EMER(str(tmp_path)).setup("fit")
+        ClipDataModule(EMER(str(tmp_path))).setup("fit")
     (tmp_path / "synthetic.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match=r"looked at: .*synthetic.json"):
-        EMER(str(tmp_path)).setup("fit")
+        ClipDataModule(EMER(str(tmp_path))).setup("fit")
 
 
 def test_test_file_gives_a_test_split(
@@ -122,7 +123,7 @@ def test_test_file_gives_a_test_split(
     root = write_emer([entry(0), entry(1)])
     write_clip(root / "sample_00000007.mp4", 7)
     (root / "held_out.json").write_text(json.dumps([entry(7)]))
-    data = EMER(str(root), test_file="held_out.json", media=settings)
+    data = ClipDataModule(EMER(str(root), test_file="held_out.json", media=settings))
     data.setup("test")
     (batch,) = data.test_dataloader()
     assert batch.ids == ["sample_00000007"]
@@ -132,7 +133,7 @@ def test_test_file_gives_a_test_split(
 @pytest.mark.parametrize("stage", ["test", "predict"])
 def test_without_test_file_there_is_no_test_split(write_emer: Callable[[list], Path], stage: str) -> None:
     with pytest.raises(ValueError, match=f"has no {stage} split"):
-        EMER(str(write_emer([entry(0)]))).setup(stage)
+        ClipDataModule(EMER(str(write_emer([entry(0)])))).setup(stage)
 
 
 def test_taxonomy_decides_which_answers_are_known(write_emer: Callable[[list], Path]) -> None:
@@ -141,7 +142,7 @@ def test_taxonomy_decides_which_answers_are_known(write_emer: Callable[[list], P
     with pytest.raises(
         ValueError, match=r"EMER_cold_start.json:2: label 'Anxious' is not a dfew emotion.*taxonomy: mafw"
     ):
-        EMER(str(root)).setup("fit")
+        ClipDataModule(EMER(str(root))).setup("fit")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_taxonomy_decides_which_answers_are_known(write_emer: Callable[[list], P
 def test_bad_entry_is_named(write_emer: Callable[[list], Path], bad: Any, message: str) -> None:
     root = write_emer([entry(0), bad])
     with pytest.raises(ValueError) as caught:
-        EMER(str(root), annotations="EMER_cold_start.json").setup("fit")
+        ClipDataModule(EMER(str(root), annotations="EMER_cold_start.json")).setup("fit")
     assert message in str(caught.value)
     assert f"{root}/EMER_cold_start.json:2: " in str(caught.value)
 
@@ -186,7 +187,7 @@ def test_every_bad_entry_is_collected_under_inspection(write_emer: Callable[[lis
 def test_bad_json_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=f"a.json {message}|a.json: {message}"):
-        EMER(str(tmp_path), annotations="a.json").setup("fit")
+        ClipDataModule(EMER(str(tmp_path), annotations="a.json")).setup("fit")
 
 
 def test_a_path_of_windows_is_the_clip_that_it_names(tmp_path: Path, write_clip: Callable[[Path, int], Path]) -> None:
@@ -203,7 +204,7 @@ def test_a_path_of_windows_is_the_clip_that_it_names(tmp_path: Path, write_clip:
 def test_a_response_with_two_answers_is_refused(write_emer: Callable[[list], Path]) -> None:
     twice = "<think>He said <answer>happy</answer> well</think>\n<answer>angry</answer>"
     with pytest.raises(ValueError, match=r"json:2: the response to learn has <answer> 2 times"):
-        EMER(str(write_emer([entry(0), entry(1, twice)]))).setup("fit")
+        ClipDataModule(EMER(str(write_emer([entry(0), entry(1, twice)])))).setup("fit")
 
 
 def test_line_ends_of_old_macs_do_not_end_the_search(write_emer: Callable[[list], Path]) -> None:
@@ -218,7 +219,7 @@ def test_a_json_of_another_purpose_does_not_end_the_search(write_emer: Callable[
     assert len(EMER(str(root)).records("train")) == 1
     (root / "EMER_cold_start.json").write_text('[{"video": "a.mp4"},]')
     with pytest.raises(FileNotFoundError, match=r"EMER_cold_start.json: not valid JSON: .*comma after the last item"):
-        EMER(str(root)).setup("fit")
+        ClipDataModule(EMER(str(root))).setup("fit")
 
 
 def test_a_row_behind_an_open_quotation_mark_is_not_learnt_with_it(tmp_path: Path) -> None:
@@ -231,7 +232,7 @@ def test_a_row_behind_an_open_quotation_mark_is_not_learnt_with_it(tmp_path: Pat
     (tmp_path / "gt-eng.csv").write_text("names,emotions,subtitles,reasons\n" + "\n".join(rows) + "\n")
     (tmp_path / "videos").mkdir()
     with pytest.raises(ValueError, match=r"gt-eng.csv:3: the row that begins here has no end"):
-        EMER(str(tmp_path)).setup("fit")
+        ClipDataModule(EMER(str(tmp_path))).setup("fit")
     data = EMER(str(tmp_path))
     data.problems = []
     assert [record.id for record in data.records("train")] == ["sample1"]
@@ -240,7 +241,7 @@ def test_a_row_behind_an_open_quotation_mark_is_not_learnt_with_it(tmp_path: Pat
 
 def test_same_video_twice_is_refused(write_emer: Callable[[list], Path]) -> None:
     with pytest.raises(ValueError, match=r"'sample_00000000' is listed twice: .*json:1 and .*json:2"):
-        EMER(str(write_emer([entry(0), entry(0)]))).setup("fit")
+        ClipDataModule(EMER(str(write_emer([entry(0), entry(0)])))).setup("fit")
 
 
 V1_HEADER = ["names", "emotions", "subtitles", "reasons"]
@@ -284,7 +285,7 @@ def test_v1_becomes_rationale_and_answer(tmp_path: Path, settings: MediaSettings
     write_csv(tmp_path / "gt-eng.csv", V1_HEADER, V1_ROWS)
     for number, row in enumerate(V1_ROWS):
         write_grey_clip(tmp_path / media.format(row[0]), number)
-    data = EMER(str(tmp_path), taxonomy="mafw", media=settings, batch_size=5)
+    data = ClipDataModule(EMER(str(tmp_path), taxonomy="mafw", media=settings, batch_size=5))
     data.setup("fit")
     (batch,) = data.train_dataloader()
     assert batch.failures == [None] * 5
@@ -335,7 +336,7 @@ def test_v2_labels_may_be_named(tmp_path: Path) -> None:
 def test_v2_without_labels_says_what_to_get(tmp_path: Path) -> None:
     write_csv(tmp_path / "final-EMER-reason.csv", V2_HEADER, V2_ROWS)
     with pytest.raises(FileNotFoundError) as caught:
-        EMER(str(tmp_path)).setup("fit")
+        ClipDataModule(EMER(str(tmp_path))).setup("fit")
     assert f"{tmp_path}/train-label.csv" in str(caught.value)
     assert "name,discrete,valence" in str(caught.value)
     assert "`labels`" in str(caught.value)
@@ -355,14 +356,14 @@ def test_bad_v2_row_is_named(tmp_path: Path, row: list[str], message: str) -> No
     write_csv(tmp_path / "final-EMER-reason.csv", V2_HEADER, [*V2_ROWS, row])
     write_csv(tmp_path / "train-label.csv", MER2023_HEADER, MER2023_ROWS)
     with pytest.raises(ValueError, match=message):
-        EMER(str(tmp_path), taxonomy="mafw").setup("fit")
+        ClipDataModule(EMER(str(tmp_path), taxonomy="mafw")).setup("fit")
 
 
 def test_contradicting_mer2023_labels_are_named(tmp_path: Path) -> None:
     write_csv(tmp_path / "final-EMER-reason.csv", V2_HEADER, V2_ROWS)
     write_csv(tmp_path / "train-label.csv", MER2023_HEADER, [*MER2023_ROWS, ["sample_00000003", "sad", "0"]])
     with pytest.raises(ValueError, match=r"train-label.csv:5: clip 'sample_00000003' has another label"):
-        EMER(str(tmp_path), taxonomy="mafw").setup("fit")
+        ClipDataModule(EMER(str(tmp_path), taxonomy="mafw")).setup("fit")
 
 
 @pytest.mark.parametrize(
@@ -377,21 +378,21 @@ def test_contradicting_mer2023_labels_are_named(tmp_path: Path) -> None:
 def test_bad_v1_row_is_named(tmp_path: Path, row: list[str], message: str) -> None:
     write_csv(tmp_path / "gt-eng.csv", V1_HEADER, [*V1_ROWS[1:3], row])
     with pytest.raises(ValueError, match=message):
-        EMER(str(tmp_path), taxonomy="mafw").setup("fit")
+        ClipDataModule(EMER(str(tmp_path), taxonomy="mafw")).setup("fit")
 
 
 def test_anxiety_needs_mafws_taxonomy(tmp_path: Path) -> None:
     write_csv(tmp_path / "gt-eng.csv", V1_HEADER, V1_ROWS[1:3])
     with pytest.raises(ValueError, match=r"gt-eng.csv:2: label 'worried' .*mafw's anxiety. Set `taxonomy: mafw`"):
-        EMER(str(tmp_path)).setup("fit")
+        ClipDataModule(EMER(str(tmp_path))).setup("fit")
 
 
 def test_other_csv_is_refused_and_not_discovered(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "scores.csv", ["name", "score"], [["a", "1"]])
     with pytest.raises(FileNotFoundError, match=r"looked at: .*scores.csv.*names,emotions,subtitles,reasons or name,"):
-        EMER(str(tmp_path)).setup("fit")
+        ClipDataModule(EMER(str(tmp_path))).setup("fit")
     with pytest.raises(ValueError, match=r"scores.csv:1: got the header 'name,score'. Expected names,.*\(EMER v1\)"):
-        EMER(str(tmp_path), annotations=path.name).setup("fit")
+        ClipDataModule(EMER(str(tmp_path), annotations=path.name)).setup("fit")
 
 
 def test_clip_in_a_json_and_in_a_csv_is_one_clip(
@@ -400,7 +401,7 @@ def test_clip_in_a_json_and_in_a_csv_is_one_clip(
     root = write_emer([entry(3), entry(4)])
     write_csv(root / "held_out" / "gt-eng.csv", V1_HEADER, V1_ROWS[:1])
     with pytest.raises(ValueError, match=r"1 clips are in both train and test, e.g. 'sample_00000003'"):
-        EMER(str(root), test_file="held_out/gt-eng.csv").setup("test")
+        ClipDataModule(EMER(str(root), test_file="held_out/gt-eng.csv")).setup("test")
 
 
 def test_published_counts_are_those_of_the_form_found(tmp_path: Path, write_emer: Callable[[list], Path]) -> None:

@@ -53,7 +53,8 @@ def test_documented_corpus_loads_batches(toy_corpus: Path) -> None:
     result = run(
         toy_corpus,
         "from csv_corpus import CsvCorpus\n"
-        "data = CsvCorpus('data/csv_corpus', batch_size=2, validation_fraction=0.2)\n"
+        "from datamodules.clip_datamodule import ClipDataModule\n"
+        "data = ClipDataModule(CsvCorpus('data/csv_corpus', batch_size=2, validation_fraction=0.2))\n"
         "data.setup('fit'); data.setup('test')\n"
         "batches = [*data.train_dataloader(), *data.val_dataloader(), *data.test_dataloader()]\n"
         "import json; print(json.dumps({i: t for batch in batches for i, t in zip(batch.ids, batch.targets)}))",

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from datamodules import clip_dataset
-from datamodules.clip_dataset import ClipDataset, ClipRecord
+from datamodules.clip_dataset import ClipDataset
+from datamodules.clip_source import ClipRecord
 from datamodules.containers import MediaError
-from datamodules.media import MediaSettings, import_decoders
+from datamodules.media import import_decoders
+from datamodules.media_settings import MediaSettings
 from tests.media_files import encode
 
 pytestmark = pytest.mark.unit

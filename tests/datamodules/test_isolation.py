@@ -1,9 +1,11 @@
-"""Calls in a forked process: what comes back, and what a crash or a hang costs."""
+"""Calls in forked processes: what comes back, and what a crash or a hang costs."""
 
 import gc
 import os
 import pickle
 import signal
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from datamodules import isolation
-from datamodules.isolation import IsolatedFunction, Lost
+from datamodules.isolation import IsolatedFunction, Lost, run_isolated
 
 pytestmark = pytest.mark.unit
 
@@ -83,6 +85,18 @@ def test_both_tries_of_a_call_share_its_time() -> None:
     assert time.monotonic() - start < 1.4
 
 
+def test_the_answer_to_an_interrupted_call_is_not_that_of_the_next() -> None:
+    def echo(item: float) -> float:
+        time.sleep(item)
+        return item
+
+    function = IsolatedFunction(echo, 60.0)
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        function(0.3)
+    assert function(0.0) == 0.0
+
+
 class Unportable(ValueError):
     """Pickles, but does not unpickle, as many exceptions of libraries."""
 
@@ -142,3 +156,89 @@ def test_the_process_ends_with_its_function(end: Callable[[IsolatedFunction], No
 def test_a_limit_must_be_positive() -> None:
     with pytest.raises(ValueError, match="timeout_seconds must be above 0, got 0"):
         IsolatedFunction(own_process, 0)
+
+
+class HeldStream:
+    """A stream whose lock a thread of the parent's holds."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def write(self, text: str) -> None:
+        with self.lock:
+            pass
+
+    flush = close = write
+
+
+def test_a_held_lock_of_a_stream_does_not_hold_up_what_the_call_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = HeldStream()
+    monkeypatch.setattr(sys, "stderr", held)
+    function = IsolatedFunction(lambda text: print(text, file=sys.stderr), 5.0)
+    with held.lock:
+        assert function("decoding") is None
+
+
+def test_one_of_several_that_crashes_costs_its_own_item() -> None:
+    # SIGCONT does nothing to a running process.
+    items = [signal.SIGCONT, signal.SIGTERM, signal.SIGCONT]
+    assert list(run_isolated(signal.raise_signal, items, num_workers=1, timeout_seconds=60)) == [
+        (signal.SIGCONT, None),
+        (signal.SIGTERM, Lost("the decoder crashed (SIGTERM)")),
+        (signal.SIGCONT, None),
+    ]
+
+
+def test_each_item_of_several_is_tried_once_more(tmp_path: Path) -> None:
+    def die_once(item: str) -> str:
+        if not (tmp_path / item).exists():
+            (tmp_path / item).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "done"
+
+    outcomes = list(run_isolated(die_once, ["a", "b", "c"], num_workers=2, timeout_seconds=60))
+    assert sorted(outcomes) == [(item, "done") for item in "abc"]
+
+
+def test_a_hang_holds_up_no_other_item() -> None:
+    start = time.monotonic()
+    outcomes = dict(run_isolated(time.sleep, [0.0, 500.0, 0.01, 0.02], num_workers=2, timeout_seconds=1))
+    assert outcomes == {0.0: None, 500.0: Lost("timed out after 1 s"), 0.01: None, 0.02: None}
+    assert time.monotonic() - start < 60
+
+
+def test_an_answer_that_waited_for_a_slow_reader_is_in_time() -> None:
+    outcomes = run_isolated(time.sleep, [0.0, 0.05], num_workers=2, timeout_seconds=0.3)
+    assert next(outcomes) == (0.0, None)
+    time.sleep(0.5)
+    assert next(outcomes) == (0.05, None)
+
+
+@pytest.mark.parametrize("end", ["close", "error"])
+def test_what_ends_several_calls_ends_their_processes(end: str) -> None:
+    def work(item: str) -> int:
+        if item == "hang":
+            time.sleep(500)
+        return int(item) or os.getpid()
+
+    before = set(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split())
+    calls = run_isolated(work, ["0", "hang", "seven"], num_workers=2, timeout_seconds=60)
+    _, process = next(calls)
+    if end == "close":
+        calls.close()
+    else:
+        with pytest.raises(ValueError, match="invalid literal"):
+            next(calls)
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+    assert set(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()) <= before
+
+
+def test_processes_run_at_the_same_time_and_not_more_than_allowed() -> None:
+    outcomes = list(run_isolated(own_process, list(range(6)), num_workers=2, timeout_seconds=60))
+    assert sorted(item for item, _ in outcomes) == list(range(6))
+    assert len({process for _, process in outcomes}) <= 2
+
+
+def test_no_items_start_no_process() -> None:
+    assert list(run_isolated(own_process, [], num_workers=4, timeout_seconds=60)) == []

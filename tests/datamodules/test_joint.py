@@ -13,7 +13,7 @@ from datamodules.clips import Clips
 from datamodules.dfew import DFEW
 from datamodules.joint import Joint
 from datamodules.mafw import MAFW
-from datamodules.media import MediaSettings
+from datamodules.media_settings import MediaSettings
 
 pytestmark = pytest.mark.unit
 
@@ -38,12 +38,12 @@ def mafw(tmp_path: Path, write_clip: Callable[[Path, int], Path]) -> Path:
 
 
 @pytest.fixture
-def joint(official_dfew: Path, mafw: Path, settings: MediaSettings) -> Callable[..., Joint]:
+def joint(official_dfew: Path, mafw: Path, settings: MediaSettings) -> Callable[..., ClipDataModule]:
     """MAFW (12 training clips) and DFEW (28)."""
 
-    def make(**kwargs) -> Joint:
+    def make(**kwargs) -> ClipDataModule:
         options = {"validation_fraction": 0.0, "batch_size": 1, "media": settings, **kwargs}
-        return Joint([MAFW(str(mafw)), DFEW(str(official_dfew))], **options)
+        return ClipDataModule(Joint([MAFW(str(mafw)), DFEW(str(official_dfew))], **options))
 
     return make
 
@@ -63,7 +63,7 @@ def drawn(data: ClipDataModule, epoch: int = 0) -> Counter[str]:
     return Counter(data.datasets["train"].records[position].dataset for position in loader.sampler)
 
 
-def test_clips_of_all_corpora_are_there_under_their_corpus_name(joint: Callable[..., Joint]) -> None:
+def test_clips_of_all_corpora_are_there_under_their_corpus_name(joint: Callable[..., ClipDataModule]) -> None:
     data = set_up(joint(), "fit", "test")
     assert len(data.datasets["train"]) == 40
     assert len(data.datasets["test"]) == 11
@@ -75,11 +75,11 @@ def test_clips_of_all_corpora_are_there_under_their_corpus_name(joint: Callable[
     assert set(batch.datasets) == {"MAFW", "DFEW"}
 
 
-def test_taxonomy_is_the_smallest_that_holds_every_class(joint: Callable[..., Joint]) -> None:
-    assert joint().taxonomy is emotions.MAFW
+def test_taxonomy_is_the_smallest_that_holds_every_class(joint: Callable[..., ClipDataModule]) -> None:
+    assert joint().taxonomy is emotions.MAFW_TAXONOMY
 
 
-def test_known_overlap_is_a_warning_before_training(joint: Callable[..., Joint]) -> None:
+def test_known_overlap_is_a_warning_before_training(joint: Callable[..., ClipDataModule]) -> None:
     with pytest.warns(UserWarning, match="Joint training on MAFW and DFEW: .*1,097 DFEW clips"):
         joint().setup("fit")
     with warnings.catch_warnings():
@@ -87,27 +87,29 @@ def test_known_overlap_is_a_warning_before_training(joint: Callable[..., Joint])
         joint().setup("test")
 
 
-def test_without_weights_each_clip_is_drawn_once(joint: Callable[..., Joint]) -> None:
+def test_without_weights_each_clip_is_drawn_once(joint: Callable[..., ClipDataModule]) -> None:
     assert drawn(set_up(joint(), "fit")) == {"MAFW": 12, "DFEW": 28}
 
 
 @pytest.mark.parametrize(("weights", "expected"), [([1.0, 1.0], 20), ([3.0, 1.0], 30)])
-def test_weights_set_the_share_of_each_corpus(joint: Callable[..., Joint], weights: list[float], expected: int) -> None:
+def test_weights_set_the_share_of_each_corpus(
+    joint: Callable[..., ClipDataModule], weights: list[float], expected: int
+) -> None:
     data = set_up(joint(weights=weights), "fit")
     for epoch in (0, 1):
         assert drawn(data, epoch) == {"MAFW": expected, "DFEW": 40 - expected}
 
 
-def test_balance_is_inside_each_corpus(joint: Callable[..., Joint]) -> None:
+def test_balance_is_inside_each_corpus(joint: Callable[..., ClipDataModule]) -> None:
     data = set_up(joint(weights=[1.0, 1.0], balance_classes=True), "fit")
     records = data.datasets["train"].records
     counts = Counter((records[i].dataset, records[i].target) for i in data.train_dataloader().sampler)
     assert counts["MAFW", "fear"] == counts["MAFW", "contempt"] == 10
     # Seven classes share DFEW's 20 draws.
-    assert {counts["DFEW", emotion] for emotion in emotions.DFEW.classes} <= {2, 3}
+    assert {counts["DFEW", emotion] for emotion in emotions.DFEW_TAXONOMY.classes} <= {2, 3}
 
 
-def test_validation_is_stratified_in_each_corpus(joint: Callable[..., Joint]) -> None:
+def test_validation_is_stratified_in_each_corpus(joint: Callable[..., ClipDataModule]) -> None:
     data = set_up(joint(validation_fraction=0.25), "fit")
     held_out = Counter((record.dataset, record.target) for record in data.datasets["validation"].records)
     assert held_out["MAFW", "fear"] == 1
@@ -115,7 +117,9 @@ def test_validation_is_stratified_in_each_corpus(joint: Callable[..., Joint]) ->
     assert held_out["DFEW", "fear"] == 1
 
 
-def test_clip_in_train_and_test_of_one_corpus_is_refused(joint: Callable[..., Joint], official_dfew: Path) -> None:
+def test_clip_in_train_and_test_of_one_corpus_is_refused(
+    joint: Callable[..., ClipDataModule], official_dfew: Path
+) -> None:
     path = official_dfew / "EmoLabel_DataSplit" / "test(single-labeled)" / "set_5.csv"
     path.write_text(path.read_text() + "7,1\n")
     with pytest.raises(ValueError, match="in both train and test, e.g. '7'"):

@@ -10,8 +10,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import Dataset
 
+from datamodules.clip_source import balanced_shares
 from datamodules.loader import ResumableLoader
-from datamodules.samplers import EpochSampler, GroupSampler, balanced_shares
+from datamodules.samplers import EpochSampler, GroupSampler
 
 pytestmark = pytest.mark.e2e
 

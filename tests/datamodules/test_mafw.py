@@ -9,23 +9,24 @@ from pathlib import Path
 import pytest
 
 from datamodules import emotions
+from datamodules.clip_datamodule import ClipDataModule
 from datamodules.mafw import MAFW
-from datamodules.media import MediaSettings
-from datamodules.synthetic.layouts import ClipRecord, media_path, write_mafw
+from datamodules.media_settings import MediaSettings
+from datamodules.synthetic.layouts import SyntheticClip, media_path, write_mafw
 from datamodules.synthetic.synthesize import ClipPlan, make_record
 
 pytestmark = pytest.mark.unit
 
-CLASSES = emotions.MAFW.classes
+CLASSES = emotions.MAFW_TAXONOMY.classes
 NUM_CLIPS = 66
 
 
 @pytest.fixture(scope="module")
-def records() -> dict[str, ClipRecord]:
+def records() -> dict[str, SyntheticClip]:
     """Clip id → what is shown and written of it; six clips of each class, half of them with a second emotion."""
     plan = ClipPlan(
         layout="mafw",
-        taxonomy=emotions.MAFW,
+        taxonomy=emotions.MAFW_TAXONOMY,
         output=Path("unused"),
         seed=3,
         image_size=48,
@@ -41,7 +42,7 @@ def records() -> dict[str, ClipRecord]:
 
 @pytest.fixture(scope="module")
 def template(
-    records: dict[str, ClipRecord], sample_clips: list[bytes], tmp_path_factory: pytest.TempPathFactory
+    records: dict[str, SyntheticClip], sample_clips: list[bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """MAFW as distributed: split files of all folds, workbooks, clips."""
     root = tmp_path_factory.mktemp("template") / "MAFW"
@@ -89,8 +90,10 @@ def problems_of(data: MAFW, split: str = "train") -> list[str]:
     return data.problems
 
 
-def test_single_labels_of_the_true_layout(mafw: Path, records: dict[str, ClipRecord], settings: MediaSettings) -> None:
-    data = MAFW(str(mafw), media=settings, validation_fraction=0.25)
+def test_single_labels_of_the_true_layout(
+    mafw: Path, records: dict[str, SyntheticClip], settings: MediaSettings
+) -> None:
+    data = ClipDataModule(MAFW(str(mafw), media=settings, validation_fraction=0.25))
     for stage in ("fit", "test"):
         data.setup(stage)
     # Six clips of each class: two of them in the test split of fold 5, and one in validation.
@@ -111,7 +114,7 @@ def test_single_labels_of_the_true_layout(mafw: Path, records: dict[str, ClipRec
     assert batch.frames[0].float().mean().item() == pytest.approx(40 + 40 * (position % 4), abs=4)
 
 
-def test_folds_partition_the_clips(mafw: Path, records: dict[str, ClipRecord]) -> None:
+def test_folds_partition_the_clips(mafw: Path, records: dict[str, SyntheticClip]) -> None:
     tested = [row.id for fold in range(1, 6) for row in MAFW(str(mafw), fold=fold).records("test")]
     assert sorted(tested) == sorted(records)
 
@@ -122,7 +125,7 @@ def test_layout_of_r1_and_erv(mafw: Path) -> None:
     assert all(row.media == str(mafw / "clips" / row.id) for row in MAFW(str(mafw)).records("test"))
 
 
-def test_compound_labels_are_joined_in_mafws_order(mafw: Path, records: dict[str, ClipRecord]) -> None:
+def test_compound_labels_are_joined_in_mafws_order(mafw: Path, records: dict[str, SyntheticClip]) -> None:
     data = MAFW(str(mafw), label_set="compound")
     targets = {row.id: row.target for split in ("train", "test") for row in data.records(split)}
     assert targets.keys() == records.keys()
@@ -142,7 +145,7 @@ def test_compound_order_in_the_file_does_not_matter(bare: Path) -> None:
 
 @pytest.mark.parametrize("language", ["english", "chinese"])
 def test_captions_are_the_response_to_learn(
-    mafw: Path, records: dict[str, ClipRecord], language: str, caplog: pytest.LogCaptureFixture
+    mafw: Path, records: dict[str, SyntheticClip], language: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = MAFW(str(mafw), captions=language)
     with caplog.at_level(logging.INFO):
@@ -286,11 +289,11 @@ def test_options_must_exist(options: dict, message: str) -> None:
 
 def test_missing_files_name_every_place(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
-        MAFW(str(tmp_path), fold=3, captions="chinese").setup("fit")
+        ClipDataModule(MAFW(str(tmp_path), fold=3, captions="chinese")).setup("fit")
     assert str(tmp_path / "Train & Test Set/single/with_caption/set_3/train.txt") in str(caught.value)
     write_labels(tmp_path, "00019.mp4 anger\r\n")
     with pytest.raises(FileNotFoundError) as caught:
-        MAFW(str(tmp_path)).setup("fit")
+        ClipDataModule(MAFW(str(tmp_path))).setup("fit")
     assert str(tmp_path / "data" / "clips") in str(caught.value)
     assert str(tmp_path / "clips") in str(caught.value)
 

@@ -12,7 +12,7 @@ from datamodules.mafw import MAFW
 
 pytestmark = pytest.mark.unit
 
-CLASSES = emotions.MAFW.classes
+CLASSES = emotions.MAFW_TAXONOMY.classes
 
 
 @pytest.fixture

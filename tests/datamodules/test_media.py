@@ -12,14 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from datamodules import media
-from datamodules.media import (
-    MediaError,
-    MediaSettings,
-    decode_audio,
-    decode_clip,
-    decode_frames,
-    fit_frame,
-)
+from datamodules.media import MediaError, decode_audio, decode_clip, decode_frames, fit_frame
+from datamodules.media_settings import MediaSettings
 from datamodules.video import frame_indices
 
 pytestmark = pytest.mark.numerics

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from datamodules.demuxing import video_info
-from datamodules.media import MediaError, MediaSettings, decode_audio, decode_clip, decode_frames
+from datamodules.media import MediaError, decode_audio, decode_clip, decode_frames
+from datamodules.media_settings import MediaSettings
 from datamodules.video import DecodedVideo, decode_video, frame_indices
 
 pytestmark = [

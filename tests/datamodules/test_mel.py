@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import WhisperFeatureExtractor
 
-from datamodules.media import MediaSettings, decode_clip
-from datamodules.mel import MelSettings, log_mel
+from datamodules.media import decode_clip
+from datamodules.media_settings import MediaSettings, MelSettings
+from datamodules.mel import log_mel
 
 pytestmark = pytest.mark.numerics
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torchcodec.encoders import VideoEncoder
 
+from datamodules.clip_datamodule import ClipDataModule
 from datamodules.inspection.inspect_data import inspect_data
-from datamodules.media import MediaSettings
+from datamodules.media_settings import MediaSettings
 from datamodules.merr import MERR
 
 pytestmark = pytest.mark.unit
@@ -62,7 +63,7 @@ def write_annotations(root: Path, grain: str, entries: Any) -> None:
     ],
 )
 def test_grain_chooses_file_and_explanation(merr: Path, settings: MediaSettings, grain: Any, response: str) -> None:
-    data = MERR(str(merr), grain=grain, media=settings, batch_size=8)
+    data = ClipDataModule(MERR(str(merr), grain=grain, media=settings, batch_size=8))
     with pytest.warns(UserWarning, match=r"MERR train: 1 clips are left out, .* mafw .*\(doubt 1\)"):
         data.setup("fit")
     (batch,) = data.train_dataloader()
@@ -95,7 +96,7 @@ def test_avi_clips_are_found_in_any_folder(tmp_path: Path, settings: MediaSettin
     clip = tmp_path / "part_1" / "samplenew_00000002.avi"
     clip.parent.mkdir()
     VideoEncoder(frames=torch.full((10, 3, 64, 64), 200, dtype=torch.uint8), frame_rate=25).to_file(str(clip))
-    data = MERR(str(tmp_path), media=settings, validation_fraction=0)
+    data = ClipDataModule(MERR(str(tmp_path), media=settings, validation_fraction=0))
     with pytest.warns(
         UserWarning, match=r"1 listed clips have no file .*samplenew_00000001 \(.*json:samplenew_00000001"
     ):
@@ -107,7 +108,7 @@ def test_avi_clips_are_found_in_any_folder(tmp_path: Path, settings: MediaSettin
 
 def test_there_is_only_a_train_split(merr: Path) -> None:
     with pytest.raises(ValueError, match="has no test split"):
-        MERR(str(merr)).setup("test")
+        ClipDataModule(MERR(str(merr))).setup("test")
 
 
 def test_annotations_may_lie_elsewhere(merr: Path, tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ def test_annotations_may_lie_elsewhere(merr: Path, tmp_path: Path) -> None:
 
 def test_missing_annotations_name_every_place(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
-        MERR(str(tmp_path), grain="coarse").setup("fit")
+        ClipDataModule(MERR(str(tmp_path), grain="coarse")).setup("fit")
     assert f"{tmp_path}/MERR_coarse_grained.json, {tmp_path}/MERR/MERR_coarse_grained.json" in str(caught.value)
 
 
@@ -139,7 +140,7 @@ def test_missing_annotations_name_every_place(tmp_path: Path) -> None:
 def test_bad_entry_is_named(merr: Path, entry: Any, message: str) -> None:
     write_annotations(merr, "fine", {"samplenew_00000000": fine("sad"), "bad": entry})
     with pytest.raises(ValueError, match=message):
-        MERR(str(merr)).setup("fit")
+        ClipDataModule(MERR(str(merr))).setup("fit")
     data = MERR(str(merr))
     data.problems = []
     assert [record.id for record in data.records("train")] == ["samplenew_00000000"]
@@ -150,7 +151,7 @@ def test_bad_entry_is_named(merr: Path, entry: Any, message: str) -> None:
 def test_other_json_is_refused(merr: Path, entries: Any, message: str) -> None:
     write_annotations(merr, "fine", entries)
     with pytest.raises(ValueError, match=f"MERR_fine_grained.json.* {message}"):
-        MERR(str(merr)).setup("fit")
+        ClipDataModule(MERR(str(merr))).setup("fit")
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ def test_a_label_listed_twice_is_refused(merr: Path) -> None:
     entries = json.dumps({"samplenew_00000000": fine("sad")})[1:-1]
     (merr / "MERR_fine_grained.json").write_text(f"{{{entries}, {entries}}}")
     with pytest.raises(ValueError, match=r'MERR_fine_grained.json: .*the key "samplenew_00000000" is there twice'):
-        MERR(str(merr)).setup("fit")
+        ClipDataModule(MERR(str(merr))).setup("fit")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_a_label_listed_twice_is_refused(merr: Path) -> None:
 def test_an_explanation_with_tags_is_refused(merr: Path, text: str, message: str) -> None:
     write_annotations(merr, "fine", {"bad": annotation("angry", smp_reason_caption=text)})
     with pytest.raises(ValueError, match=message):
-        MERR(str(merr)).setup("fit")
+        ClipDataModule(MERR(str(merr))).setup("fit")
 
 
 def test_grain_must_exist() -> None:

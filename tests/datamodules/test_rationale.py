@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from callbacks.rewards.format import format_score
-from datamodules.emotions import DFEW, MAFW, get_taxonomy
+from datamodules.emotions import DFEW_TAXONOMY, MAFW_TAXONOMY, get_taxonomy
 from datamodules.rationale import read_response, split_sentences
 from tools.label_sentences.teacher import read_labels
 
@@ -33,7 +33,9 @@ def test_golden_sentences_and_answers():
 
 
 def test_first_tags_count_and_new_lines_stay_inside():
-    response = read_response("x<think> He\nsmiles. </think><think>no</think><answer>\nHappy </answer><answer>sad", DFEW)
+    response = read_response(
+        "x<think> He\nsmiles. </think><think>no</think><answer>\nHappy </answer><answer>sad", DFEW_TAXONOMY
+    )
     assert response.rationale == "He\nsmiles."
     assert response.answer == "Happy"
     assert response.prediction == "happiness"
@@ -43,24 +45,24 @@ def test_first_tags_count_and_new_lines_stay_inside():
     "completion", ["", "happy", "<answer>happy", "<think>He smiles.</think>", "</answer>sad<answer>"]
 )
 def test_without_an_answer_tag_the_answer_is_unknown(completion):
-    response = read_response(completion, DFEW)
+    response = read_response(completion, DFEW_TAXONOMY)
     assert response.answer is None
     assert response.prediction is None
 
 
 def test_bare_takes_the_whole_completion_as_the_answer():
-    assert read_response(" Angry\n", DFEW, bare=True).prediction == "anger"
-    assert read_response("<answer>angry</answer>", DFEW, bare=True).prediction is None
+    assert read_response(" Angry\n", DFEW_TAXONOMY, bare=True).prediction == "anger"
+    assert read_response("<answer>angry</answer>", DFEW_TAXONOMY, bare=True).prediction is None
 
 
 @pytest.mark.parametrize("answer", ["sad.", "surprised", "unhappy", "is angry", "joy", "", "happy sad"])
 def test_answers_match_exactly_or_are_unknown(answer):
-    assert read_response(f"<answer>{answer}</answer>", MAFW).prediction is None
+    assert read_response(f"<answer>{answer}</answer>", MAFW_TAXONOMY).prediction is None
 
 
 def test_an_emotion_of_another_taxonomy_is_unknown():
-    assert read_response("<answer>contempt</answer>", MAFW).prediction == "contempt"
-    assert read_response("<answer>contempt</answer>", DFEW).prediction is None
+    assert read_response("<answer>contempt</answer>", MAFW_TAXONOMY).prediction == "contempt"
+    assert read_response("<answer>contempt</answer>", DFEW_TAXONOMY).prediction is None
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_tags_and_format_are_those_of_their_patterns():
             draw.choices(["<think>", "</think>", "<answer>", "</answer>", " ", "x", "\n", "<"], k=draw.randint(0, 8))
         )
         text = draw.choice([text, f"<think>{text}</answer>"])
-        response = read_response(text, DFEW)
+        response = read_response(text, DFEW_TAXONOMY)
         think, answer = (re.search(pattern, text, re.DOTALL) for pattern in patterns)
         assert response.rationale == (think[1].strip() if think else "")
         assert response.answer == (answer[1].strip() if answer else None)
@@ -121,7 +123,9 @@ def _seconds(read: Callable[[str], object], text: str) -> float:
     return min(times)
 
 
-@pytest.mark.parametrize("read", [lambda text: read_response(text, DFEW), split_sentences, format_score, read_labels])
+@pytest.mark.parametrize(
+    "read", [lambda text: read_response(text, DFEW_TAXONOMY), split_sentences, format_score, read_labels]
+)
 @pytest.mark.parametrize(
     ("begin", "repeated"),
     [

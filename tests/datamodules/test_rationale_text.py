@@ -7,13 +7,8 @@ import pytest
 import torch
 
 from datamodules.emotions import GO_EMOTIONS
-from datamodules.rationale_text import (
-    LabelledSentence,
-    RationaleText,
-    collate_sentences,
-    read_sentences,
-    split_by_text,
-)
+from datamodules.labelled_sentences import LabelledSentence, read_sentences, split_by_text
+from datamodules.rationale_text import RationaleText, collate_sentences
 
 pytestmark = pytest.mark.unit
 

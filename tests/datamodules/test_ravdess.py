@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from datamodules.media import MediaSettings
+from datamodules.clip_datamodule import ClipDataModule
+from datamodules.media_settings import MediaSettings
 from datamodules.ravdess import RAVDESS
 
 pytestmark = pytest.mark.unit
@@ -39,7 +40,7 @@ def write_names(tmp_path: Path, write_clip: Callable[[Path, int], Path]) -> Call
 
 def test_emotion_codes_become_targets(write_names: Callable[..., Path], settings: MediaSettings) -> None:
     root = write_names(*(f"01-01-{code:02d}-01-01-01-07" for code in (8, 7, 6, 5, 4, 3, 1)))
-    data = RAVDESS(str(root), media=settings)
+    data = ClipDataModule(RAVDESS(str(root), media=settings))
     data.setup("test")
     (batch,) = data.test_dataloader()
     assert batch.targets == ["neutral", "happiness", "sadness", "anger", "fear", "disgust", "surprise"]
@@ -104,7 +105,7 @@ def test_only_speech_with_picture_and_sound_counts(write_names: Callable[..., Pa
 def test_impossible_name_is_refused(write_names: Callable[..., Path], name: str, message: str) -> None:
     root = write_names(name, "01-01-05-01-01-01-01")
     with pytest.raises(ValueError, match=f"{name}.mp4: .*{message}"):
-        RAVDESS(str(root)).setup("test")
+        ClipDataModule(RAVDESS(str(root))).setup("test")
     data = RAVDESS(str(root))
     data.problems = []
     assert [row.id for row in data.rows("test")] == ["01-01-05-01-01-01-01"]
@@ -115,24 +116,24 @@ def test_same_clip_in_two_folders_is_refused(write_names: Callable[..., Path]) -
     write_names("01-01-05-01-01-01-01")
     root = write_names("01-01-05-01-01-01-01", folder="copy")
     with pytest.raises(ValueError, match=r"Two files are RAVDESS clip 01-01-05-01-01-01-01: .*Actor_01.* and .*copy"):
-        RAVDESS(str(root)).setup("test")
+        ClipDataModule(RAVDESS(str(root))).setup("test")
 
 
 def test_empty_root_says_what_is_expected(tmp_path: Path, write_names: Callable[..., Path]) -> None:
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}/nowhere"):
-        RAVDESS(str(tmp_path / "nowhere")).setup("test")
+        ClipDataModule(RAVDESS(str(tmp_path / "nowhere"))).setup("test")
     with pytest.raises(ValueError, match=r"No RAVDESS clip under .* Expected names 01-01-EE-II-SS-RR-AA"):
-        RAVDESS(str(write_names("02-01-05-01-01-01-01"))).setup("test")
+        ClipDataModule(RAVDESS(str(write_names("02-01-05-01-01-01-01")))).setup("test")
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate"])
 def test_there_is_no_train_split(write_names: Callable[..., Path], stage: Any) -> None:
     with pytest.raises(ValueError, match="has no train split; it has test, predict"):
-        RAVDESS(str(write_names("01-01-05-01-01-01-01"))).setup(stage)
+        ClipDataModule(RAVDESS(str(write_names("01-01-05-01-01-01-01")))).setup(stage)
 
 
 def test_predict_reads_the_same_clips(write_names: Callable[..., Path], settings: MediaSettings) -> None:
-    data = RAVDESS(str(write_names("01-01-05-01-01-01-01")), media=settings)
+    data = ClipDataModule(RAVDESS(str(write_names("01-01-05-01-01-01-01")), media=settings))
     data.setup("predict")
     (batch,) = data.predict_dataloader()
     assert batch.targets == ["anger"]

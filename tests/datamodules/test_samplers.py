@@ -8,7 +8,8 @@ from itertools import pairwise, zip_longest
 import pytest
 from torch.utils.data import DistributedSampler
 
-from datamodules.samplers import EpochSampler, GroupSampler, balanced_shares, draw_epoch, training_sampler
+from datamodules.clip_source import balanced_shares
+from datamodules.samplers import EpochSampler, GroupSampler, draw_epoch, training_sampler
 
 pytestmark = pytest.mark.numerics
 

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from datamodules import demuxing, media
-from datamodules.clip_dataset import ClipDataset, ClipRecord
+from datamodules.clip_dataset import ClipDataset
+from datamodules.clip_source import ClipRecord
 from datamodules.containers import MediaError, UnreadableError, one_clip
 from datamodules.inspection.checks import check_clip
-from datamodules.media import MediaSettings, decode_audio, decode_clip
+from datamodules.media import decode_audio, decode_clip
+from datamodules.media_settings import MediaSettings
 from datamodules.video import decode_video
 from tests.media_files import NUM_FRAMES, encode
 from tools.report.media import draw_pictures

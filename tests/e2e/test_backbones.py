@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import main
-from lightning_modules.backbones.hf.tiny import write_tiny_checkpoint
+from tests.tiny_checkpoints import write_tiny_checkpoint
 
 pytestmark = pytest.mark.e2e
 

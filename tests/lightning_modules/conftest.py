@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.rewards.base import Reward
 from datamodules.batch import Clip, ClipBatch, collate
-from datamodules.emotions import DFEW
+from datamodules.emotions import DFEW_TAXONOMY
 from lightning_modules.backbones import static_fork
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.interface import Sampling
@@ -44,7 +44,7 @@ class ConstantReward(Reward):
 class Batches(LightningDataModule):
     """Ready-made batches."""
 
-    taxonomy = DFEW
+    taxonomy = DFEW_TAXONOMY
 
     def __init__(self, batches: list[ClipBatch]) -> None:
         super().__init__()

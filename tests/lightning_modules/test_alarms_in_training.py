@@ -15,7 +15,7 @@ from callbacks.alarms import AlarmCallback
 from callbacks.rewards import AccuracyReward, ExplanationReward, FormatReward
 from callbacks.rl import RLCallback
 from datamodules.batch import Clip, ClipBatch, collate
-from datamodules.emotions import DFEW
+from datamodules.emotions import DFEW_TAXONOMY
 from datamodules.rationale import read_response
 from lightning_modules.coherence import explanation_score
 from lightning_modules.emotion_verifier import EmotionVerifier
@@ -51,7 +51,7 @@ def say(module: GRPOModule, monkeypatch: pytest.MonkeyPatch, *steps: Sequence[st
 
     def read(texts: list[str]) -> list:
         said = left.pop(0)
-        return [read_response(said[i % len(said)], DFEW) for i in range(len(texts))]
+        return [read_response(said[i % len(said)], DFEW_TAXONOMY) for i in range(len(texts))]
 
     monkeypatch.setattr(module, "read", read)
 
@@ -93,7 +93,7 @@ def test_values_of_a_step(
 
 def explanation_of(verifier: EmotionVerifier | None, text: str) -> float:
     assert verifier is not None
-    readings = verifier.read(read_response(text, DFEW).sentences)
+    readings = verifier.read(read_response(text, DFEW_TAXONOMY).sentences)
     return explanation_score([reading.emotions for reading in readings], "anger")
 
 
@@ -191,7 +191,7 @@ def one_thread():
 def test_processes_are_pooled(make_grpo: Make, fit: Fit, make_clip: Callable[..., Clip], tmp_path: Path) -> None:
     """Process 1 has no clip: the values are those of process 0, on both."""
     module = make_grpo()
-    module.read = lambda texts: [read_response(HACKED, DFEW) for _ in texts]
+    module.read = lambda texts: [read_response(HACKED, DFEW_TAXONOMY) for _ in texts]
     batches = [collate([make_clip(0), make_clip(1)]), collate([make_clip(2, failure="empty")], drop_failures=True)]
     fit(
         module,

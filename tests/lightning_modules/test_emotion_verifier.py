@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from datamodules.emotions import DFEW, GO_EMOTIONS, MAFW
+from datamodules.emotions import DFEW_TAXONOMY, GO_EMOTIONS, MAFW_TAXONOMY
 from lightning_modules.emotion_verifier import EmotionVerifier, label_mask, label_sets
 from lightning_modules.verifier import VerifierModule
 
@@ -153,13 +153,13 @@ def test_missing_labels_are_listed(tmp_path):
     path = edited_copy(tmp_path / "renamed", id2label=names, label2id={name: int(i) for i, name in names.items()})
     verifier = EmotionVerifier(path)
     with pytest.raises(ValueError, match=r"lacks labels that dfew needs: joy\. It has: .*mirth"):
-        verifier.require(DFEW)
+        verifier.require(DFEW_TAXONOMY)
     with pytest.raises(ValueError, match="lacks labels that mafw needs: joy, grief"):
         EmotionVerifier(path, taxonomy="mafw")
 
 
 def test_all_labels_are_there(verifier):
-    verifier.require(MAFW)
+    verifier.require(MAFW_TAXONOMY)
     assert verifier.labels == GO_EMOTIONS
 
 

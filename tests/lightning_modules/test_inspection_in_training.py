@@ -22,7 +22,7 @@ from callbacks.inspection.callback import InspectionCallback
 from callbacks.inspection.drawing import WIDTH
 from callbacks.rl import RLCallback
 from datamodules.batch import ClipBatch
-from datamodules.emotions import DFEW
+from datamodules.emotions import DFEW_TAXONOMY
 from datamodules.rationale import read_response
 from lightning_modules.grpo import GRPOModule
 from tests.lightning_modules.conftest import Batches, LengthReward
@@ -37,7 +37,7 @@ Make, Fit = Callable[..., GRPOModule], Callable[..., Trainer]
 def speaking(module: GRPOModule) -> GRPOModule:
     """The module, whose completions are read as rationales: random weights never write one."""
     text = "<think>The man frowns hard. He shouts in a loud voice.</think><answer>angry</answer>"
-    module.read = lambda texts: [read_response(text + "." * (len(t) % 5), DFEW) for t in texts]
+    module.read = lambda texts: [read_response(text + "." * (len(t) % 5), DFEW_TAXONOMY) for t in texts]
     return module
 
 

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 
 from callbacks.rl import RLCallback
 from datamodules.batch import Clip
-from datamodules.rationale_text import LabelledSentence, collate_sentences
+from datamodules.labelled_sentences import LabelledSentence
+from datamodules.rationale_text import collate_sentences
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.cold_start import ColdStartModule
 from lightning_modules.grpo import GRPOModule

@@ -22,6 +22,7 @@ from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.interface import Sampling
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.rl.experience import experience_of
+from lightning_modules.sharding import FSDP2Strategy
 
 from .conftest import TRAINED
 from .two_processes import STRATEGIES, DealtClips, Record, ReplayingBackbone, Step, on_two_processes, trained, trainer
@@ -80,12 +81,19 @@ def steps(make_clip: Callable[..., Clip]) -> list[Step]:
 @pytest.fixture
 def learn(tiny_models: Path, make_clip: Callable[..., Clip], steps: list[Step], tmp_path: Path) -> Learn:
     def run(
-        rank: int | None, strategy: str | None, lora: bool = False, replay: bool = True, **options: Any
+        rank: int | None,
+        strategy: str | None,
+        lora: bool = False,
+        replay: bool = True,
+        dtype: Any = "float32",
+        shard_over: int | None = None,
+        dealt: list[Step] = steps,
+        **options: Any,
     ) -> dict[str, Any]:
         torch.manual_seed(0)
         parts = {name: str(tiny_models / name) for name in ("vision", "audio", "language_model")}
         backbone = (ReplayingBackbone if replay else ComposedBackbone)(
-            **parts, num_frames=2, video_grid=2, audio_pool=10, lora=LoRA(rank=2) if lora else None
+            **parts, num_frames=2, video_grid=2, audio_pool=10, lora=LoRA(rank=2) if lora else None, dtype=dtype
         )
         if replay:
             backbone.texts_of = answer
@@ -98,16 +106,21 @@ def learn(tiny_models: Path, make_clip: Callable[..., Clip], steps: list[Step], 
             evaluation=Sampling(max_new_tokens=6, temperature=0),
             group_size=3,
             num_updates=2,
-            learning_rate=1e-3,
             schedule="constant",
-            **{"rollout_sampling": SAMPLING, **options},
+            **{"rollout_sampling": SAMPLING, "learning_rate": 1e-3, **options},
         )
-        val = ([make_clip(i, target="sadness") for i in range(3)], [make_clip(i) for i in range(3, 5)])
+        count = len(dealt[0])
+        evaluated = [make_clip(i, target="sadness") for i in range(3)] + [make_clip(i) for i in range(3, 5)]
+        val = tuple(evaluated[i::count] for i in range(count))
         record = Scores()
-        fit = trainer(strategy and STRATEGIES[strategy](), tmp_path, RLCallback([WrittenReward()]), record)
-        fit.fit(module, datamodule=DealtClips(steps, val, rank))
+        made = FSDP2Strategy(shard_over) if shard_over else strategy and STRATEGIES[strategy]()
+        devices = {"devices": count} if strategy else {}
+        fit = trainer(made, tmp_path, RLCallback([WrittenReward()]), record, **devices)
+        before = {name: value.float() for name, value in trained(module).items()}
+        fit.fit(module, datamodule=DealtClips(dealt, val, rank))
         report = module.validation_report.compute()
         return {
+            "before": before,
             "weights": trained(module),
             "gradients": record.gradients,
             "norms": record.norms,
@@ -179,3 +192,35 @@ def test_compiled_sampling_of_two_processes(
         assert 1 <= result["programs"] <= 2
         assert all(any(gradient.any() for gradient in update.values()) for update in result["gradients"])
         assert max(logged["train/sampler_drift"] for logged in result["logged"]) < 1e-4
+
+
+def test_shards_of_a_node_beside_copies(learn: Learn, make_clip: Callable[..., Clip], tmp_path: Path) -> None:
+    """HSDP: four processes, two of which share the shards of each of two copies, learn what one does."""
+    clips = [make_clip(i) for i in range(7)]
+    broken = make_clip(9, failure="broken", has_audio=False)
+    dealt = [([clips[0]], [clips[1], clips[2]], [clips[3]], [broken]), ([clips[4]], [broken], [clips[5]], [clips[6]])]
+    results = on_two_processes(
+        lambda rank: learn(rank, "fsdp2", shard_over=2, dealt=dealt), tmp_path / "results", count=4
+    )
+    alone = learn(None, None, dealt=dealt)
+    for result in results:
+        assert result["norms"] == pytest.approx(alone["norms"], abs=1e-6)
+        torch.testing.assert_close(result["weights"], alone["weights"], rtol=0, atol=2e-5)
+
+
+def cosine(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
+    one, other = (torch.cat([values[name].double().flatten() for name in sorted(first)]) for values in (first, second))
+    return float(one @ other / one.norm() / other.norm())
+
+
+def test_a_policy_in_bfloat16_learns_in_float32(learn: Learn, tmp_path: Path) -> None:
+    """At the paper's learning rate, where weights in bfloat16 would stay as they are."""
+    options: dict[str, Any] = {"learning_rate": 1e-6, "dtype": "bfloat16"}
+    results = on_two_processes(lambda rank: learn(rank, "fsdp2", **options), tmp_path / "results")
+    alone = learn(None, None, learning_rate=1e-6)
+    first, expected = results[0], alone["gradients"][0]
+    assert cosine({name: first["gradients"][0][name] for name in expected}, expected) >= 0.999
+    moved = {name: (first["weights"][name] - first["before"][name]).abs() for name in first["weights"]}
+    assert all(weight.dtype == torch.float32 for weight in first["weights"].values())
+    reached = torch.cat([moved[name].flatten() for name in expected if expected[name].any()])
+    assert (reached > 0).float().mean() > 0.95 and reached.max() < 2e-5

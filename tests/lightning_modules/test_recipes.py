@@ -9,7 +9,7 @@ from lightning import Trainer
 from torch.utils.data import DataLoader
 
 from datamodules.batch import Clip, ClipBatch, collate
-from lightning_modules.backbones.composed import ComposedBackbone, Percept
+from lightning_modules.backbones.composed import ComposedBackbone, ComposedPercept
 from lightning_modules.backbones.interface import Sampling
 from lightning_modules.backbones.recipe import Recipe
 from lightning_modules.cold_start import ColdStartModule
@@ -67,9 +67,9 @@ def deaf(backbone: ComposedBackbone, monkeypatch: pytest.MonkeyPatch) -> Compose
     """A backbone whose audio tower runs without gradient even when it is to be trained."""
     perceive = backbone.perceive
 
-    def deafened(batch: ClipBatch) -> Percept:
+    def deafened(batch: ClipBatch) -> ComposedPercept:
         percept = perceive(batch)
-        return Percept(percept.video, percept.audio.detach())
+        return ComposedPercept(percept.video, percept.audio.detach())
 
     monkeypatch.setattr(backbone, "perceive", deafened)
     return backbone

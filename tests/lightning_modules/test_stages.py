@@ -11,7 +11,7 @@ from callbacks.rewards import AccuracyReward, ExplanationReward, FormatReward
 from callbacks.rewards.base import Reward
 from callbacks.rl import RLCallback
 from datamodules.batch import Clip, ClipBatch, collate
-from datamodules.emotions import MAFW
+from datamodules.emotions import MAFW_TAXONOMY
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.interface import Sampling
 from lightning_modules.backbones.token_cross_entropy import token_cross_entropy
@@ -196,7 +196,7 @@ def test_clear_errors_of_stage_3(
     with pytest.raises(ValueError, match="different names"):
         RLCallback([FormatReward(), FormatReward()])
     module = make_grpo()
-    module.taxonomy = MAFW
+    module.taxonomy = MAFW_TAXONOMY
     with pytest.raises(ValueError, match=r"taxonomy is mafw and the data's is dfew"):
         fit(module, batches, RLCallback([LengthReward()]))
 

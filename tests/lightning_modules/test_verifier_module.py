@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 
 from callbacks.export import ExportError, _export
 from datamodules.emotions import GO_EMOTIONS
-from datamodules.rationale_text import LabelledSentence, collate_sentences
+from datamodules.labelled_sentences import LabelledSentence
+from datamodules.rationale_text import collate_sentences
 from lightning_modules.emotion_verifier import EmotionVerifier
 from lightning_modules.health import NonFiniteError
 from lightning_modules.verifier import VerifierModule

@@ -5,6 +5,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.batch import Clip, ClipBatch, collate
-from datamodules.emotions import DFEW
+from datamodules.emotions import DFEW_TAXONOMY
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.interface import Completions, Prompt, Sampling
 from lightning_modules.policy import PolicyModule
@@ -32,7 +33,7 @@ STRATEGIES: dict[str, Callable[[], str | Strategy]] = {
 }
 """As in configs/trainer/."""
 
-Step = tuple[list[Clip], list[Clip]]
+Step = tuple[list[Clip], ...]
 """Clips of a step, by process."""
 
 
@@ -45,7 +46,7 @@ class DealtClips(LightningDataModule):
         rank: of the process; None: it is alone.
     """
 
-    taxonomy = DFEW
+    taxonomy = DFEW_TAXONOMY
 
     def __init__(self, train: list[Step], val: Step, rank: int | None) -> None:
         super().__init__()
@@ -62,7 +63,7 @@ class DealtClips(LightningDataModule):
 
 
 def _own(step: Step, rank: int | None) -> list[Clip]:
-    return [*step[0], *step[1]] if rank is None else step[rank]
+    return list(chain(*step)) if rank is None else step[rank]
 
 
 def _loader(batches: list[ClipBatch]) -> DataLoader:
@@ -128,8 +129,12 @@ class ReplayingBackbone(ComposedBackbone):
         return self.completion_ids(texts)
 
 
-def on_two_processes(function: Callable[[int], dict[str, Any]], directory: Path, limit: float = LIMIT) -> list[Any]:
-    """What the function returns on each process, by rank. It gets the rank; it can build a Trainer with two devices.
+def on_two_processes(
+    function: Callable[[int], dict[str, Any]], directory: Path, limit: float = LIMIT, count: int = 2
+) -> list[Any]:
+    """What the function returns on each of two, or `count`, processes, by rank.
+
+    It gets the rank; it can build a Trainer with as many devices.
 
     Raises:
         AssertionError: a process raised, or they did not end in time.
@@ -140,7 +145,9 @@ def on_two_processes(function: Callable[[int], dict[str, Any]], directory: Path,
     directory.mkdir(parents=True, exist_ok=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a forked process must not look for the threads of its parent's OpenMP pool
-    processes = [get_context("fork").Process(target=_run, args=(function, rank, port, directory)) for rank in range(2)]
+    processes = [
+        get_context("fork").Process(target=_run, args=(function, rank, port, directory)) for rank in range(count)
+    ]
     try:
         for process in processes:
             process.start()
@@ -159,7 +166,7 @@ def on_two_processes(function: Callable[[int], dict[str, Any]], directory: Path,
     errors = [path.read_text() for path in sorted(directory.glob("*.error"))]
     assert not errors, "\n".join(errors)
     assert not hanging, f"processes {hanging} did not end within {limit} s"
-    return [torch.load(directory / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return [torch.load(directory / f"{rank}.pt", weights_only=True) for rank in range(count)]
 
 
 def _run(function: Callable[[int], dict[str, Any]], rank: int, port: int, directory: Path) -> None:

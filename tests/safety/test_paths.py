@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from openpyxl import Workbook
 
-from datamodules.clip_datamodule import ClipDataModule
+from datamodules.clip_source import ClipSource
 from datamodules.clips import Clips
 from datamodules.dfew import DFEW
 from datamodules.emer import EMER
@@ -65,7 +65,7 @@ def write_clips(root: Path, clip: str) -> Clips:
     return Clips(str(root))
 
 
-CORPORA: dict[str, tuple[Callable[[Path, str], ClipDataModule], str, str]] = {
+CORPORA: dict[str, tuple[Callable[[Path, str], ClipSource], str, str]] = {
     "DFEW": (write_dfew, "clip", "1.mp4"),
     "MAFW": (write_mafw, "clips", "00001.mp4"),
     "EMER": (write_emer, "videos", "sample_1.mp4"),
@@ -78,7 +78,7 @@ CORPORA: dict[str, tuple[Callable[[Path, str], ClipDataModule], str, str]] = {
 LABELLED = [name for name in CORPORA if name not in ("RAVDESS", "Clips")]
 
 
-def records(corpus: ClipDataModule) -> list:
+def records(corpus: ClipSource) -> list:
     return corpus.records(corpus.splits[0])
 
 

@@ -16,7 +16,8 @@ from callbacks.checkpointing.files import CheckpointError, resolve
 from callbacks.checkpointing.run_checkpoint import RunCheckpoint
 from datamodules.batch import ClipBatch
 from datamodules.clip_cache import ClipCache
-from datamodules.media import DecodedClip, MediaSettings
+from datamodules.media import DecodedClip
+from datamodules.media_settings import MediaSettings
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.feature_cache import FeatureCache
 from lightning_modules.emotion_verifier import EmotionVerifier

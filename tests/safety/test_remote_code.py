@@ -9,10 +9,10 @@ import pytest
 
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.hf.backbone import HFBackbone
-from lightning_modules.backbones.hf.tiny import write_tiny_checkpoint
 from lightning_modules.emotion_verifier import EmotionVerifier
 from lightning_modules.judges.language_model import LanguageModelJudge
 from lightning_modules.verifier import load_trainable_classifier
+from tests.tiny_checkpoints import write_tiny_checkpoint
 
 pytestmark = pytest.mark.unit
 

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from callbacks.checkpointing.files import best_checkpoint
-from datamodules.emotions import DFEW, MAFW, Taxonomy
+from datamodules.emotions import DFEW_TAXONOMY, MAFW_TAXONOMY, Taxonomy
 from lightning_modules.metrics.emotion_report import EmotionReport
 from tools import cross_validation
 from tools.cross_validation import StageError, aggregate, cross_validate
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.unit, pytest.mark.filterwarnings("ignore:UAR leaves ou
 JUDGED = ("eea", "epc", "fcr")
 
 
-def report(clips: list[tuple], judge: str | None = "judge", taxonomy: Taxonomy = DFEW) -> dict:
+def report(clips: list[tuple], judge: str | None = "judge", taxonomy: Taxonomy = DFEW_TAXONOMY) -> dict:
     """`metrics.json` of clips given as (target, prediction, judged emotion)."""
     metric = EmotionReport(taxonomy, judge)
     targets, predictions, judged = zip(*clips, strict=True)
@@ -33,9 +33,10 @@ def report(clips: list[tuple], judge: str | None = "judge", taxonomy: Taxonomy =
 
 def random_clips(number: int, seed: int) -> list[tuple]:
     generator = random.Random(seed)
-    choices = [*DFEW.classes, None]
+    choices = [*DFEW_TAXONOMY.classes, None]
     return [
-        (generator.choice(DFEW.classes), generator.choice(choices), generator.choice(choices)) for _ in range(number)
+        (generator.choice(DFEW_TAXONOMY.classes), generator.choice(choices), generator.choice(choices))
+        for _ in range(number)
     ]
 
 
@@ -92,9 +93,9 @@ def test_clips_with_several_emotions_have_war_only() -> None:
         [("anger_disgust", "disgust", "anger"), ("anger_disgust", "fear", None), ("fear", "fear", "fear")],
         [("fear_surprise", None, "anger")],
     ]
-    folds = {fold: report(clips, taxonomy=MAFW) for fold, clips in enumerate(parts, start=1)}
+    folds = {fold: report(clips, taxonomy=MAFW_TAXONOMY) for fold, clips in enumerate(parts, start=1)}
     result = aggregate(folds)
-    assert result["pooled"] == report(parts[0] + parts[1], taxonomy=MAFW)
+    assert result["pooled"] == report(parts[0] + parts[1], taxonomy=MAFW_TAXONOMY)
     assert result["pooled"]["war"] == 2 / 4
     assert result["mean"]["war"] == pytest.approx(1 / 3)
     assert result["mean"]["uar"] is None and result["standard_deviation"]["uar"] is None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import main
-from datamodules.emotions import DFEW
+from datamodules.emotions import DFEW_TAXONOMY
 from datamodules.synthetic.grammar import OracleJudge
 from lightning_modules.judges import EndpointJudge, VerifierJudge
 from lightning_modules.judges.errors import EndpointError
@@ -91,7 +91,7 @@ def test_a_verifier_on_the_command_line(predictions, output, tmp_path):
     options = ["--judge", "VerifierJudge", "--judge.verifier", TINY]
     assert main.main(["judge", f"--predictions={predictions}", f"--output={output}", *options]) == 0
     rows = lines(output)
-    expected = VerifierJudge(TINY).judge([own["rationale"] for own in rows], DFEW)
+    expected = VerifierJudge(TINY).judge([own["rationale"] for own in rows], DFEW_TAXONOMY)
     assert [own["emotion"] for own in rows] == expected
     assert {own["reply"] for own in rows} == {None}
     score = ["score", f"--completions={predictions}", "--taxonomy=dfew", f"--verifier={TINY}"]
@@ -123,7 +123,7 @@ def test_a_judge_that_dies_half_way_goes_on_where_it_stopped(predictions, output
     with ChatServer(by_words) as second:
         result = judge_predictions(str(predictions), endpoint(second, tmp_path), str(output))
     assert [own["emotion"] for own in lines(output)] == ["happiness", "sadness", None, None, "sadness"]
-    expected = sorted(judge_prompt(lines(output)[i]["rationale"], DFEW) for i in (0, 1, 3))
+    expected = sorted(judge_prompt(lines(output)[i]["rationale"], DFEW_TAXONOMY) for i in (0, 1, 3))
     assert sorted(asked + second.prompts()) == expected
     assert (result["num_clips"], result["invalid"]) == (5, 2)
     assert [path.name for path in output.parent.iterdir()] == ["verdicts.jsonl"]
@@ -145,7 +145,9 @@ def test_only_what_is_new_or_has_no_reply_is_judged_again(predictions, output, t
         predictions.write_text("".join(json.dumps(own) + "\n" for own in rows[:4]))
         (tmp_path / "replies.jsonl").unlink()  # the verdicts alone must do
         second = judge_predictions(str(predictions), endpoint(server, tmp_path), str(output))
-    assert sorted(server.prompts()) == sorted(judge_prompt(text, DFEW) for text in (RATIONALES[0], "He smiles a lot."))
+    assert sorted(server.prompts()) == sorted(
+        judge_prompt(text, DFEW_TAXONOMY) for text in (RATIONALES[0], "He smiles a lot.")
+    )
     assert (second["kept"], second["num_clips"], second["invalid"]) == (1, 4, 2)
     assert [own["emotion"] for own in lines(output)] == ["happiness", "happiness", None, None]
 
@@ -173,8 +175,8 @@ def test_the_rationale_of_rows_without_completion_is_their_sentences(predictions
     rows = [row(0, RATIONALES[0], completion=None), row(1, RATIONALES[0])]
     predictions.write_text("".join(json.dumps(own) + "\n" for own in rows))
     without, with_completion = read_predictions(predictions).predictions
-    assert rationale_of(without, DFEW) == "He smiles. She laughs!"
-    assert rationale_of(with_completion, DFEW) == "He smiles.\n\nShe laughs!"
+    assert rationale_of(without, DFEW_TAXONOMY) == "He smiles. She laughs!"
+    assert rationale_of(with_completion, DFEW_TAXONOMY) == "He smiles.\n\nShe laughs!"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from rich.progress import track
 from rich.table import Table
 
 from datamodules.emotions import members
-from datamodules.files.writing import write_json
+from datamodules.files.writing import require_directory, write_json
 from lightning_modules.metrics.intervals import LEVEL, bootstrap_rates
 from lightning_modules.metrics.paired import Comparison, PairedRate, compare_runs
 from lightning_modules.metrics.predictions import Prediction, PredictionFile, joint_ids, read_predictions
@@ -93,8 +93,7 @@ def _checked_baseline(predictions: Mapping[str, str], output: str, baseline: str
     first = next(iter(predictions)) if baseline is None else baseline
     if first not in predictions:
         raise ValueError(f"The baseline {first!r} is none of the runs: {', '.join(predictions)}.")
-    if Path(output).is_file():
-        raise ValueError(f"The output {output} is a file. Give a directory for compare.json and compare.png.")
+    require_directory(output, "compare.json and compare.png")
     return first
 
 

@@ -1,10 +1,8 @@
 """The options of `python main.py estimate`."""
 
-import argparse
-
 from rich.console import Console
 
-from tools.cross_validation import fit_config
+from tools.cross_validation import fit_config, parser_beside_fit
 from tools.estimate.limits import CHIPS, Limits
 from tools.estimate.sizes import GEOMETRIES
 
@@ -31,15 +29,7 @@ def run_estimate(arguments: list[str]) -> None:
     Raises:
         StageError, ValueError: the options are wrong.
     """
-    parser = argparse.ArgumentParser(
-        prog="main.py estimate",
-        usage="%(prog)s [own options] -c FILE [-c FILE ...] [options of fit]",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
+    parser = parser_beside_fit("estimate", "own options", _DESCRIPTION, _EXAMPLE)
     parser.add_argument("--chip", choices=CHIPS, default="H100", help="The devices (default: %(default)s, SXM).")
     parser.add_argument("--device_memory_gib", type=float, help="Memory of a device (default: the chip's).")
     parser.add_argument("--teraflops", type=float, help="Its peak, 10¹² FLOP/s (default: the chip's, dense bfloat16).")

@@ -16,7 +16,7 @@ from torch import nn
 from lightning_modules.backbones.adapters import adapter_parameters
 from lightning_modules.backbones.decoder_backbone import LANGUAGE_MODEL, DecoderBackbone
 from lightning_modules.backbones.fork import can_group
-from lightning_modules.backbones.scoring import CHUNK_ELEMENTS
+from lightning_modules.backbones.logprobs import CHUNK_ELEMENTS
 from lightning_modules.backbones.static_fork import ROOM
 from tools.estimate.geometries import write_settings
 from tools.estimate.limits import Limits
@@ -122,7 +122,7 @@ def estimate(
     return Estimate(
         {name: _part(part) for name, part in backbone.parts.items()},
         {name: row for name, row in memory.items() if any(row.values())},
-        checkpoint_bytes(numbers.trained_bytes(numerics), num_tensors),
+        checkpoint_bytes(numbers.saved_bytes(numerics, strategy), num_tensors),
         step_seconds(decoder, numerics, plan, limits),
         plan.load.prompts,
         _facts(strategy, trainer["precision"], dtype, plan, clip_seconds if prompt_tokens is None else None),

@@ -16,7 +16,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from datamodules.clip_datamodule import INSTRUCTION
+from datamodules.clip_source import INSTRUCTION
 from lightning_modules.backbones.humanomni.checkpoint import MODEL_TYPE
 from lightning_modules.backbones.tiny import CHAT_TEMPLATE, train_tokenizer
 from tools.estimate.sizes import BASE, DECODERS, SO400M

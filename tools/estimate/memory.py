@@ -2,7 +2,7 @@
 
 Activations are what autograd saves, counted operation by operation as in "Reducing Activation Recomputation in Large
 Transformer Models" (arXiv 2205.05198, section 4), here for transformers' Qwen2 layers (RMSNorm, grouped queries, gated
-MLP) in the layouts of lightning_modules/backbones/scoring.py. Per position and layer, with H, q, k, I of the language
+MLP) in the layouts of lightning_modules/backbones/logprobs.py. Per position and layer, with H, q, k, I of the language
 model, w bytes per weight and c bytes per number that is computed with:
 
     norms          2·H·(4 + w)     inputs in float32, and what is multiplied by a trained weight

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, RobertaConfig
 
 from datamodules.batch import SAMPLE_RATE, Clip, collate
-from datamodules.clip_datamodule import INSTRUCTION
+from datamodules.clip_source import INSTRUCTION
 from lightning_modules.backbones import loading
 from lightning_modules.backbones.decoder_backbone import DecoderBackbone
 from lightning_modules.backbones.hf.backbone import HFBackbone

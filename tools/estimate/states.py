@@ -1,15 +1,16 @@
 """Bytes of weights, gradients and optimizer states on one of several devices, in each phase of a GRPO step.
 
 N devices; T bytes of trained weights (gradients are as large, AdamW's two moments twice as large), F of frozen ones, R
-of the reference's own copy:
+of the reference's own copy; S bytes of trained weights in float32, as fsdp2 keeps them, over M devices (all, or
+`shard_over`):
 
     strategy      weights                       reference            gradients             moments   buckets
     one device    T + F                         R                    T                     2·T       –
     ddp           T + F                         R                    T                     2·T       T
-    fsdp2         T + T/N + F in rollouts and   R + R/N while it     T + T/N in the        2·T/N     –
-                  the update, else T/N + F      scores, else R/N     update, else T/N
+    fsdp2         T + S/M + F in rollouts and   R + R/M while it     T + S/M in the        2·S/M     –
+                  the update, else S/M + F      scores, else R/M     update, else S/M
 
-With scaled gradients (16-mixed), AdamW's step is not fused and needs T more for a moment; under fsdp2 T/N.
+With scaled gradients (16-mixed), AdamW's step is not fused and needs T more for a moment; under fsdp2 S/M.
 Source: lightning_modules/sharding.py; the defaults of Lightning's strategies.
 """
 
@@ -37,11 +38,13 @@ class Strategy:
         kind: which strategy.
         devices: N, over all nodes.
         has_buckets: under ddp, whether gradients are copied into buckets to be exchanged.
+        shard_over: under fsdp2, M; None: N.
     """
 
     kind: Kind
     devices: int
     has_buckets: bool = True
+    shard_over: int | None = None
 
     @classmethod
     def of(cls, trainer: Mapping[str, Any]) -> Self:
@@ -62,7 +65,8 @@ class Strategy:
         named, options = strategy, dict[str, Any]()
         if not isinstance(strategy, str):
             named, options = strategy["class_path"].rsplit(".", 1)[-1], strategy.get("init_args") or {}
-        return cls(_kind(named, devices), devices, not options.get("gradient_as_bucket_view", False))
+        has_buckets = not options.get("gradient_as_bucket_view", False)
+        return cls(_kind(named, devices), devices, has_buckets, options.get("shard_over"))
 
 
 def _kind(name: str, devices: int) -> Kind:
@@ -102,10 +106,19 @@ class Numbers:
         """Bytes of what is trained, T."""
         return self.trained * numerics.weight + self.adapters * numerics.adapter
 
+    @property
+    def master_bytes(self) -> int:
+        """Bytes of what is trained in float32, S."""
+        return (self.trained + self.adapters) * _FLOAT32
+
+    def saved_bytes(self, numerics: Numerics, strategy: Strategy) -> int:
+        """Bytes of trained weights in a checkpoint, which holds them as the optimizer sees them."""
+        return self.master_bytes if strategy.kind == "fsdp2" else self.trained_bytes(numerics)
+
 
 def state_bytes(numbers: Numbers, numerics: Numerics, strategy: Strategy) -> dict[str, ByPhase]:
     """What a device holds, whatever the batch: bytes by part and phase; formulas at the top of this file."""
-    kind, devices = strategy.kind, strategy.devices
+    kind, shards = strategy.kind, strategy.shard_over or strategy.devices
     trained = numbers.trained_bytes(numerics)
     frozen, copied = float(numbers.frozen * numerics.weight), numbers.copied * numerics.weight
     gradients = trained
@@ -115,11 +128,11 @@ def state_bytes(numbers: Numbers, numerics: Numerics, strategy: Strategy) -> dic
     if kind == "ddp":
         buckets = gradients if strategy.has_buckets else 0
     elif kind == "fsdp2":
-        gathered = dict.fromkeys(("towers", "sampling", "update"), trained * (1 + 1 / devices))
-        weights_by_phase = always(trained / devices) | gathered
-        reference = always(copied / devices) | {"reference": copied * (1 + 1 / devices)}
-        gradients_by_phase = always(gradients / devices) | {"update": gradients * (1 + 1 / devices)}
-        optimizer, temporary = optimizer / devices, temporary / devices
+        shard = numbers.master_bytes / shards
+        weights_by_phase = always(shard) | dict.fromkeys(("towers", "sampling", "update"), trained + shard)
+        reference = always(copied / shards) | {"reference": copied * (1 + 1 / shards)}
+        gradients_by_phase = always(shard) | {"update": gradients + shard}
+        optimizer, temporary = 2 * shard, shard * numerics.scales
     casts = numerics.compute * numbers.cast if numerics.casts_weights else 0
     return {
         "trained weights": weights_by_phase,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datamodules.files.json_log import JsonLog
 from datamodules.files.writing import json_line
-from datamodules.rationale_text import LabelledSentence, read_sentences
+from datamodules.labelled_sentences import LabelledSentence, read_sentences
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from datamodules.clip_datamodule import ClipDataModule
-from datamodules.emotions import GO_EMOTIONS, MAFW
+from datamodules.clip_source import ClipSource
+from datamodules.emotions import GO_EMOTIONS, MAFW_TAXONOMY
 from datamodules.files.writing import write_rows
+from datamodules.labelled_sentences import LabelledSentence
 from datamodules.rationale import read_response, split_sentences
-from datamodules.rationale_text import LabelledSentence
 from lightning_modules.judges import EndpointJudge, Judge
 from lightning_modules.metrics.records import Record, read_records
 from tools.label_sentences.label_file import LabelFile, balanced, count_labels
@@ -56,10 +56,10 @@ def _sentences(record: Record) -> tuple[str, ...]:
 
 def _completion_sentences(completion: str) -> tuple[str, ...]:
     # The taxonomy matters for the answer only.
-    return read_response(completion, MAFW).sentences
+    return read_response(completion, MAFW_TAXONOMY).sentences
 
 
-def corpus_rationales(data: ClipDataModule) -> list[tuple[str, ...]]:
+def corpus_rationales(data: ClipSource) -> list[tuple[str, ...]]:
     """The sentences of each rationale that a corpus' training split has.
 
     Raises:
@@ -75,7 +75,7 @@ def label_sentences(
     labeller: Judge,
     output: str,
     predictions: list[str] | None = None,
-    data: ClipDataModule | None = None,
+    data: ClipSource | None = None,
     max_per_label: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:

@@ -1,28 +1,26 @@
-"""The tool `python main.py replay`: recompute a step whose loss or gradient was not finite; say where that begins."""
+"""The tool `python main.py replay`: recompute a step whose loss or gradient was not finite; say where that begins.
 
-import logging
+torch is imported when it recomputes: `--help` does without.
+"""
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from lightning import LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from callbacks.checkpointing.files import CheckpointFiles, newest_checkpoint
-from datamodules.files.yaml_files import read_yaml_mapping
 from lightning_modules.judges.base import find_device
-from lightning_modules.step_record import StepPlace, StepRecord
-from lightning_modules.trainable_policy import TrainablePolicyModule
-from tools.replay.recompute import Part, Recomputation, recompute
+
+if TYPE_CHECKING:
+    from lightning_modules.step_record import StepPlace, StepRecord
+    from tools.replay.recompute import Part, Recomputation
 
 CONFIG_FILE = "config.yaml"
 _NUM_TEXTS = 3  # completions with a finding that are printed
 
 
-def replay(file: str, ckpt_path: str | None = None, device: str = "auto") -> Recomputation:
+def replay(file: str, ckpt_path: str | None = None, device: str = "auto") -> "Recomputation":
     """Recompute a training step that a run saved because its loss or gradient was not finite.
 
     Reads the run's config.yaml, two directories above the step's file, as `fit` would, so that its relative paths start
@@ -42,14 +40,18 @@ def replay(file: str, ckpt_path: str | None = None, device: str = "auto") -> Rec
         FileNotFoundError: a file is missing.
         ValueError: the file is no step, or belongs to another model than the run's.
     """
+    from lightning_modules.step_record import StepRecord
+    from tools.replay.recompute import recompute
+    from tools.replay.restore import find_weights, load_module, load_weights, make_trainer
+
     record, run = StepRecord.read(Path(file)), Path(file).absolute().parents[1]
     module = load_module(run / CONFIG_FILE)
     if record.place.stage != module.stage:
         raise ValueError(f"The step is one of stage {record.place.stage!r}, {run / CONFIG_FILE} of {module.stage!r}.")
-    checkpoint = _weights(record.place, run) if ckpt_path is None else Path(ckpt_path)
+    checkpoint = find_weights(record.place, run) if ckpt_path is None else Path(ckpt_path)
     weights_step = load_weights(module, checkpoint)
     where = find_device(device)
-    trainer = _trainer(where, record.place.precision)
+    trainer = make_trainer(where, record.place.precision)
     plugin = trainer.precision_plugin
     plugin.convert_module(module).to(where)
     if module.automatic_optimization:
@@ -59,70 +61,7 @@ def replay(file: str, ckpt_path: str | None = None, device: str = "auto") -> Rec
     return result
 
 
-def _trainer(device: torch.device, precision: str) -> Trainer:
-    """A Trainer for its arithmetic alone, which says nothing of the hardware that it finds."""
-    is_gpu = device.type == "cuda"
-    logging.disable(logging.INFO)
-    try:
-        return Trainer(
-            accelerator="gpu" if is_gpu else device.type,
-            devices=[device.index or 0] if is_gpu else 1,
-            precision=precision,
-            logger=False,
-            enable_checkpointing=False,
-        )
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def load_module(config: Path) -> TrainablePolicyModule:
-    """The model that a run's configuration describes, with its initial weights.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it names no model that is trained by stage 1 or 3.
-    """
-    if not config.is_file():
-        raise FileNotFoundError(f"{config} is missing: a step is replayed in the run directory that it was saved in.")
-    parser = LightningArgumentParser(parser_mode="omegaconf+")
-    parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
-    described = read_yaml_mapping(config)
-    if type(seed := described.get("seed_everything")) is int:
-        torch.manual_seed(seed)  # for parts that are drawn at random and not trained
-    module = parser.instantiate_classes(parser.parse_object({"model": described.get("model")})).model
-    if not isinstance(module, TrainablePolicyModule):
-        raise ValueError(f"{config} describes a {type(module).__name__}, expected a policy of stage 1 or 3.")
-    return module
-
-
-def load_weights(module: TrainablePolicyModule, checkpoint: Path) -> int:
-    """Give a module the trained weights of a checkpoint; returns after how many optimizer steps it was written.
-
-    Raises:
-        FileNotFoundError: no such file.
-        CheckpointError: it is damaged.
-        ValueError: it belongs to another model.
-    """
-    saved = CheckpointFiles().load_checkpoint(checkpoint, lambda storage, _: storage, weights_only=True)
-    module.on_load_checkpoint(saved)
-    module.load_state_dict(saved["state_dict"])
-    return int(saved["global_step"])
-
-
-def _weights(place: StepPlace, run: Path) -> Path:
-    """The run's file with the weights nearest to the step."""
-    if place.weights is not None:
-        path = (run / place.weights).resolve()
-        if not path.is_relative_to(run.resolve()):
-            raise ValueError(f"The step names weights outside of its run directory, {place.weights}: give --ckpt_path.")
-        return path
-    newest = newest_checkpoint(run)
-    if newest is None:
-        raise FileNotFoundError(f"There is no checkpoint in {run}, and none was saved with the step: give --ckpt_path.")
-    return newest
-
-
-def _print(record: StepRecord, result: Recomputation, checkpoint: Path, weights_step: int, precision: str) -> None:
+def _print(record: "StepRecord", result: "Recomputation", checkpoint: Path, weights_step: int, precision: str) -> None:
     place, console = record.place, Console()
     batches = ", ".join(map(str, place.batch_indices))
     of = f", process {place.rank} of {place.num_processes}" if place.num_processes > 1 else ""
@@ -146,7 +85,7 @@ def _print(record: StepRecord, result: Recomputation, checkpoint: Path, weights_
     console.print(_verdict(place, result, weights_step, precision))
 
 
-def _table(parts: list[Part], is_grouped: bool) -> Table:
+def _table(parts: "list[Part]", is_grouped: bool) -> Table:
     table = Table(title="Shares of the step, each computed alone")
     for name in ("clip", *(["completion"] if is_grouped else []), "tokens", "loss", "gradient norm"):
         table.add_column(name, justify="left" if name == "clip" else "right", overflow="fold")
@@ -158,11 +97,11 @@ def _table(parts: list[Part], is_grouped: bool) -> Table:
     return table
 
 
-def _name(part: Part) -> str:
+def _name(part: "Part") -> str:
     return part.clip if part.completion is None else f"{part.clip}, completion {part.completion}"
 
 
-def _verdict(place: StepPlace, result: Recomputation, weights_step: int, precision: str) -> str:
+def _verdict(place: "StepPlace", result: "Recomputation", weights_step: int, precision: str) -> str:
     if not result.is_finite:
         first = next((part for part in result.parts if part.findings), None)
         if first is None:

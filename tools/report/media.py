@@ -17,8 +17,7 @@ from PIL import Image, ImageOps
 
 from datamodules.containers import MediaError
 from datamodules.files.printable import is_unicode, readable_name
-from datamodules.inspection.workers import run_isolated
-from datamodules.isolation import Lost
+from datamodules.isolation import Lost, run_isolated
 from datamodules.video import decode_video
 
 if TYPE_CHECKING:
@@ -76,7 +75,8 @@ def draw_pictures(path: str, num_frames: int) -> Pictures:
     """
     # Torch takes a second to import: the workers do it, the parent does not.
     from callbacks.pictures import frame_strip, spectrogram
-    from datamodules.media import MediaSettings, decode_audio
+    from datamodules.media import decode_audio
+    from datamodules.media_settings import MediaSettings
 
     try:
         video = decode_video(path, num_frames, _thumbnail)

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from datamodules.files.writing import write_text
+from datamodules.files.writing import require_directory, write_text
 from lightning_modules.metrics.intervals import RATES
 from lightning_modules.metrics.predictions import read_predictions
 from tools.report.data import Run, check_runs, page_data, run_names
@@ -61,8 +61,7 @@ def report(
             f"Got num_frames={num_frames}, num_workers={num_workers}, timeout_seconds={timeout_seconds}. Expected "
             "num_frames >= 0, num_workers >= 1 (or null), timeout_seconds > 0."
         )
-    if Path(output).is_file():
-        raise ValueError(f"The output {output} is a file. Give a directory for {REPORT_FILE}.")
+    require_directory(output, REPORT_FILE)
     runs = _read(predictions, names)
     media = _media(runs, Path(output), num_frames, embed_media, workers, timeout_seconds)
     data = page_data(title, runs, media)

@@ -30,7 +30,7 @@ from lightning_modules.backbones.hf import (  # noqa: F401 - the families are fo
     smolvlm,
 )
 from lightning_modules.backbones.hf.family import ClipInput, MediaInputs, find_family, known_model_types
-from lightning_modules.backbones.hf.percept import Percept
+from lightning_modules.backbones.hf.percept import HFPercept
 from lightning_modules.backbones.hf.replay import Recording, capture, record, replay
 from lightning_modules.backbones.interface import Perception, Prompt
 from lightning_modules.backbones.precision import in_float32
@@ -111,7 +111,7 @@ class HFBackbone(DecoderBackbone):
     def stop_token_ids(self) -> list[int]:
         return sorted({*super().stop_token_ids, *self.family.stop_token_ids})
 
-    def perceive(self, batch: ClipBatch) -> Percept:
+    def perceive(self, batch: ClipBatch) -> HFPercept:
         """What the frozen towers return for each clip; a tower in training is left to `encode`.
 
         Raises:
@@ -127,7 +127,7 @@ class HFBackbone(DecoderBackbone):
                 recordings.append({name: stack.enter_context(record(calls)) for name, calls in towers.items()})
                 if towers:
                     self._captured(batch.instructions[i], media[i])
-        return Percept(recordings, media)
+        return HFPercept(recordings, media)
 
     def perception(self) -> Perception:
         config = self.model.config
@@ -138,9 +138,9 @@ class HFBackbone(DecoderBackbone):
             "attention": self._attention,
             "processor": {name: content.decode() for name, content in self._processor_files.items()},
         }
-        return Perception(towers, settings, Percept)
+        return Perception(towers, settings, HFPercept)
 
-    def encode(self, batch: ClipBatch, percept: Percept | None = None) -> Prompt:
+    def encode(self, batch: ClipBatch, percept: HFPercept | None = None) -> Prompt:
         percept = self.perceive(batch) if percept is None else percept
         rows = []
         for i, (recordings, media) in enumerate(zip(percept.recordings, percept.media, strict=True)):

@@ -14,7 +14,7 @@ from lightning_modules.backbones.hf.replay import Recording
 
 
 @dataclass
-class Percept(interface.Percept):
+class HFPercept(interface.Percept):
     """What was made of each clip before the language model.
 
     Args:
@@ -37,7 +37,7 @@ class Percept(interface.Percept):
         return tensors, json.dumps(structure)
 
     @classmethod
-    def unpack(cls, tensors: dict[str, Tensor], structure: str) -> "Percept":
+    def unpack(cls, tensors: dict[str, Tensor], structure: str) -> "HFPercept":
         clips = json.loads(structure)
         return cls(
             [{name: [_rebuilt(node, tensors) for node in nodes] for name, nodes in clip.items()} for clip in clips]

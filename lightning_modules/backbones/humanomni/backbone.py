@@ -38,7 +38,7 @@ _TOWERS = {"vision": "towers/vision", "audio": "towers/audio", "bert": "towers/b
 
 
 @dataclass
-class Percept(interface.Percept):
+class HumanOmniPercept(interface.Percept):
     """Tower outputs: `video` `[B, T, S², D]`, `audio` `[B, L // 3, A]`."""
 
     video: Tensor
@@ -103,7 +103,7 @@ class HumanOmniBackbone(SplicedBackbone):
         known = set(Qwen2Config().to_dict()) | {"rope_theta", "rope_scaling"}
         own = {"model_type": Qwen2Config.model_type, "architectures": ["Qwen2ForCausalLM"]}
         language_config = Qwen2Config.from_dict({**{k: v for k, v in config.items() if k in known}, **own})
-        self.language_model = AutoModelForCausalLM.from_config(language_config, **options)
+        self.language_model = AutoModelForCausalLM.from_config(language_config, trust_remote_code=False, **options)
         self.bert_gate = nn.Sequential(
             nn.Linear(self.bert.config.hidden_size, _GATE_WIDTH), nn.GELU(), nn.Linear(_GATE_WIDTH, 3)
         )
@@ -123,12 +123,12 @@ class HumanOmniBackbone(SplicedBackbone):
         names = ("vision_tower", "audio_tower", "bert", "bert_gate", "mm_projector", "audio_projector")
         return {name: self.get_submodule(name) for name in (*names, "language_model")}
 
-    def perceive(self, batch: ClipBatch) -> Percept:
+    def perceive(self, batch: ClipBatch) -> HumanOmniPercept:
         self.check_frames(batch)
-        return Percept(self.see(self._pixels(batch.frames)), self.hear(self._log_mel(batch)))
+        return HumanOmniPercept(self.see(self._pixels(batch.frames)), self.hear(self._log_mel(batch)))
 
     def perception(self) -> Perception:
-        return self._perception_of(Percept, layer=self._config["mm_vision_select_layer"])
+        return self._perception_of(HumanOmniPercept, layer=self._config["mm_vision_select_layer"])
 
     def see(self, pixels: Tensor) -> Tensor:
         """Patch features `[B, T, S², D]` of normalised frames `[B·T, 3, I, I]`: last layer but one, no norm."""
@@ -154,7 +154,7 @@ class HumanOmniBackbone(SplicedBackbone):
         ).to(self.bert.device)
         return self.bert_gate(self.bert(**tokens).last_hidden_state[:, 0]).softmax(dim=-1)
 
-    def encode(self, batch: ClipBatch, percept: Percept | None = None) -> Prompt:
+    def encode(self, batch: ClipBatch, percept: HumanOmniPercept | None = None) -> Prompt:
         percept = self.perceive(batch) if percept is None else percept
         video = mix(self.mm_projector(percept.video), self.gate(list(batch.instructions)))
         return self._splice(batch, video, self.audio_projector(percept.audio))

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from callbacks.inspection.panel import Panel, ShownCompletion, ShownSentence, is_correct
-from datamodules.emotions import DFEW
+from datamodules.emotions import DFEW_TAXONOMY
 from datamodules.rationale import read_response
 from lightning_modules.coherence import relation
 
 
 def completion(text: str, emotions: Sequence[Sequence[str]], target: str | None = "anger", **worth) -> ShownCompletion:
     """A completion whose sentences express the given emotions."""
-    response = read_response(text, DFEW)
+    response = read_response(text, DFEW_TAXONOMY)
     sentences = tuple(
         ShownSentence(sentence, tuple(own), relation(own, target))
         for sentence, own in zip(response.sentences, emotions, strict=True)

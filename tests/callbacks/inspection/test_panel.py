@@ -9,7 +9,7 @@ import torch
 
 from callbacks.inspection.panel import choose_groups, clip_panels, group_panel
 from datamodules.batch import Clip, ClipBatch, collate
-from datamodules.emotions import DFEW
+from datamodules.emotions import DFEW_TAXONOMY
 from datamodules.rationale import read_response
 from lightning_modules.emotion_verifier import SentenceReading
 from lightning_modules.policy import Evaluation
@@ -29,7 +29,7 @@ def reading(i: int) -> list[SentenceReading]:
 @pytest.fixture
 def experience(batch: ClipBatch) -> Experience:
     """Three clips, two completions each."""
-    responses = [read_response(said(i), DFEW) for i in range(6)]
+    responses = [read_response(said(i), DFEW_TAXONOMY) for i in range(6)]
     targets = ["anger", "anger", "anger", "anger", "happiness", "happiness"]
     completions: Any = [None] * 6
     rollout = Rollout(batch, percept=SimpleNamespace(), completions=completions, responses=responses, targets=targets)
@@ -72,7 +72,7 @@ def test_the_first_clips_of_an_evaluation(make_clip: Callable[..., Clip]) -> Non
         make_clip(1, target=None, has_audio=False),
         make_clip(2, target="anger_fear", failure="broken", waveform=torch.zeros(0)),
     ]
-    responses = [read_response(said(i), DFEW) for i in (1, 1, 1)]
+    responses = [read_response(said(i), DFEW_TAXONOMY) for i in (1, 1, 1)]
     evaluation = Evaluation(collate(clips), responses, [reading(1)] * 3, ["fear", "fear", None])
     first, second, third = clip_panels(evaluation, "someone", 5)
     assert len(list(clip_panels(evaluation, "someone", 2))) == 2

@@ -13,7 +13,7 @@ from callbacks.rewards import (
     accuracy_score,
     sum_rewards,
 )
-from datamodules.emotions import DFEW, GO_EMOTIONS, get_taxonomy
+from datamodules.emotions import DFEW_TAXONOMY, GO_EMOTIONS, get_taxonomy
 from datamodules.rationale import read_response
 from lightning_modules.coherence import explanation_score
 from lightning_modules.emotion_verifier import EmotionVerifier
@@ -67,7 +67,7 @@ def test_golden_label_sets(readings):
     ],
 )
 def test_format(completion, expected):
-    assert FormatReward()([read_response(completion, DFEW)], ["anger"]).tolist() == [expected]
+    assert FormatReward()([read_response(completion, DFEW_TAXONOMY)], ["anger"]).tolist() == [expected]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_explanation(label_sets, target, expected):
 
 
 def test_a_batch_without_a_sentence_gets_zeros():
-    responses = [read_response(text, DFEW) for text in ("", "<think></think><answer>anger</answer>")]
+    responses = [read_response(text, DFEW_TAXONOMY) for text in ("", "<think></think><answer>anger</answer>")]
     assert ExplanationReward()(responses, ["anger", "neutral"], [[], []]).tolist() == [0, 0]
 
 
@@ -97,7 +97,7 @@ def test_the_explanation_reward_needs_readings():
     assert ExplanationReward.needs_verifier
     assert not FormatReward.needs_verifier
     with pytest.raises(ValueError, match="needs a verifier"):
-        ExplanationReward()([read_response("", DFEW)], ["anger"], None)
+        ExplanationReward()([read_response("", DFEW_TAXONOMY)], ["anger"], None)
 
 
 def test_rewards_add_up_by_weight():

@@ -12,8 +12,7 @@ import pytest
 
 from datamodules.inspection import checks as checks_module
 from datamodules.inspection.checks import CheckCache, ClipCheck, FileStamp, check_clip, check_clips
-from datamodules.media import MediaSettings
-from datamodules.mel import MelSettings
+from datamodules.media_settings import MediaSettings, MelSettings
 
 pytestmark = pytest.mark.unit
 

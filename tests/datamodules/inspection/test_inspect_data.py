@@ -19,7 +19,7 @@ from datamodules.inspection.checks import ClipCheck
 from datamodules.inspection.contact_sheet import choose_clips, draw_contact_sheet, frame_strip
 from datamodules.inspection.corpus_report import build_report
 from datamodules.inspection.inspect_data import inspect_data
-from datamodules.media import MediaSettings
+from datamodules.media_settings import MediaSettings
 from datamodules.published import Published
 
 pytestmark = pytest.mark.e2e

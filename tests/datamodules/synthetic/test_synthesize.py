@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from torchcodec.decoders import AudioDecoder, VideoDecoder
 
-from datamodules.emotions import DFEW, GO_EMOTIONS
+from datamodules.emotions import DFEW_TAXONOMY, GO_EMOTIONS
 from datamodules.synthetic.face import draw_face
 from datamodules.synthetic.layouts import media_path
 from datamodules.synthetic.performance import draw_performance
@@ -28,7 +28,7 @@ def _digests(root: Path) -> dict[str, str]:
 
 
 def test_clip_decodes_to_what_was_drawn(tmp_path: Path):
-    performance = draw_performance(np.random.default_rng(0), DFEW, "happiness")
+    performance = draw_performance(np.random.default_rng(0), DFEW_TAXONOMY, "happiness")
     frames, waveform = draw_face(performance, 30), speak(performance, 19_200)
     path = tmp_path / "clip.mp4"
     encode_clip(path, frames, waveform, frame_rate=25.0, sample_rate=16_000)
@@ -93,7 +93,7 @@ def test_sentences_are_written_in_three_disjoint_files(tmp_path: Path):
 
 def test_sentence_file_must_name_a_split(tmp_path: Path):
     with pytest.raises(ValueError, match="one of train, val, test; got 'sentences'"):
-        write_rationale_sentences(tmp_path / "sentences.jsonl", 10, 0, DFEW)
+        write_rationale_sentences(tmp_path / "sentences.jsonl", 10, 0, DFEW_TAXONOMY)
 
 
 def test_non_empty_directory_is_refused_unless_overwritten(tmp_path: Path):

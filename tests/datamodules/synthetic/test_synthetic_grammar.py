@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from datamodules.emotions import ALIASES, DFEW, GO_EMOTIONS, MAFW, VERIFIER_LABELS
+from datamodules.emotions import ALIASES, DFEW_TAXONOMY, GO_EMOTIONS, MAFW_TAXONOMY, VERIFIER_LABELS
 from datamodules.synthetic.cues import ANNOTATOR_CUES, ANNOTATOR_SCENES, SECOND_LABELS, VERIFIER_CUES, VERIFIER_SCENES
 from datamodules.synthetic.grammar import (
     SPLITS,
@@ -40,8 +40,8 @@ def _words(texts: list[str]) -> set[str]:
 
 
 def test_every_emotion_has_enough_paraphrases():
-    assert set(ANNOTATOR_CUES) == set(VERIFIER_CUES) == set(MAFW.classes)
-    for emotion in MAFW.classes:
+    assert set(ANNOTATOR_CUES) == set(VERIFIER_CUES) == set(MAFW_TAXONOMY.classes)
+    for emotion in MAFW_TAXONOMY.classes:
         counts = {channel: len(phrases) for channel, phrases in ANNOTATOR_CUES[emotion].items()}
         assert counts["face"] >= 3 and counts["voice"] >= 3 and counts["body"] >= 2, emotion
         for openings, endings in VERIFIER_CUES[emotion].values():
@@ -66,20 +66,20 @@ def test_paraphrase_sets_are_disjoint_and_share_vocabulary():
 
 
 def test_annotator_set_names_no_emotion_class():
-    names = set(MAFW.classes) | set(ALIASES)
+    names = set(MAFW_TAXONOMY.classes) | set(ALIASES)
     assert not _words([phrase for phrase, _ in ANNOTATOR_PHRASES]) & names
     assert not _words(list(ANNOTATOR_SCENES)) & names
 
 
 def test_sentences_are_short_plain_text():
-    written = [sentence for emotion in MAFW.classes for sentence in annotator_sentences(emotion)]
+    written = [sentence for emotion in MAFW_TAXONOMY.classes for sentence in annotator_sentences(emotion)]
     for sentence in [*written, *ANNOTATOR_SCENES, *(f"The man {phrase}." for phrase in VERIFIER_PHRASES)]:
         assert sentence.endswith(".") and sentence.count(".") == 1
         assert '"' not in sentence and "\n" not in sentence and "  " not in sentence
         assert 4 <= len(sentence.split()) <= 14, sentence
 
 
-@pytest.mark.parametrize("emotion", MAFW.classes)
+@pytest.mark.parametrize("emotion", MAFW_TAXONOMY.classes)
 def test_every_annotator_sentence_is_recognised(emotion: str):
     sentences = list(annotator_sentences(emotion))
     assert len(sentences) >= 8 * 16
@@ -143,9 +143,9 @@ def test_oracle_judge_is_invalid_outside_the_taxonomy():
     judge = OracleJudge()
     contempt = "She rolls the eyes."
     assert judge.name == "oracle-grammar"
-    assert judge.judge([contempt, ANGER, ""], MAFW) == ["contempt", "anger", None]
-    assert judge.judge([contempt, ANGER, ""], DFEW) == [None, "anger", None]
-    assert judge.judge([], DFEW) == []
+    assert judge.judge([contempt, ANGER, ""], MAFW_TAXONOMY) == ["contempt", "anger", None]
+    assert judge.judge([contempt, ANGER, ""], DFEW_TAXONOMY) == [None, "anger", None]
+    assert judge.judge([], DFEW_TAXONOMY) == []
 
 
 @pytest.mark.parametrize("view", ["face", "voice", "mixed"])
@@ -166,7 +166,7 @@ def test_scene_rate_is_respected():
     assert sum(is_scene(text.split(". ")[0]) for text in texts) / 1000 == pytest.approx(0.25, abs=0.05)
 
 
-@pytest.mark.parametrize("taxonomy", [DFEW, MAFW], ids=lambda taxonomy: taxonomy.name)
+@pytest.mark.parametrize("taxonomy", [DFEW_TAXONOMY, MAFW_TAXONOMY], ids=lambda taxonomy: taxonomy.name)
 def test_verifier_splits_share_no_sentence_and_all_words(taxonomy):
     texts = {
         split: [item.text for item in verifier_sentences(np.random.default_rng(0), split, 4000, taxonomy)]
@@ -178,9 +178,9 @@ def test_verifier_splits_share_no_sentence_and_all_words(taxonomy):
 
 
 def test_verifier_labels_are_balanced_go_emotions():
-    items = verifier_sentences(np.random.default_rng(0), "train", 800, DFEW)
+    items = verifier_sentences(np.random.default_rng(0), "train", 800, DFEW_TAXONOMY)
     firsts = [item.emotions[0] for item in items]
-    for emotion in DFEW.classes:
+    for emotion in DFEW_TAXONOMY.classes:
         # Scene sentences read as neutral, so neutral has twice its share.
         assert firsts.count(VERIFIER_LABELS[emotion]) == (200 if emotion == "neutral" else 100)
     assert {label for item in items for label in item.emotions} <= set(GO_EMOTIONS)

@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
+from openpyxl import load_workbook
 
-from datamodules.emotions import ALIASES, DFEW, MAFW
+from datamodules.emotions import ALIASES, DFEW_TAXONOMY, MAFW_TAXONOMY
 from datamodules.synthetic.grammar import rationale_emotion
 from datamodules.synthetic.layouts import media_path, split_folds
 
@@ -21,6 +21,11 @@ NUM_CLIPS = 66
 def _truth(root: Path) -> dict[str, dict]:
     content = json.loads((root / "synthetic.json").read_text(encoding="utf-8"))
     return {clip["media"]: clip for clip in content["clips"]}
+
+
+def _cells(path: Path) -> list[tuple]:
+    """The rows of a workbook."""
+    return list(load_workbook(path)["Sheet1"].values)
 
 
 def test_folds_partition_each_class_and_are_contiguous_in_it():
@@ -53,7 +58,7 @@ def test_dfew_splits(make_corpus: Corpus):
             lines = content.decode().splitlines()[1:]
             rows[split] = [line.split(",") for line in lines]
             for name, code in rows[split]:
-                assert truth[f"Clip/original/{name}.mp4"]["label"] == DFEW.classes[int(code) - 1]
+                assert truth[f"Clip/original/{name}.mp4"]["label"] == DFEW_TAXONOMY.classes[int(code) - 1]
         names = [name for split in rows.values() for name, _ in split]
         assert len(names) == len(set(names)) == NUM_CLIPS  # train and test of a fold share no clip
         assert {code for _, code in rows["test"]} == {str(code) for code in range(1, 8)}
@@ -62,11 +67,12 @@ def test_dfew_splits(make_corpus: Corpus):
 
 
 def test_dfew_annotation(make_corpus: Corpus):
-    sheet = pd.read_excel(make_corpus("dfew") / "Annotation/annotation.xlsx")
-    votes = ["1happy", "2sad", "3neutral", "4angry", "5surprise", "6disgust", "7fear"]
-    assert list(sheet.columns) == [*votes, "order", "label"]
-    assert (sheet[votes].sum(axis=1) == 10).all() and (sheet[votes].max(axis=1) > 6).all()
-    assert (sheet[votes].to_numpy().argmax(axis=1) + 1 == sheet["label"]).all()
+    header, *rows = _cells(make_corpus("dfew") / "Annotation/annotation.xlsx")
+    votes = ("1happy", "2sad", "3neutral", "4angry", "5surprise", "6disgust", "7fear")
+    assert header == (*votes, "order", "label")
+    assert [row[7] for row in rows] == list(range(1, NUM_CLIPS + 1))
+    for *given, _, label in rows:
+        assert sum(given) == 10 and max(given) > 6 and given.index(max(given)) + 1 == label
 
 
 @pytest.mark.parametrize("kind", ["single", "compound"])
@@ -87,7 +93,9 @@ def test_mafw_splits(make_corpus: Corpus, kind: str):
                 clip = truth[f"data/clips/{name}"]
                 parts = label.split("_")
                 assert clip["label"] in parts if kind == "compound" else clip["label"] == label
-                assert [MAFW.index(part) for part in parts] == sorted(MAFW.index(part) for part in parts)
+                assert [MAFW_TAXONOMY.index(part) for part in parts] == sorted(
+                    MAFW_TAXONOMY.index(part) for part in parts
+                )
             with pytest.raises(UnicodeDecodeError):
                 captioned.decode("utf-8")
             cells = [line.split("\t") for line in captioned.decode("gb18030").split("\r\n")[:-1]]
@@ -103,17 +111,18 @@ def test_mafw_workbooks(make_corpus: Corpus):
     root = make_corpus("mafw")
     truth = _truth(root)
     labels = root / "Labels"
-    annotation = pd.read_excel(labels / "annotation.xlsx")
-    single = pd.read_excel(labels / "single-set.xlsx")
-    multi = pd.read_excel(labels / "multi-set.xlsx", dtype={"multi_label": str})
-    text = pd.read_excel(labels / "descriptive_text.xlsx", header=None)
-    assert list(annotation.columns) == ["clip", "invalid", *MAFW.classes] and len(annotation) == NUM_CLIPS
-    assert list(single.columns) == ["clip", *MAFW.classes, "single_label"] and len(single.columns) == 13
-    assert multi.columns[-1] == "multi_label" and len(multi) > 0
-    assert all(len(cell.split(",")) == 2 and "5" not in cell.split(",") for cell in multi["multi_label"])
-    for name, code in zip(single["clip"], single["single_label"], strict=True):
-        assert truth[f"data/clips/{name}"]["label"] == MAFW.classes[code - 1]
-    assert text.shape == (sum(clip["label"] != "neutral" for clip in truth.values()), 3)
+    annotation, single, multi = (_cells(labels / f"{name}.xlsx") for name in ("annotation", "single-set", "multi-set"))
+    assert annotation[0] == ("clip", "invalid", *MAFW_TAXONOMY.classes) and len(annotation) == 1 + NUM_CLIPS
+    assert single[0] == ("clip", *MAFW_TAXONOMY.classes, "single_label") and len(single[0]) == 13
+    for name, *shares, code in single[1:]:
+        assert truth[f"data/clips/{name}"]["label"] == MAFW_TAXONOMY.classes[code - 1]
+        assert shares.index(max(shares)) + 1 == code and sum(shares) == pytest.approx(1)
+    assert multi[0] == ("clip", *MAFW_TAXONOMY.classes, "multi_label") and len(multi) > 1
+    for *_, codes in multi[1:]:
+        assert len(codes.split(",")) == 2 and "5" not in codes.split(",")
+    text = _cells(labels / "descriptive_text.xlsx")
+    assert len(text) == sum(clip["label"] != "neutral" for clip in truth.values())
+    assert all(len(row) == 3 and row[0].endswith(".mp4") for row in text)
 
 
 def test_emer_conversations(make_corpus: Corpus):
@@ -135,7 +144,7 @@ def test_emer_conversations(make_corpus: Corpus):
         rationale, answer = gpt["value"].removeprefix("<think>").split("</think>\n<answer>")
         answer = answer.removesuffix("</answer>")
         assert gpt["from"] == "gpt" and rationale == clip["rationale"]
-        assert DFEW.canonical(answer) == clip["label"]
+        assert DFEW_TAXONOMY.canonical(answer) == clip["label"]
         answers.add(answer)
     assert answers == {"happy", "sad", "neutral", "angry", "surprise", "disgust", "fear"}
     assert {"happy", "sad", "angry"} <= set(ALIASES)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from datamodules.emotions import DFEW, MAFW
+from datamodules.emotions import DFEW_TAXONOMY, MAFW_TAXONOMY
 from datamodules.synthetic.expressions import EXPRESSIONS
 from datamodules.synthetic.face import draw_face
 from datamodules.synthetic.performance import Performance, draw_performance
@@ -15,12 +15,14 @@ pytestmark = pytest.mark.unit
 
 
 def _performance(emotion: str, seed: int = 0) -> Performance:
-    return draw_performance(np.random.default_rng(seed), MAFW, emotion, face_disagreement=0, voice_disagreement=0)
+    return draw_performance(
+        np.random.default_rng(seed), MAFW_TAXONOMY, emotion, face_disagreement=0, voice_disagreement=0
+    )
 
 
 def test_disagreement_rates_and_recoverable_labels():
     rng = np.random.default_rng(0)
-    drawn = [draw_performance(rng, DFEW) for _ in range(2000)]
+    drawn = [draw_performance(rng, DFEW_TAXONOMY) for _ in range(2000)]
     face = [p for p in drawn if p.face_emotion != p.label]
     voice = [p for p in drawn if p.voice_emotion != p.label]
     # Three standard deviations of a binomial of 2000.
@@ -29,7 +31,7 @@ def test_disagreement_rates_and_recoverable_labels():
     assert not any(p.face_emotion != p.label and p.voice_emotion != p.label for p in drawn)
     assert all(p.face_intensity < p.voice_intensity for p in face)
     assert all(p.voice_intensity < p.face_intensity for p in voice)
-    assert {p.label for p in drawn} == set(DFEW.classes)
+    assert {p.label for p in drawn} == set(DFEW_TAXONOMY.classes)
 
 
 def test_performance_is_deterministic():
@@ -47,16 +49,16 @@ def test_performance_is_deterministic():
 )
 def test_impossible_performances_are_refused(arguments: dict, message: str):
     with pytest.raises(ValueError, match=message):
-        draw_performance(np.random.default_rng(0), DFEW, **arguments)
+        draw_performance(np.random.default_rng(0), DFEW_TAXONOMY, **arguments)
 
 
 def test_every_emotion_has_its_own_face_and_voice():
-    assert set(EXPRESSIONS) == set(PROSODY) == set(MAFW.classes)
-    assert len(set(EXPRESSIONS.values())) == len(set(PROSODY.values())) == len(MAFW)
+    assert set(EXPRESSIONS) == set(PROSODY) == set(MAFW_TAXONOMY.classes)
+    assert len(set(EXPRESSIONS.values())) == len(set(PROSODY.values())) == len(MAFW_TAXONOMY)
     assert EXPRESSIONS["neutral"] == replace(EXPRESSIONS["neutral"]).scaled(0.0)
 
 
-@pytest.mark.parametrize("emotion", MAFW.classes)
+@pytest.mark.parametrize("emotion", MAFW_TAXONOMY.classes)
 def test_face_shape_range_and_determinism(emotion: str):
     performance = _performance(emotion)
     frames = draw_face(performance, num_frames=4, image_size=64)
@@ -73,12 +75,12 @@ def test_face_changes_with_emotion_and_intensity():
         return draw_face(performance, 20, noise=0.0, variation=0.0)[-1].astype(float)
 
     rest = apex("neutral", 1.0)
-    for emotion in MAFW.classes:
+    for emotion in MAFW_TAXONOMY.classes:
         weak, strong = (np.abs(apex(emotion, intensity) - rest).mean() for intensity in (0.45, 1.0))
         assert weak == strong == 0 if emotion == "neutral" else 0 < weak < strong, emotion
 
 
-@pytest.mark.parametrize("emotion", MAFW.classes)
+@pytest.mark.parametrize("emotion", MAFW_TAXONOMY.classes)
 @pytest.mark.parametrize("sample_rate", [16_000, 44_100])
 def test_voice_shape_range_and_determinism(emotion: str, sample_rate: int):
     performance = _performance(emotion)

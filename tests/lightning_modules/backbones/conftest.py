@@ -12,8 +12,8 @@ from datamodules.batch import Clip, ClipBatch, collate
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.decoder_backbone import DecoderBackbone
 from lightning_modules.backbones.hf.backbone import HFBackbone
-from lightning_modules.backbones.hf.tiny import write_tiny_checkpoint
 from lightning_modules.backbones.humanomni.backbone import HumanOmniBackbone
+from tests.tiny_checkpoints import write_tiny_checkpoint
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "humanomni_small"
 TEXT = "Which emotion? <think>The man frowns hard. He shouts.</think>\n<answer>angry</answer>"

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from datamodules.batch import ClipBatch
-from datamodules.mel import MelSettings, log_mel
+from datamodules.media_settings import MelSettings
+from datamodules.mel import log_mel
 from lightning_modules.backbones.composed import ComposedBackbone, _pool
 from lightning_modules.backbones.interface import Sampling
 

@@ -389,10 +389,10 @@ def _recordings() -> list[Any]:
 
 
 def test_recordings_of_transformers_keep_their_structure() -> None:
-    percept = hf_percept.Percept([{"vision_tower": _recordings(), "audio_tower": []}, {}])
+    percept = hf_percept.HFPercept([{"vision_tower": _recordings(), "audio_tower": []}, {}])
     tensors, structure = percept.pack()
-    assert plain(hf_percept.Percept.unpack(tensors, structure)) == plain(percept)
-    output = hf_percept.Percept.unpack(tensors, structure).recordings[0]["vision_tower"][6]
+    assert plain(hf_percept.HFPercept.unpack(tensors, structure)) == plain(percept)
+    output = hf_percept.HFPercept.unpack(tensors, structure).recordings[0]["vision_tower"][6]
     assert type(output) is BaseModelOutputWithPooling
     assert list(output.keys()) == ["last_hidden_state", "hidden_states"]
 
@@ -404,11 +404,11 @@ def test_recordings_of_transformers_keep_their_structure() -> None:
 )
 def test_other_results_of_towers_are_refused(result: Any) -> None:
     with pytest.raises(ValueError, match="The vision_tower returns a .*, which cannot be kept on disk"):
-        hf_percept.Percept([{"vision_tower": [result]}]).pack()
+        hf_percept.HFPercept([{"vision_tower": [result]}]).pack()
 
 
 @pytest.mark.parametrize("name", ["os.system", "subprocess.Popen", "transformers.Trainer", f"{__name__}._OwnOutput"])
 def test_only_classes_of_transformers_outputs_are_rebuilt(name: str) -> None:
     structure = json.dumps([{"vision_tower": [{"output": name, "fields": {}}]}])
     with pytest.raises(KeyError):
-        hf_percept.Percept.unpack({}, structure)
+        hf_percept.HFPercept.unpack({}, structure)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from datamodules.batch import ClipBatch
-from lightning_modules.backbones import scoring
+from lightning_modules.backbones import logprobs
 from lightning_modules.backbones.decoder_backbone import DecoderBackbone
 from lightning_modules.backbones.interface import Completions, Sampling
 from lightning_modules.backbones.token_cross_entropy import liger_cross_entropy, token_cross_entropy
@@ -50,7 +50,7 @@ def test_values_and_gradients_are_pytorchs(device: str) -> None:
 def test_scores_are_pytorchs(
     model: DecoderBackbone, clips: ClipBatch, device: str, chunk_elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "CHUNK_ELEMENTS", chunk_elements)
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", chunk_elements)
     model, clips = model.to(device), clips.to(device)
     model.set_trainable(["language_model"])
     torch.manual_seed(0)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from datamodules.emotions import DFEW, MAFW
+from datamodules.emotions import DFEW_TAXONOMY, MAFW_TAXONOMY
 from lightning_modules.judges import FileJudge, Judge
 
 pytestmark = pytest.mark.unit
@@ -22,7 +22,7 @@ def test_file_judge_reads_replies_by_id(file):
     judge = FileJudge(file)
     assert judge.name == f"file:{file}"
     # canonical; not a class; null; no such line
-    assert judge.verdicts(["b", "7", "c", "d"], DFEW) == ["happiness", None, None, None]
+    assert judge.verdicts(["b", "7", "c", "d"], DFEW_TAXONOMY) == ["happiness", None, None, None]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_malformed_judge_files(file, content, message):
 def test_a_file_for_other_clips_is_an_error(file):
     file.write_text('{"id": "x", "emotion": "sad"}\n')
     with pytest.raises(ValueError, match="no verdict for any of the 2 clips"):
-        FileJudge(file).verdicts(["a", "b"], DFEW)
+        FileJudge(file).verdicts(["a", "b"], DFEW_TAXONOMY)
 
 
 def test_missing_judge_file(tmp_path):
@@ -66,15 +66,15 @@ def test_a_file_that_says_who_judged_what(file):
     judge = FileJudge(file)
     assert not isinstance(judge, Judge)  # it judges clips, not rationales
     assert (judge.name, judge.taxonomy) == ("endpoint:m", "dfew")
-    assert judge.verdicts(["a", "b"], DFEW, ["He cries. He weeps.", "any"]) == ["sadness", None]
+    assert judge.verdicts(["a", "b"], DFEW_TAXONOMY, ["He cries. He weeps.", "any"]) == ["sadness", None]
 
 
 def test_verdicts_on_another_rationale_or_in_another_taxonomy_are_refused(file):
     write(file, {})
     with pytest.raises(ValueError, match="the verdict on 'a' is on another rationale"):
-        FileJudge(file).verdicts(["a"], DFEW, ["He laughs."])
+        FileJudge(file).verdicts(["a"], DFEW_TAXONOMY, ["He laughs."])
     with pytest.raises(ValueError, match="verdicts in the taxonomy dfew; expected mafw"):
-        FileJudge(file).verdicts(["a"], MAFW)
+        FileJudge(file).verdicts(["a"], MAFW_TAXONOMY)
 
 
 def test_names_in_a_file_do_not_steer_a_terminal(file):

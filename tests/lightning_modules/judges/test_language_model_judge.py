@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.emotions import DFEW
+from datamodules.emotions import DFEW_TAXONOMY
 from lightning_modules.judges import Judge, LanguageModelJudge
 from lightning_modules.judges.prompt import judge_prompt
 
@@ -38,7 +38,7 @@ def test_batches_padded_on_the_left_reply_as_each_prompt_alone(path):
     judge = LanguageModelJudge(str(path), batch_size=3, device="cpu")
     assert isinstance(judge, Judge)
     assert judge.name == f"language-model:{path}"
-    prompts = [judge_prompt(rationale, DFEW) for rationale in RATIONALES]
+    prompts = [judge_prompt(rationale, DFEW_TAXONOMY) for rationale in RATIONALES]
     replies = dict(judge.ask(prompts))
     turns = [f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n" for prompt in prompts]
     assert [replies[i] for i in range(3)] == [greedy(judge, turn) for turn in turns]
@@ -49,7 +49,7 @@ def test_batches_padded_on_the_left_reply_as_each_prompt_alone(path):
 
 def test_what_random_weights_say_is_invalid_and_counted(path):
     judge = LanguageModelJudge(str(path), device="cpu")
-    assert judge.judge([*RATIONALES, ""], DFEW) == [None] * 4
+    assert judge.judge([*RATIONALES, ""], DFEW_TAXONOMY) == [None] * 4
     assert (judge.num_judged, judge.num_invalid) == (4, 4)
     assert judge.unread_reply is not None
 
@@ -58,7 +58,7 @@ def test_a_model_without_a_template_continues_the_question_to_the_end_of_the_lin
     (path / "chat_template.jinja").unlink()
     judge = LanguageModelJudge(str(path), device="cpu")
     assert judge.tokenizer.chat_template is None
-    prompts = [judge_prompt(rationale, DFEW) for rationale in RATIONALES]
+    prompts = [judge_prompt(rationale, DFEW_TAXONOMY) for rationale in RATIONALES]
     expected = [greedy(judge, prompt).strip().partition("\n")[0] for prompt in prompts]
     replies = dict(judge.ask(prompts))
     assert [replies[i] for i in range(3)] == expected
@@ -83,7 +83,7 @@ def test_nothing_is_taken_from_the_checkpoints_generation_settings(path):
 def test_a_prompt_longer_than_the_models_context_has_no_reply(path):
     judge = LanguageModelJudge(str(path), device="cpu")
     length = judge.model.config.max_position_embeddings
-    assert judge.judge(["long " * length, "He smiles."], DFEW) == [None, None]
+    assert judge.judge(["long " * length, "He smiles."], DFEW_TAXONOMY) == [None, None]
     assert dict(judge.ask(["long " * length, "He smiles."]))[0] is None
     assert judge.num_invalid == 2
 

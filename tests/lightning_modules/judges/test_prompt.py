@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from datamodules.emotions import DFEW, MAFW
+from datamodules.emotions import DFEW_TAXONOMY, MAFW_TAXONOMY
 from datamodules.synthetic.grammar import OracleJudge
 from lightning_modules.judges.prompt import PromptedJudge, Verdict, each_verdict, judge_prompt, read_reply
 
@@ -26,7 +26,7 @@ class Parrot(PromptedJudge):
 
 
 def test_the_papers_prompt():
-    assert judge_prompt("He {smiles}.", DFEW) == (
+    assert judge_prompt("He {smiles}.", DFEW_TAXONOMY) == (
         "Read the reasoning content and respond with the appropriate emotion in happiness, sadness, neutral, anger, "
         "surprise, disgust, fear. Reply with only the emotion word.\nReason: He {smiles}.\nAnswer Emotion:"
     )
@@ -55,17 +55,17 @@ def test_the_papers_prompt():
     ],
 )
 def test_reading_a_reply(reply, emotion):
-    assert read_reply(reply, DFEW) == emotion
+    assert read_reply(reply, DFEW_TAXONOMY) == emotion
 
 
 def test_the_taxonomy_decides_what_a_class_is():
-    assert read_reply("contemptuous", MAFW) == "contempt"
+    assert read_reply("contemptuous", MAFW_TAXONOMY) == "contempt"
 
 
 def test_stream_keeps_positions_asks_once_and_never_about_nothing():
     judge = Parrot()
     rationales = ["so sad", "", "so happy", "so sad", "in silence", " \n", "what now"]
-    verdicts = dict(judge.stream(rationales, DFEW))
+    verdicts = dict(judge.stream(rationales, DFEW_TAXONOMY))
     assert verdicts == {
         0: Verdict("sadness", "sad"),
         1: Verdict(None),
@@ -75,17 +75,17 @@ def test_stream_keeps_positions_asks_once_and_never_about_nothing():
         5: Verdict(None),
         6: Verdict(None, "now"),
     }
-    assert judge.prompts == [judge_prompt(rationales[i], DFEW) for i in (0, 2, 4, 6)]
+    assert judge.prompts == [judge_prompt(rationales[i], DFEW_TAXONOMY) for i in (0, 2, 4, 6)]
     assert judge.report() == "parrot: 7 rationales judged, 4 invalid, such as the reply 'now'."
 
 
 def test_judge_is_the_stream_in_order():
-    assert Parrot().judge(["so sad", "", "so happy"], DFEW) == ["sadness", None, "happiness"]
+    assert Parrot().judge(["so sad", "", "so happy"], DFEW_TAXONOMY) == ["sadness", None, "happiness"]
 
 
 def test_any_judge_gives_each_verdict():
     rationales = ["Her mouth drops open.", "nothing"] * 40  # more than are read together
-    verdicts = dict(each_verdict(OracleJudge(), rationales, DFEW))
+    verdicts = dict(each_verdict(OracleJudge(), rationales, DFEW_TAXONOMY))
     assert list(verdicts) == list(range(80))
-    assert [verdicts[i].emotion for i in range(80)] == OracleJudge().judge(rationales, DFEW)
-    assert dict(each_verdict(Parrot(), ["so sad"], DFEW)) == {0: Verdict("sadness", "sad")}
+    assert [verdicts[i].emotion for i in range(80)] == OracleJudge().judge(rationales, DFEW_TAXONOMY)
+    assert dict(each_verdict(Parrot(), ["so sad"], DFEW_TAXONOMY)) == {0: Verdict("sadness", "sad")}

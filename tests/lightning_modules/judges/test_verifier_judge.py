@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.emotions import DFEW, GO_EMOTIONS, MAFW
+from datamodules.emotions import DFEW_TAXONOMY, GO_EMOTIONS, MAFW_TAXONOMY
 from lightning_modules.emotion_verifier import SentenceReading
 from lightning_modules.judges import Judge, VerifierJudge
-from lightning_modules.judges.verifier import verifier_verdict
+from lightning_modules.judges.verifier_judge import verifier_verdict
 
 pytestmark = pytest.mark.unit
 
@@ -24,30 +24,30 @@ def reading(**probabilities: float) -> SentenceReading:
 
 def test_verdict_is_the_class_with_the_highest_mean():
     rows = [reading(joy=0.9, sadness=0.6), reading(joy=0.1, sadness=0.5)]
-    assert verifier_verdict(rows, DFEW) == "sadness"  # means 0.50 and 0.55
-    assert verifier_verdict(rows[:1], DFEW) == "happiness"
+    assert verifier_verdict(rows, DFEW_TAXONOMY) == "sadness"  # means 0.50 and 0.55
+    assert verifier_verdict(rows[:1], DFEW_TAXONOMY) == "happiness"
 
 
 def test_verdict_is_restricted_to_the_taxonomy():
     row = reading(grief=0.9, admiration=1.0, anger=0.2)
-    assert verifier_verdict([row], MAFW) == "helplessness"
-    assert verifier_verdict([row], DFEW) == "anger"
+    assert verifier_verdict([row], MAFW_TAXONOMY) == "helplessness"
+    assert verifier_verdict([row], DFEW_TAXONOMY) == "anger"
 
 
 def test_no_sentence_is_invalid():
-    assert verifier_verdict([], DFEW) is None
+    assert verifier_verdict([], DFEW_TAXONOMY) is None
 
 
 def test_verifier_judge():
     judge = VerifierJudge(TINY, device="cpu")
     assert isinstance(judge, Judge)
     assert judge.name == f"verifier:{TINY}"
-    verdicts = judge.judge(["He smiles. She frowns.", "", " "], DFEW)
-    assert verdicts[0] in DFEW.classes
+    verdicts = judge.judge(["He smiles. She frowns.", "", " "], DFEW_TAXONOMY)
+    assert verdicts[0] in DFEW_TAXONOMY.classes
     assert verdicts[1:] == [None, None]
     probabilities = judge.verifier.probabilities(["He smiles.", "She frowns."]).mean(dim=0)
-    columns = [GO_EMOTIONS.index(label) for label in DFEW.verifier_labels]
-    assert verdicts[0] == DFEW.classes[int(probabilities[columns].argmax())]
+    columns = [GO_EMOTIONS.index(label) for label in DFEW_TAXONOMY.verifier_labels]
+    assert verdicts[0] == DFEW_TAXONOMY.classes[int(probabilities[columns].argmax())]
 
 
 def test_a_verifier_that_does_not_load(tmp_path):

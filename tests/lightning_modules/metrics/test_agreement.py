@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datamodules.emotions import DFEW, MAFW, Taxonomy
+from datamodules.emotions import DFEW_TAXONOMY, MAFW_TAXONOMY, Taxonomy
 from lightning_modules.metrics.agreement import cohens_kappa, judge_agreement, raw_agreement, verdict_counts
 
 pytestmark = pytest.mark.numerics
@@ -69,13 +69,14 @@ def test_many_tables_at_once_are_each_as_alone():
 
 def test_kappa_against_the_definition_over_clips():
     rng = np.random.default_rng(1)
-    first = [MAFW.classes[i] for i in rng.integers(0, 11, 500)]
+    first = [MAFW_TAXONOMY.classes[i] for i in rng.integers(0, 11, 500)]
     second = [
-        a if rng.random() < 0.6 else MAFW.classes[i] for a, i in zip(first, rng.integers(0, 11, 500), strict=True)
+        a if rng.random() < 0.6 else MAFW_TAXONOMY.classes[i]
+        for a, i in zip(first, rng.integers(0, 11, 500), strict=True)
     ]
     observed = np.mean([a == b for a, b in zip(first, second, strict=True)])
-    chance = sum(first.count(emotion) / 500 * second.count(emotion) / 500 for emotion in MAFW.classes)
-    kappa = float(cohens_kappa(verdict_counts(first, second, MAFW)))
+    chance = sum(first.count(emotion) / 500 * second.count(emotion) / 500 for emotion in MAFW_TAXONOMY.classes)
+    kappa = float(cohens_kappa(verdict_counts(first, second, MAFW_TAXONOMY)))
     assert kappa == pytest.approx((observed - chance) / (1 - chance), abs=1e-12)
 
 
@@ -98,7 +99,9 @@ def test_interval_against_a_bootstrap_of_clips_and_the_large_sample_error():
 
 
 def test_the_seed_decides_the_interval():
-    counts = verdict_counts(["happiness", "anger", None, "fear"] * 5, ["happiness", "fear", None, "fear"] * 5, DFEW)
+    counts = verdict_counts(
+        ["happiness", "anger", None, "fear"] * 5, ["happiness", "fear", None, "fear"] * 5, DFEW_TAXONOMY
+    )
     assert judge_agreement(counts, 100, 1) == judge_agreement(counts, 100, 1)
     assert judge_agreement(counts, 100, 1) != judge_agreement(counts, 100, 2)
 

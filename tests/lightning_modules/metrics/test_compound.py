@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from datamodules.emotions import DFEW, MAFW
+from datamodules.emotions import DFEW_TAXONOMY, MAFW_TAXONOMY
 from lightning_modules.metrics.emotion_report import EmotionReport
 
 pytestmark = pytest.mark.numerics
 
 
 def test_any_emotion_of_a_compound_clip_is_right() -> None:
-    report = EmotionReport(MAFW, "judge")
+    report = EmotionReport(MAFW_TAXONOMY, "judge")
     predictions = ["disgust", "anger", "fear", None, "sadness"]
     targets = ["anger_disgust", "anger_disgust", "anger_disgust", "anger_disgust", "sadness"]
     report.update_clips(predictions, targets, ["anger"] * 5)
@@ -25,7 +25,7 @@ def test_any_emotion_of_a_compound_clip_is_right() -> None:
 
 
 def test_single_clips_have_every_figure() -> None:
-    report = EmotionReport(DFEW, "judge")
+    report = EmotionReport(DFEW_TAXONOMY, "judge")
     report.update_clips(["anger", "fear"], ["anger", "sadness"], ["anger", None])
     metrics = report.compute()
     assert metrics["compound_clips"] == 0
@@ -33,7 +33,7 @@ def test_single_clips_have_every_figure() -> None:
 
 
 def test_compound_clips_add_up_over_processes() -> None:
-    first, second = EmotionReport(MAFW), EmotionReport(MAFW)
+    first, second = EmotionReport(MAFW_TAXONOMY), EmotionReport(MAFW_TAXONOMY)
     first.update_clips(["fear"], ["fear_surprise"], None)
     second.update_clips(["fear"], ["fear"], None)
     # What torchmetrics does with the states of two processes.

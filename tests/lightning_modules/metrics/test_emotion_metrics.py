@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchmetrics import MetricCollection
 
-from datamodules.emotions import DFEW, MAFW, Taxonomy, get_taxonomy
+from datamodules.emotions import DFEW_TAXONOMY, MAFW_TAXONOMY, Taxonomy, get_taxonomy
 from datamodules.rationale import read_response
 from lightning_modules.judges import FileJudge
 from lightning_modules.metrics.counts import class_indices
@@ -117,7 +117,7 @@ def test_report_by_hand():
 
 
 def test_without_a_judge_the_explanation_metrics_are_none():
-    report = EmotionReport(DFEW)
+    report = EmotionReport(DFEW_TAXONOMY)
     report.update(torch.arange(7), torch.arange(7))
     values = report.compute()
     assert values["war"] == 1
@@ -125,11 +125,11 @@ def test_without_a_judge_the_explanation_metrics_are_none():
 
 
 def test_only_unknown_answers():
-    report = EmotionReport(DFEW)
+    report = EmotionReport(DFEW_TAXONOMY)
     report.update(torch.full((7,), -1), torch.arange(7))
     values = report.compute()
     assert (values["war"], values["uar"], values["uar_answered_only"], values["unknown_answers"]) == (0, 0, None, 7)
-    answered = UAR(DFEW, answered_only=True)
+    answered = UAR(DFEW_TAXONOMY, answered_only=True)
     answered.update(torch.full((7,), -1), torch.arange(7))
     assert answered.compute().isnan()
 
@@ -147,7 +147,7 @@ def test_two_processes_add_up_to_one():
 
 
 def test_one_state_serves_the_whole_collection():
-    metrics = all_metrics(MAFW)
+    metrics = all_metrics(MAFW_TAXONOMY)
     metrics.update(torch.arange(11), torch.arange(11), torch.arange(11))
     metrics.update(torch.arange(11), torch.arange(11), torch.arange(11))
     assert len(metrics.compute_groups) == 1
@@ -158,7 +158,7 @@ def test_one_state_serves_the_whole_collection():
 @pytest.mark.parametrize("metric", [WAR, UAR, EEA, EPC, FCR, EmotionReport])
 def test_no_clip_is_an_error(metric):
     with pytest.raises(ValueError, match="No clip was evaluated"), pytest.warns(UserWarning, match="before"):
-        metric(DFEW).compute()
+        metric(DFEW_TAXONOMY).compute()
 
 
 @pytest.mark.parametrize(
@@ -173,4 +173,4 @@ def test_no_clip_is_an_error(metric):
 )
 def test_bad_indices_are_errors(values, message):
     with pytest.raises(ValueError, match=message):
-        WAR(DFEW).update(*(torch.tensor(value) for value in values))
+        WAR(DFEW_TAXONOMY).update(*(torch.tensor(value) for value in values))

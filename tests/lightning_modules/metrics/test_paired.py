@@ -8,7 +8,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from datamodules.emotions import DFEW, MAFW
+from datamodules.emotions import DFEW_TAXONOMY, MAFW_TAXONOMY
 from lightning_modules.metrics.intervals import RATES, Interval, bootstrap_rates, clip_outcomes
 from lightning_modules.metrics.paired import compare_runs, exact_mcnemar, holm
 from lightning_modules.metrics.predictions import Prediction
@@ -24,8 +24,8 @@ def random_run(count: int, accuracy: float, seed: int) -> list[Prediction]:
     chance = random.Random(seed)
     run = []
     for i in range(count):
-        target = DFEW.classes[i % 3]
-        prediction = target if chance.random() < accuracy else chance.choice([*DFEW.classes, None])
+        target = DFEW_TAXONOMY.classes[i % 3]
+        prediction = target if chance.random() < accuracy else chance.choice([*DFEW_TAXONOMY.classes, None])
         run.append(clip(i, target, prediction, chance.choice([prediction, target, None])))
     return run
 
@@ -72,7 +72,7 @@ def test_holm_by_hand() -> None:
 
 def test_a_run_does_not_differ_from_itself() -> None:
     run = random_run(90, 0.6, seed=0)
-    comparison = compare_runs(run, run, DFEW, judged=True, num_resamples=500)
+    comparison = compare_runs(run, run, DFEW_TAXONOMY, judged=True, num_resamples=500)
     sections = [comparison.overall, *(own.rates for own in comparison.per_class.values())]
     assert list(comparison.overall) == list(RATES) and len(sections) == 4
     for paired in (paired for rates in sections for paired in rates.values()):
@@ -83,7 +83,7 @@ def test_a_run_does_not_differ_from_itself() -> None:
 def test_per_class_by_hand() -> None:
     before = run_of({"happiness": "0000011111", "fear": "1100"})
     after = run_of({"happiness": "1111111110", "fear": "1000"})
-    comparison = compare_runs(before, after, DFEW, judged=False, num_resamples=200)
+    comparison = compare_runs(before, after, DFEW_TAXONOMY, judged=False, num_resamples=200)
     assert list(comparison.overall) == ["war", "uar"]
     war, uar = comparison.overall["war"], comparison.overall["uar"]
     assert (war.baseline, war.other, war.difference.value) == (7 / 14, 10 / 14, 10 / 14 - 7 / 14)
@@ -102,7 +102,7 @@ def test_per_class_by_hand() -> None:
 def test_judged_rates_of_one_class_by_hand() -> None:
     before = [clip(0, "fear", "fear", "anger"), clip(1, "fear", "anger", "anger"), clip(2, "fear", None, None)]
     after = [clip(0, "fear", "fear", "fear"), clip(1, "fear", "anger", "fear"), clip(2, "fear", None, None)]
-    rates = compare_runs(before, after, DFEW, judged=True, num_resamples=10).per_class["fear"].rates
+    rates = compare_runs(before, after, DFEW_TAXONOMY, judged=True, num_resamples=10).per_class["fear"].rates
     expected = {"recall": (1, 1, 0, 0), "eea": (0, 2, 2, 0), "epc": (1, 1, 1, 1), "fcr": (0, 1, 1, 0)}
     for rate, (hits_before, hits_after, gained, lost) in expected.items():
         paired = rates[rate]
@@ -113,14 +113,14 @@ def test_judged_rates_of_one_class_by_hand() -> None:
 def test_differences_as_of_clips_drawn_one_by_one() -> None:
     """Another computation: the same drawn clips for both runs, counted in a loop."""
     before, after = random_run(120, 0.5, seed=1), random_run(120, 0.7, seed=2)
-    first, second = (clip_outcomes(run, DFEW, judged=True) for run in (before, after))
+    first, second = (clip_outcomes(run, DFEW_TAXONOMY, judged=True) for run in (before, after))
     chance = np.random.default_rng(5)
     samples = []
     for _ in range(2000):
         drawn = chance.integers(0, 120, 120)
         one, two = first.take(drawn).values(), second.take(drawn).values()
         samples.append({rate: two[rate] - one[rate] for rate in RATES})
-    comparison = compare_runs(before, after, DFEW, judged=True, num_resamples=20_000)
+    comparison = compare_runs(before, after, DFEW_TAXONOMY, judged=True, num_resamples=20_000)
     for rate in RATES:
         low, high = np.percentile([sample[rate] for sample in samples], [2.5, 97.5])
         assert comparison.overall[rate].difference.low == pytest.approx(low, abs=0.02)
@@ -131,16 +131,16 @@ def test_what_is_hard_for_both_runs_cancels() -> None:
     """Runs that differ in 6 of 200 clips: a gain that their own intervals, which overlap, do not show."""
     before = run_of({"fear": "1" * 100 + "0" * 100})
     after = run_of({"fear": "1" * 106 + "0" * 94})
-    war = compare_runs(before, after, DFEW, judged=False, num_resamples=2000).overall["war"]
+    war = compare_runs(before, after, DFEW_TAXONOMY, judged=False, num_resamples=2000).overall["war"]
     assert war.difference.excludes_zero
     assert war.test is not None and war.test.p_value == 2 / 64
-    one, two = (bootstrap_rates(run, DFEW)["war"] for run in (before, after))
+    one, two = (bootstrap_rates(run, DFEW_TAXONOMY)["war"] for run in (before, after))
     assert two.low < one.value < two.high
 
 
 def test_compound_targets_have_war_alone() -> None:
     before, after = ([clip(0, "anger_disgust", own, "anger"), clip(1, "fear", own)] for own in ("fear", "disgust"))
-    comparison = compare_runs(before, after, MAFW, judged=True, num_resamples=100)
+    comparison = compare_runs(before, after, MAFW_TAXONOMY, judged=True, num_resamples=100)
     assert list(comparison.overall) == ["war"] and comparison.per_class == {}
     war = comparison.overall["war"].test
     assert war is not None and (war.gained, war.lost) == (1, 1)
@@ -150,4 +150,4 @@ def test_other_clips_are_refused() -> None:
     run = random_run(5, 0.5, seed=0)
     for other in (run[::-1], run[:4], [replace(own, target="fear") for own in run]):
         with pytest.raises(ValueError, match="predictions of the same clips"):
-            compare_runs(run, other, DFEW, judged=False)
+            compare_runs(run, other, DFEW_TAXONOMY, judged=False)

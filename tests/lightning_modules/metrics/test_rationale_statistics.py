@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from datamodules.emotions import DFEW, MAFW
+from datamodules.emotions import DFEW_TAXONOMY, MAFW_TAXONOMY
 from lightning_modules.metrics.rationale_statistics import (
+    Ratio,
     Rationale,
-    Tally,
     distinct,
     names_label,
     rationale_statistics,
@@ -29,7 +29,7 @@ def read(clip: str, target: str | None, *emotions: tuple[str, ...], **fields: An
     return rationale(clip, *sentences, emotions=emotions, target=target, **fields)
 
 
-def values(*rationales: Rationale, taxonomy=DFEW) -> dict[str, float | None]:
+def values(*rationales: Rationale, taxonomy=DFEW_TAXONOMY) -> dict[str, float | None]:
     return {name: tally.value for name, tally in rationale_statistics(rationales, taxonomy).items()}
 
 
@@ -61,7 +61,7 @@ def test_label_named_counts_target_and_answer_over_all_sentences() -> None:
     no_name = rationale("c", "He is angry.")
     assert values(first, second, no_name)["label_named"] == pytest.approx(3 / 5)  # the third has nothing to name
     compound = rationale("d", "Anger.", "Disgust.", "Fear.", target="anger_disgust")
-    assert values(compound, taxonomy=MAFW)["label_named"] == pytest.approx(2 / 3)
+    assert values(compound, taxonomy=MAFW_TAXONOMY)["label_named"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(
@@ -147,11 +147,14 @@ def test_explanation_against_own_and_shuffled_targets() -> None:
 
 
 def test_a_rationale_that_says_the_same_of_every_clip_earns_as_much_with_shuffled_targets() -> None:
-    same = [read(target, target, ("joy", "anger"), ("joy", "anger")) for target in DFEW.classes]
+    same = [read(target, target, ("joy", "anger"), ("joy", "anger")) for target in DFEW_TAXONOMY.classes]
     found = values(*same)
     assert found["explanation"] == pytest.approx(2 / 7) and found["shuffled_ratio"] == pytest.approx(1.0)
     assert found["rival"] == pytest.approx(2 / 6), "two of six emotional clips, and each pleases two targets in full"
-    honest = [read(target, target, (label,)) for target, label in zip(DFEW.classes, DFEW.verifier_labels, strict=True)]
+    honest = [
+        read(target, target, (label,))
+        for target, label in zip(DFEW_TAXONOMY.classes, DFEW_TAXONOMY.verifier_labels, strict=True)
+    ]
     assert values(*honest)["shuffled_ratio"] == 0.0 and values(*honest)["rival"] == 0.0
 
 
@@ -165,7 +168,7 @@ def test_hedging() -> None:
     other_labels = read("c", "anger", ("love", "pride"), ("anger", "joy"))  # love and pride are no DFEW emotions
     assert values(two, three, other_labels)["hedging"] == pytest.approx(1 / 3)
     contempt = read("d", "contempt", ("disapproval",), ("grief",), ("nervousness",))
-    assert values(contempt, taxonomy=MAFW)["hedging"] == 1.0 and values(contempt)["hedging"] == 0.0
+    assert values(contempt, taxonomy=MAFW_TAXONOMY)["hedging"] == 1.0 and values(contempt)["hedging"] == 0.0
 
 
 def test_judge_gap() -> None:
@@ -201,11 +204,11 @@ def test_without_readings_what_needs_none_is_measured() -> None:
 def test_tallies_of_parts_add_up_to_that_of_all() -> None:
     rows = [
         read(str(i), target, ("joy",), *[("anger", "fear")] * i, second=(("joy",),) * (i + 1), judged="anger")
-        for i, target in enumerate(DFEW.classes)
+        for i, target in enumerate(DFEW_TAXONOMY.classes)
     ]
-    whole = rationale_statistics(rows, DFEW)
-    first, rest = rationale_statistics(rows[:3], DFEW), rationale_statistics(rows[3:], DFEW)
+    whole = rationale_statistics(rows, DFEW_TAXONOMY)
+    first, rest = rationale_statistics(rows[:3], DFEW_TAXONOMY), rationale_statistics(rows[3:], DFEW_TAXONOMY)
     for name in set(whole) - {"shared_sentences", "reward_length"}:  # these compare clips with each other
         added = first[name] + rest[name]
         assert (added.total, added.count) == pytest.approx((whole[name].total, whole[name].count)), name
-    assert Tally(3.0, 4.0).value == 0.75 and Tally().value is None
+    assert Ratio(3.0, 4.0).value == 0.75 and Ratio().value is None

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.emotions import DFEW, VERIFIER_LABELS
+from datamodules.emotions import DFEW_TAXONOMY, VERIFIER_LABELS
 from lightning_modules.metrics.predictions import PredictedSentence, Prediction
-from lightning_modules.metrics.rationale_statistics import Tally, rationale_statistics
+from lightning_modules.metrics.rationale_statistics import Ratio, rationale_statistics
 from lightning_modules.metrics.reward_hacking import CHECKS, Alarm, make_alarms, prediction_alarms
 
 pytestmark = pytest.mark.unit
@@ -17,7 +17,7 @@ NOUNS = ("room", "street", "garden", "kitchen", "car")
 
 def healthy(i: int) -> Prediction:
     """Two neutral observations and two sentences of evidence for the target, none of them said of another clip."""
-    target = DFEW.classes[i % len(DFEW)]
+    target = DFEW_TAXONOMY.classes[i % len(DFEW_TAXONOMY)]
     label = VERIFIER_LABELS[target]
     clues = [(f"Clip {i} opens in a {NOUNS[i % 5]}.", "neutral"), (f"The lips of person {i} move slowly.", "neutral")]
     clues += [(f"Their voice is at {i} now.", label), (f"Both eyes narrow {i} times.", label)]
@@ -40,11 +40,11 @@ def label(prediction: Prediction) -> str:
 
 
 def warned(predictions: list[Prediction]) -> set[str]:
-    return {alarm.name for alarm in prediction_alarms(predictions, DFEW) if alarm.warns}
+    return {alarm.name for alarm in prediction_alarms(predictions, DFEW_TAXONOMY) if alarm.warns}
 
 
 def test_every_statistic_has_a_range_and_a_meaning() -> None:
-    assert list(CHECKS) == list(rationale_statistics([], DFEW))
+    assert list(CHECKS) == list(rationale_statistics([], DFEW_TAXONOMY))
     assert all(check.meaning and check.advice for check in CHECKS.values())
     documented = (Path(__file__).parents[3] / "docs/analysis.md").read_text()
     assert [name for name in CHECKS if f"`{name}`" not in documented] == []
@@ -102,16 +102,16 @@ def test_length_that_is_rewarded() -> None:
 
 def test_clips_that_do_not_decode_are_left_out() -> None:
     failed = [replace(said(p), id=f"x{p.id}", failure="cannot be decoded") for p in HEALTHY]
-    assert prediction_alarms(HEALTHY + failed, DFEW) == prediction_alarms(HEALTHY, DFEW)
+    assert prediction_alarms(HEALTHY + failed, DFEW_TAXONOMY) == prediction_alarms(HEALTHY, DFEW_TAXONOMY)
 
 
 def test_a_file_without_readings_or_of_one_clip_has_values_where_it_can() -> None:
     unread = [
         replace(p, explanation=None, sentences=tuple(replace(s, emotions=None) for s in p.sentences)) for p in HEALTHY
     ]
-    values = {alarm.name: alarm.value for alarm in prediction_alarms(unread, DFEW)}
+    values = {alarm.name: alarm.value for alarm in prediction_alarms(unread, DFEW_TAXONOMY)}
     assert values["neutral_sentences"] is None and values["sentences"] == 4.0
-    single = {alarm.name: alarm.value for alarm in prediction_alarms(HEALTHY[:1], DFEW)}
+    single = {alarm.name: alarm.value for alarm in prediction_alarms(HEALTHY[:1], DFEW_TAXONOMY)}
     assert single["reward_length"] is None and single["shared_sentences"] is None and single["sentences"] == 4.0
 
 
@@ -137,10 +137,10 @@ def test_ranges_in_words() -> None:
 
 
 def test_thresholds_can_be_set() -> None:
-    tallies = rationale_statistics([], DFEW) | {"hedging": Tally(1.0, 2.0)}
+    ratios = rationale_statistics([], DFEW_TAXONOMY) | {"hedging": Ratio(1.0, 2.0)}
 
     def hedging(thresholds):
-        return next(alarm for alarm in make_alarms(tallies, thresholds) if alarm.name == "hedging")
+        return next(alarm for alarm in make_alarms(ratios, thresholds) if alarm.name == "hedging")
 
     assert hedging(None).warns and not hedging({"hedging": (None, 0.6)}).warns
     with pytest.raises(ValueError, match="no alarm 'hedge'.*hedging"):

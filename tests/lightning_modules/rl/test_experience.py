@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from datamodules.batch import ClipBatch
-from datamodules.emotions import DFEW
+from datamodules.emotions import DFEW_TAXONOMY
 from datamodules.rationale import read_response
 from lightning_modules.backbones.interface import Completions, Percept
 from lightning_modules.emotion_verifier import SentenceReading
@@ -34,7 +34,7 @@ def experience(batch: ClipBatch, rewards: list[float], width: int, name: str) ->
         torch.ones(rows, dtype=torch.bool),
     )
     texts = [f"<think>{name}{n}.</think><answer>angry</answer>" for n in range(rows)]
-    responses = [read_response(text, DFEW) for text in texts]
+    responses = [read_response(text, DFEW_TAXONOMY) for text in texts]
     targets = [target or "" for target in batch.targets for _ in range(SIZE)]
     percept = Seen(torch.arange(len(batch)))
     readings = [[SentenceReading(s, torch.zeros(28), ("anger",)) for s in r.sentences] for r in responses]

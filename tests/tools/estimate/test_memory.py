@@ -13,7 +13,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from callbacks.checkpointing.run_checkpoint import RunCheckpoint
 from callbacks.rl import RLCallback
 from datamodules.batch import ClipBatch
-from lightning_modules.backbones import generation, scoring, static_fork
+from lightning_modules.backbones import generation, logprobs, static_fork
 from lightning_modules.backbones.adapters import LoRA, adapter_parameters, add_adapters
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.fork import fork
@@ -174,15 +174,15 @@ def test_activations_are_what_autograd_saves(
     dtype, numerics = NUMERICS[name]
     decoder = make(dtype, trained, numerics.adapter)
     prompt, completions = prompts_of(decoder, LOAD), completions_of(LOAD)
-    monkeypatch.setattr(scoring, "fork", lambda *arguments, grouped: fork(*arguments, grouped=layout == "grouped"))
+    monkeypatch.setattr(logprobs, "fork", lambda *arguments, grouped: fork(*arguments, grouped=layout == "grouped"))
     if layout == "packed":
         decoder.body.activation_checkpointing_enable({"use_reentrant": False})
 
     def run() -> Any:
         if layout == "packed":
-            with scoring._recomputing_layers(decoder.body):
-                return scoring._packed(decoder, prompt, completions)
-        return scoring._forked(decoder, Prefix(decoder, prompt), completions)
+            with logprobs._recomputing_layers(decoder.body):
+                return logprobs._packed(decoder, prompt, completions)
+        return logprobs._forked(decoder, Prefix(decoder, prompt), completions)
 
     with precision(name):
         real = saved_bytes(run, decoder.body)
@@ -199,7 +199,7 @@ def test_a_recomputed_layer_is_as_large_as_one_that_is_kept(name: str) -> None:
     dtype, numerics = NUMERICS[name]
     decoder = make(dtype)
     prompt, completions = prompts_of(decoder, LOAD), completions_of(LOAD)
-    real = saved_bytes(lambda: scoring._packed(decoder, prompt, completions), decoder.body)
+    real = saved_bytes(lambda: logprobs._packed(decoder, prompt, completions), decoder.body)
     kept = activation_bytes(DecoderShape.of(decoder.config), numerics, "weights", LOAD, "packed")
     assert kept.layer == pytest.approx(real / 4, rel=0.15)
 

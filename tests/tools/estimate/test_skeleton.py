@@ -16,10 +16,10 @@ from lightning_modules.backbones import loading
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.decoder_backbone import DecoderBackbone
 from lightning_modules.backbones.hf.backbone import HFBackbone
-from lightning_modules.backbones.hf.tiny import WRITERS, write_tiny_checkpoint
 from lightning_modules.backbones.humanomni.backbone import HumanOmniBackbone
 from lightning_modules.backbones.humanomni.projector import AllInOneProjector
 from tests.lightning_modules.backbones.conftest import CASES, TEXT
+from tests.tiny_checkpoints import WRITERS, write_tiny_checkpoint
 from tools.estimate.geometries import write_settings
 from tools.estimate.shapes import DecoderShape
 from tools.estimate.skeleton import build_backbone, count_verifier, media_of, saved_bytes, without_weights

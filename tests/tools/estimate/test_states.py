@@ -48,6 +48,17 @@ def test_fsdp2_shards_what_is_trained_and_gathers_it_to_compute() -> None:
     assert total(FLOAT32, sharded, "optimizer step") == always + 100 + 100 + 100
 
 
+def test_fsdp2_keeps_float32_shards_of_a_model_in_bfloat16() -> None:
+    numerics = Numerics.of("32-true", "bfloat16")
+    # Always: frozen 80, verifier 28, moments 800/4. Shards: weights and gradients 100 each, the reference's 50.
+    always = 80 + 28 + 200
+    assert total(numerics, Strategy("fsdp2", 4), "sampling") == always + (200 + 100) + 50 + 100
+    assert total(numerics, Strategy("fsdp2", 4), "reference") == always + 100 + (200 + 50) + 100
+    assert total(numerics, Strategy("fsdp2", 4), "update") == always + (200 + 100) + 50 + (200 + 100)
+    assert total(numerics, Strategy("fsdp2", 4), "optimizer step") == always + 100 + 50 + 100
+    assert total(numerics, Strategy("fsdp2", 16, shard_over=4), "update") == always + 300 + 50 + 300
+
+
 def test_adapters_keep_their_own_precision() -> None:
     numbers = Numbers(trained=10, adapters=5, frozen=40, copied=10, verifier=0, cast=0)
     rows = state_bytes(numbers, Numerics.of("32-true", "bfloat16"), Strategy("one device", 1))

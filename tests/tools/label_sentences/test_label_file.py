@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from datamodules.rationale_text import LabelledSentence, read_sentences
+from datamodules.labelled_sentences import LabelledSentence, read_sentences
 from tools.label_sentences.label_file import LabelFile, balanced, count_labels
 
 pytestmark = pytest.mark.unit

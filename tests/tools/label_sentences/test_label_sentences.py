@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import main
-from datamodules.rationale_text import RationaleText, read_sentences
+from datamodules.labelled_sentences import read_sentences
+from datamodules.rationale_text import RationaleText
 from lightning_modules.emotion_verifier import EmotionVerifier
 from lightning_modules.judges import VerifierJudge
 from lightning_modules.judges.prompt import PromptedJudge

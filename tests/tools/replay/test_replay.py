@@ -16,7 +16,7 @@ import main
 from callbacks.rewards.base import Reward
 from callbacks.rl import RLCallback
 from datamodules.batch import Clip, ClipBatch, collate
-from datamodules.emotions import DFEW
+from datamodules.emotions import DFEW_TAXONOMY
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.interface import Sampling
 from lightning_modules.cold_start import ColdStartModule
@@ -61,7 +61,7 @@ class PlantAdvantage(Callback):
 class OneBatch(LightningDataModule):
     """The same batch, for one step."""
 
-    taxonomy = DFEW
+    taxonomy = DFEW_TAXONOMY
 
     def __init__(self, batch: ClipBatch) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from datamodules.emotions import DFEW
+from datamodules.emotions import DFEW_TAXONOMY
 from lightning_modules.metrics.predictions import read_predictions
 from tools.report.data import Run, check_runs, confusions, page_data, run_names
 from tools.report.media import ClipMedia
@@ -76,7 +76,7 @@ def test_figures_are_those_of_the_metrics(row: Rows, write: Write) -> None:
 def test_confusions_count_pairs_by_hand(row: Rows, write: Write) -> None:
     rows = [row("1"), row("2", prediction="fear", judged=None), row("3", prediction=None), row("4", target="anger")]
     file = read_predictions(write("a", rows))
-    found = confusions(file.predictions, DFEW, judged=True)
+    found = confusions(file.predictions, DFEW_TAXONOMY, judged=True)
 
     def cell(name: str, line: str, column: str) -> int:
         matrix = found[name]

@@ -19,8 +19,8 @@ from transformers.image_processing_backends import PilBackend
 from datamodules.batch import SAMPLE_RATE, Clip, collate
 from lightning_modules.backbones.hf.backbone import HFBackbone
 from lightning_modules.backbones.hf.family import ClipInput
-from lightning_modules.backbones.hf.tiny import write_tiny_checkpoint
 from lightning_modules.backbones.interface import Sampling
+from tests.tiny_checkpoints import write_tiny_checkpoint
 
 pytestmark = pytest.mark.numerics
 

@@ -20,8 +20,8 @@ from lightning_modules.backbones.adapters import LoRA
 from lightning_modules.backbones.hf.backbone import HFBackbone
 from lightning_modules.backbones.hf.family import ClipInput
 from lightning_modules.backbones.hf.qwen_omni import QwenOmni, chunk_sizes, num_audio_tokens
-from lightning_modules.backbones.hf.tiny import write_tiny_checkpoint
 from lightning_modules.backbones.interface import Sampling
+from tests.tiny_checkpoints import write_tiny_checkpoint
 
 pytestmark = pytest.mark.numerics
 

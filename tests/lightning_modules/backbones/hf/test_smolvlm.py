@@ -16,8 +16,8 @@ from datamodules.batch import Clip, collate
 from lightning_modules.backbones.hf.backbone import HFBackbone
 from lightning_modules.backbones.hf.family import ClipInput
 from lightning_modules.backbones.hf.smolvlm import in_words
-from lightning_modules.backbones.hf.tiny import write_tiny_checkpoint
 from lightning_modules.backbones.interface import Sampling
+from tests.tiny_checkpoints import write_tiny_checkpoint
 
 pytestmark = pytest.mark.numerics
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightning_modules.metrics.text_change import share_of_sentences_kept, word_distance
+from callbacks.ablation_report import share_of_sentences_kept, word_distance
 
 pytestmark = pytest.mark.numerics
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_modules.rl.overlong import overlong_penalty
+from callbacks.rl import overlong_penalty
 
 pytestmark = pytest.mark.unit
 

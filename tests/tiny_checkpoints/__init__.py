@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from transformers import PreTrainedModel
 
-from lightning_modules.backbones.hf.tiny import frames, qwen
-from lightning_modules.backbones.hf.tiny.common import write_json
+from tests.tiny_checkpoints import frames, qwen
+from tests.tiny_checkpoints.common import write_json
 
 _CLIP_STATISTICS = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
 

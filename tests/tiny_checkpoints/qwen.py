@@ -13,7 +13,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from lightning_modules.backbones.hf.tiny.common import text_settings, write_json, write_tokenizer
+from tests.tiny_checkpoints.common import text_settings, write_json, write_tokenizer
 
 _QWEN_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"

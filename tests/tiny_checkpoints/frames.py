@@ -18,7 +18,7 @@ from transformers import (
     SmolVLMForConditionalGeneration,
 )
 
-from lightning_modules.backbones.hf.tiny.common import (
+from tests.tiny_checkpoints.common import (
     HALF,
     plain_text_settings,
     siglip_settings,

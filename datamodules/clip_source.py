@@ -1,0 +1,244 @@
+"""What all clip corpora share while they are read: options, splits, records and their checks, without torch.
+
+A corpus adds how its labels are read; `ClipDataModule` makes batches of it. Duplicates and overlaps between the splits
+are errors that name the rows (decision 6).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from datamodules.emotions import Taxonomy
+from datamodules.files.printable import printable
+from datamodules.files.tables import refuse_row
+from datamodules.media_settings import MediaSettings
+
+Split = Literal["train", "test", "predict"]
+
+BASE_QUESTION = (
+    "As an emotional recognition expert; throughout the video, "
+    "which emotion conveyed by the characters is the most obvious to you?"
+)
+OUTPUT_FORMAT = "Output the thinking process in <think> </think> and final emotion in <answer> </answer> tags."
+INSTRUCTION = f"{BASE_QUESTION}  {OUTPUT_FORMAT}"
+"""The paper's instruction for stages 1 and 3 and for evaluation, with its two spaces (decision 3)."""
+
+
+@dataclass(frozen=True)
+class ClipRecord:
+    """One row of a label file.
+
+    Args:
+        id: the clip's id as distributed.
+        media: path of the media file, or None when no file was found for the row.
+        target: canonical emotion, or None where there is no label (`predict`); several, as MAFW's compound clips have,
+            are joined by `_` (`emotions.members` takes them apart).
+        response: the completion to learn in stage 1, or None.
+        source: `file:row` of the label, for messages.
+        dataset: name of the corpus; `read_splits` fills it in.
+    """
+
+    id: str
+    media: str | None
+    target: str | None
+    response: str | None
+    source: str
+    dataset: str = ""
+
+
+class DataSource(ABC):  # noqa: B024 (a name for both)
+    """What `--data` names: a corpus of clips, or any LightningDataModule, which the command line registers here."""
+
+
+class ClipSource(DataSource):
+    """Base of the clip corpora: a subclass has a `taxonomy` and `records` and, where they differ, `splits` and `key`.
+
+    Args:
+        root: directory of the corpus.
+        batch_size: clips per training batch and device (stage 3: prompts per step and device).
+        eval_batch_size: clips per validation, test and prediction batch and device.
+        num_workers: decoding processes per loader; 0 decodes in the main process.
+        media: how clips are decoded; must agree with the backbone.
+        instruction: the text the model is asked with, the same in every stage.
+        validation_fraction: share of the training split held out for validation, per class, in [0, 1).
+        seed: of the validation draw, the order of training clips and the choice under `limit`.
+        on_undecodable: what training does with a clip that cannot be decoded or has no file: `skip` leaves it out and
+            counts it, `error` stops. Evaluation always keeps it, as a wrong answer.
+        cache_in_memory: keep decoded clips in RAM (about 1.2 MB each at 8 frames of 224 pixels, and 64 kB per second of
+            audio; once per worker process): pays off for small corpora over many epochs.
+        limit: at most this many clips per split, drawn by `seed`; null takes all.
+        pin_memory: put batches into page-locked memory, for faster copies to a GPU; null: where there is one.
+        balance_classes: draw each class equally often in training, rare classes repeatedly; an epoch keeps its length.
+        cache_dir: directory for decoded frames, waveforms and mel features, read instead of the media file from the
+            second epoch or run on; null decodes every time. Several runs and settings may share one.
+        cache_gigabytes: largest size of `cache_dir`, in 10⁹ bytes.
+        timeout_seconds: longest time for one clip. Clips are read in processes of their own, one per loading process; a
+            clip whose decoder takes longer, or crashes, counts as undecodable. Null: no limit, and no such processes.
+        follow_links: read label and media files also through links that lead out of `root`. An archive can hold such
+            links, to any file of this machine; set it where they are your own.
+    """
+
+    taxonomy: Taxonomy | None
+    """The classes of the targets; None for clips without labels. Of the class, or set at construction."""
+    overlaps: ClassVar[Mapping[str, str]] = {}
+    """Other corpora, by class name, that share clips with this one → what is known of it."""
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 1,
+        eval_batch_size: int = 8,
+        num_workers: int = 0,
+        media: MediaSettings = MediaSettings(),  # noqa: B008 (frozen; the CLI reads its defaults from here)
+        instruction: str = INSTRUCTION,
+        validation_fraction: float = 0.1,
+        seed: int = 0,
+        on_undecodable: Literal["skip", "error"] = "skip",
+        cache_in_memory: bool = False,
+        limit: int | None = None,
+        pin_memory: bool | None = None,
+        balance_classes: bool = False,
+        cache_dir: str | None = None,
+        cache_gigabytes: float = 50.0,
+        timeout_seconds: float | None = 60.0,
+        follow_links: bool = False,
+    ) -> None:
+        if batch_size < 1 or eval_batch_size < 1 or num_workers < 0:
+            raise ValueError(
+                f"Got batch_size={batch_size}, eval_batch_size={eval_batch_size}, num_workers={num_workers}. Expected "
+                "batch sizes of 1 or more, and num_workers of 0 or more."
+            )
+        if not 0 <= validation_fraction < 1:
+            raise ValueError(f"validation_fraction must be in [0, 1), got {validation_fraction}.")
+        if timeout_seconds is not None and not timeout_seconds > 0:
+            raise ValueError(f"timeout_seconds must be above 0, or null for no limit; got {timeout_seconds}.")
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit must be at least 1, or null for all clips; got {limit}.")
+        self.root = Path(root)
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.media = media
+        self.instruction = instruction
+        self.validation_fraction = validation_fraction
+        self.seed = seed
+        self.on_undecodable = on_undecodable
+        self.cache_in_memory = cache_in_memory
+        self.limit = limit
+        self.pin_memory = pin_memory
+        self.balance_classes = balance_classes
+        self.cache_dir = cache_dir
+        self.cache_gigabytes = cache_gigabytes
+        self.timeout_seconds = timeout_seconds
+        self.follow_links = follow_links
+        self.problems: list[str] | None = None
+        self._rows: dict[Split, list[ClipRecord]] = {}
+
+    @property
+    def name(self) -> str:
+        """What messages and prediction files call the corpus."""
+        return type(self).__name__
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that the corpus, as configured, has."""
+        return ("train", "test", "predict")
+
+    @property
+    def caveats(self) -> list[str]:
+        """What is known against training on the corpus; warned of before it."""
+        return []
+
+    @abstractmethod
+    def records(self, split: Split) -> list[ClipRecord]:
+        """Rows of a split in the order of its label file.
+
+        Raises:
+            FileNotFoundError: a label file or the clips are not where they should be.
+            ValueError: a malformed row, an unknown label, or no row at all; names file and row.
+        """
+
+    def key(self, clip_id: str) -> str:
+        """What makes two ids the same clip; a corpus that writes ids in several ways normalises here."""
+        return clip_id
+
+    def refuse(self, problem: str) -> None:
+        """Stop at a bad row, or where `problems` is a list (`inspect_data`), note it there and leave the row out.
+
+        Raises:
+            ValueError: with the problem.
+        """
+        if self.problems is None:
+            refuse_row(problem)
+        else:
+            self.problems.append(problem)
+
+    def refuses_link(self, path: Path, root: Path | None = None) -> bool:
+        """Whether a path leads out of a directory and must not be followed there; `refuse` is told.
+
+        Args:
+            path: below the directory, by its name.
+            root: the directory; None: the corpus'.
+        """
+        root = self.root if root is None else root
+        if self.follow_links or path.resolve().is_relative_to(root.resolve()):
+            return False
+        self.refuse(
+            f"{path} leads to {path.resolve()}, out of {root}, and is not read: an archive can hold links to any file "
+            "of this machine. If the link is your own, set data.follow_links to true."
+        )
+        return True
+
+    def read_splits(self) -> dict[Split, list[ClipRecord]]:
+        """The rows of every split, read and checked once."""
+        if not self._rows:
+            self._rows = {split: self._read(split) for split in self.splits}
+            # `inspect_data` lists every clip of an overlap itself.
+            if self.problems is None and "train" in self._rows and "test" in self._rows:
+                self._check_overlap(self._rows["train"], self._rows["test"])
+        return self._rows
+
+    def _read(self, split: Split) -> list[ClipRecord]:
+        records = [
+            replace(record, id=printable(record.id), dataset=record.dataset or self.name)
+            for record in self.records(split)
+        ]
+        if not records:
+            self.refuse(f"{self.name} at {self.root}: the {split} split lists no clips.")
+        rows: dict[str, ClipRecord] = {}
+        for record in records:
+            first = rows.setdefault(self.key(record.id), record)
+            if first is not record:
+                self.refuse(
+                    f"Clip {record.id!r} is listed twice: {first.source} and {record.source}. Remove one of the rows."
+                )
+        return list(rows.values())
+
+    def _check_overlap(self, train: Sequence[ClipRecord], test: Sequence[ClipRecord]) -> None:
+        rows = {self.key(record.id): record for record in train}
+        shared = [record for record in test if self.key(record.id) in rows]
+        if shared:
+            first = shared[0]
+            self.refuse(
+                f"{len(shared)} clips are in both train and test, e.g. {first.id!r}: "
+                f"{rows[self.key(first.id)].source} and {first.source}. Test clips must not be trained on."
+            )
+
+    def sampling_groups(self, records: Sequence[ClipRecord]) -> tuple[list[Hashable], Mapping[Hashable, float]] | None:
+        """A group per training clip and the share of draws of each group; None draws every clip once per epoch."""
+        if not self.balance_classes:
+            return None
+        groups: list[Hashable] = [record.target for record in records]
+        return groups, balanced_shares(groups)
+
+
+def balanced_shares(groups: Sequence[Hashable]) -> dict[Hashable, float]:
+    """The same share for each group that has an item.
+
+    Args:
+        groups: one group per item, e.g. its class.
+    """
+    distinct = dict.fromkeys(groups)
+    return {group: 1 / len(distinct) for group in distinct}
