@@ -88,7 +88,7 @@ def fork(decoder: Decoder, prefix: Prefix, group_size: int, grouped: bool) -> Fo
         return _RepeatedFork(prefix.cache, prefix.attends, group_size)
     if grouped:
         return _GroupedFork(prefix, group_size)
-    cache = DynamicCache()
+    cache = TypedCache(prefix.dtype)
     for index, (keys, values) in enumerate(prefix.layers):
         cache.update(keys.repeat_interleave(group_size, dim=0), values.repeat_interleave(group_size, dim=0), index)
     return _RepeatedFork(cache, prefix.attends, group_size)

@@ -5,13 +5,18 @@ Keys and values of a prompt are computed and kept once for its G completions; se
 Shape legend: B prompts, G completions per prompt, P prompt positions, V vocabulary, N running rows.
 """
 
+import os
+import shutil
+import warnings
 from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from lightning_modules.backbones.decoder import Decoder
-from lightning_modules.backbones.fork import Fork, fork
+from lightning_modules.backbones.fork import Fork, can_group, fork
 from lightning_modules.backbones.interface import Completions, Prompt, Sampling
 from lightning_modules.backbones.precision import autocast_type
 from lightning_modules.backbones.prefix import Prefix
@@ -21,6 +26,27 @@ from lightning_modules.backbones.static_fork import StaticFork
 def tempered(logits: Tensor, temperature: float) -> Tensor:
     """Logits of the distribution that log-probabilities refer to; greedy decoding (0) counts as temperature 1."""
     return logits if temperature in (0, 1) else logits / temperature
+
+
+def is_compiled(decoder: Decoder, sampling: Sampling, device_type: str) -> bool:
+    """Whether this decoder is compiled to sample on such a device, where there are compilers."""
+    if sampling.compiled == "auto":
+        return device_type == "cuda" and can_group(decoder)
+    return sampling.compiled
+
+
+@cache
+def _has_compilers() -> bool:
+    """Whether this machine has what torch.compile needs for a GPU: Triton, and the C compiler that Triton calls."""
+    has_compiler = any(map(shutil.which, (os.environ.get("CC", "gcc"), "gcc", "clang")))
+    if not (has_compiler and find_spec("triton")):
+        warnings.warn(
+            "Sampling is not compiled, as this machine has no Triton or no C compiler (gcc, clang, or CC): it takes "
+            "several times as long. Set `compiled: false` in the sampling settings to say that this is meant.",
+            stacklevel=3,
+        )
+        return False
+    return True
 
 
 @torch.no_grad()
@@ -39,7 +65,8 @@ def sample(
     """
     # Under autocast, in the type that attention would cast them to for each token.
     prefix = Prefix(decoder, prompt, autocast_type(prompt.embeddings.device))
-    if sampling.compiled:
+    compiles = is_compiled(decoder, sampling, prompt.embeddings.device.type)
+    if compiles and (sampling.compiled is True or _has_compilers()):
         forked: Fork = StaticFork(decoder, prefix, num_return_sequences)
     else:
         forked = fork(decoder, prefix, num_return_sequences, grouped=True)

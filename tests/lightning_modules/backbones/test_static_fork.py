@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -125,6 +126,32 @@ def test_a_decoder_with_windows_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     decoder = SimpleNamespace(body=nn.Linear(1, 1))
     with pytest.raises(ValueError, match="Linear has sliding windows.*compiled: false"):
         StaticFork(decoder, prefix=None, group_size=2)
+
+
+@pytest.mark.parametrize(
+    ("compiled", "device_type", "groups", "expected"),
+    [
+        ("auto", "cuda", True, True),
+        ("auto", "cuda", False, False),
+        ("auto", "cpu", True, False),
+        (True, "cpu", True, True),
+        (False, "cuda", True, False),
+    ],
+)
+def test_sampling_is_compiled_on_a_gpu_where_it_can_be(
+    compiled: Any, device_type: str, groups: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "can_group", lambda decoder: groups)
+    assert generation.is_compiled(None, Sampling(compiled=compiled), device_type) is expected
+    assert Sampling().compiled == "auto"
+
+
+def test_a_machine_without_compilers_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation.shutil, "which", lambda name: None)
+    generation._has_compilers.cache_clear()
+    with pytest.warns(UserWarning, match="no Triton or no C compiler"):
+        assert not generation._has_compilers()
+    generation._has_compilers.cache_clear()
 
 
 @pytest.mark.slow
