@@ -108,6 +108,26 @@ def test_compiled_sampling_follows_the_weights_and_adapters(
     assert len(traced) == 1 and sums[0] != sums[1]
 
 
+@ONE_BACKBONE
+@pytest.mark.parametrize("compiled", [False, True])
+def test_ends_are_seen_every_few_tokens_to_the_same_result(
+    model: DecoderBackbone,
+    clips: ClipBatch,
+    traced: list[torch.fx.GraphModule],
+    compiled: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prompt, greedy = model.encode(clips), Sampling(max_new_tokens=12, temperature=0.0, compiled=compiled)
+    stops = sample(model, prompt, greedy, range(-1, 0)).token_ids[[0, 4], [2, 5]].tolist()
+    expected = sample(model, prompt, greedy, stops)
+    assert expected.finished.any() and not expected.mask.all(), "some end before others"
+    monkeypatch.setattr(generation, "_tokens_between_looks", lambda device_type: 5)
+    found = sample(model, prompt, greedy, stops)
+    assert torch.equal(found.token_ids, expected.token_ids) and torch.equal(found.mask, expected.mask)
+    assert torch.equal(found.finished, expected.finished)
+    torch.testing.assert_close(found.logprobs, expected.logprobs)
+
+
 def test_prompts_keep_the_same_number_of_rows() -> None:
     forked = object.__new__(StaticFork)
     number = torch.arange(12.0).view(3, 4, 1, 1, 1)  # of each row
