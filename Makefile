@@ -26,7 +26,7 @@ policy_of = --model.backbone.path $(DEMO)/$(1)/model
 # What it said of the test clips.
 predictions_of = $(DEMO)/$(1)/test/predictions.jsonl
 
-.PHONY: help demo test test-fast lint clean setup ffmpeg chromium
+.PHONY: help demo test test-fast gpu-check lint clean setup ffmpeg chromium
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ lint: setup ## Check style and formatting (ruff) and the types of the pure modul
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+gpu-check: setup ## The first figures of a GPU, in eight minutes at most: runs/gpu_check/gpu_check.json
+	$(PY) benchmarks/gpu_check.py
 
 clean: ## Remove .venv, caches and build products; keep runs/
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -505,3 +505,14 @@ def test_private_interface(name: str, tmp_path: Path) -> None:
 @pytest.mark.unit
 def test_each_has_a_test() -> None:
     assert list(CHECKS) == list(rows())
+
+
+@pytest.mark.unit
+def test_cudnn_attention_stays_off() -> None:
+    """Until the table says otherwise, by what a Hopper GPU showed."""
+    listed = re.search(r"^\| torch (\d+)\.(\d+) to (\d+)\.(\d+) \| cuDNN", DOCUMENT.read_text(), re.MULTILINE)
+    assert listed is not None
+    numbers = tuple(map(int, listed.groups()))
+    installed = tuple(map(int, torch.__version__.split(".")[:2]))
+    assert numbers[:2] <= installed <= numbers[2:], f"torch {torch.__version__} is not listed in {DOCUMENT.name}"
+    assert not torch.backends.cuda.cudnn_sdp_enabled()

@@ -47,6 +47,15 @@ def _mlp(in_features: int, out_features: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(in_features, out_features), nn.GELU(), nn.Linear(out_features, out_features))
 
 
+def _pool(patches: Tensor, grid: int) -> Tensor:
+    """Means of `[N, side, side, D]` over the cells of a grid: `[N, grid, grid, D]`."""
+    side = patches.shape[1]
+    if side % grid:
+        # Cells overlap. On CUDA its backward pass is not deterministic.
+        return nn.functional.adaptive_avg_pool2d(patches.movedim(-1, 1), grid).movedim(1, -1)
+    return patches.unflatten(2, (grid, -1)).unflatten(1, (grid, -1)).mean(dim=(2, 4))
+
+
 class ComposedBackbone(SplicedBackbone):
     """SigLIP + Whisper + MLP projectors + causal LM.
 
@@ -150,8 +159,8 @@ class ComposedBackbone(SplicedBackbone):
     def _see(self, frames: Tensor) -> Tensor:
         patches = self.vision_tower(pixel_values=self._pixels(frames)).last_hidden_state  # [B·T, N, D]
         side = round(patches.shape[1] ** 0.5)
-        pooled = nn.functional.adaptive_avg_pool2d(patches.mT.unflatten(-1, (side, side)), self.video_grid)
-        return pooled.flatten(2).mT.reshape(frames.shape[0], -1, patches.shape[-1])
+        pooled = _pool(patches.unflatten(1, (side, side)), self.video_grid)
+        return pooled.reshape(frames.shape[0], -1, patches.shape[-1])
 
     def _hear(self, batch: ClipBatch) -> Tensor:
         mel = self._log_mel(batch).to(self.audio_tower.conv1.weight)

@@ -15,6 +15,7 @@ from lightning_modules.backbones.adapters import LoRA, adapter_parameters, add_a
 from lightning_modules.backbones.cpu_linear import use_onednn
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.interface import Backbone, Completions, Prompt, Sampling, Scores, SharedPrompt
+from lightning_modules.backbones.precision import cast_once
 from lightning_modules.backbones.token_cross_entropy import (
     TokenCrossEntropy,
     liger_cross_entropy,
@@ -67,9 +68,9 @@ class DecoderBackbone(Backbone):
                 parameter.requires_grad_(True)
 
     def generate(self, prompt: Prompt, num_return_sequences: int, sampling: Sampling) -> Completions:
-        return generation.sample(
-            self.decoder, prompt, num_return_sequences, sampling, self.stop_token_ids, self.tokenizer.pad_token_id
-        )
+        decoder, stop = self.decoder, self.stop_token_ids
+        with cast_once([decoder.body, decoder.head], prompt.embeddings.device):
+            return generation.sample(decoder, prompt, num_return_sequences, sampling, stop, self.tokenizer.pad_token_id)
 
     def score(
         self, prompt: Prompt, completions: Completions, temperature: float = 1.0, with_entropy: bool = False

@@ -23,7 +23,7 @@ from transformers import AttentionInterface, DynamicCache
 from lightning_modules.backbones.cascade import cascade_attention
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.interface import Prompt
-from lightning_modules.backbones.prefix import Prefix
+from lightning_modules.backbones.prefix import Prefix, TypedCache
 
 _IMPLEMENTATION = "erv_grouped_prefix"
 """Name of the grouped attention in transformers' registry of attention functions."""
@@ -88,7 +88,7 @@ def fork(decoder: Decoder, prefix: Prefix, group_size: int, grouped: bool) -> Fo
         return _RepeatedFork(prefix.cache, prefix.attends, group_size)
     if grouped:
         return _GroupedFork(prefix, group_size)
-    cache = DynamicCache()
+    cache = TypedCache(prefix.dtype)
     for index, (keys, values) in enumerate(prefix.layers):
         cache.update(keys.repeat_interleave(group_size, dim=0), values.repeat_interleave(group_size, dim=0), index)
     return _RepeatedFork(cache, prefix.attends, group_size)
@@ -131,7 +131,7 @@ class _GroupedFork(Fork):
     def __init__(self, prefix: Prefix, group_size: int) -> None:
         self.layers = prefix.layers
         self._attends = prefix.attends.bool()
-        self._cache = DynamicCache()
+        self._cache = TypedCache(prefix.dtype)
         prompts = torch.arange(len(self._attends), device=self._attends.device)
         self._prompt_of_row = prompts.repeat_interleave(group_size)
         self.padding: _Padding | None = None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,14 +29,15 @@ class Sampling:
         top_p: nucleus: smallest set of tokens with at least this probability; 1 is off.
         top_k: number of most probable tokens kept; 0 is off.
         compiled: decode with torch.compile in memory of a fixed size, and as CUDA graphs on a GPU. The first tokens
-            take up to a minute, all others less time; for decoders without sliding windows. See docs/performance.md.
+            take up to a minute, all others less time; for decoders without sliding windows. "auto": on a GPU, where the
+            decoder allows it. See docs/performance.md.
     """
 
     max_new_tokens: int = 512
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
-    compiled: bool = False
+    compiled: bool | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:

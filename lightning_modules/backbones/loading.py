@@ -22,6 +22,10 @@ from torch import Tensor
 from datamodules.files.json_files import read_json_object, shown
 from lightning_modules.processes import num_of_node
 
+# Whatever loads a model imports this module first. On Hopper, under a mask, cuDNN's attention returns gradients that
+# are NaN at some lengths (https://github.com/pytorch/pytorch/issues/196678; versions: docs/upgrading.md).
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 _SETTINGS = ("*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken")
 """Configurations, and what tokenizers and processors are made of."""
 

@@ -26,10 +26,13 @@ from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.fork import can_group, fork
 from lightning_modules.backbones.generation import tempered
 from lightning_modules.backbones.interface import Completions, Prompt, Scores, SharedPrompt
+from lightning_modules.backbones.precision import autocast_type
 from lightning_modules.backbones.prefix import Prefix
 
-CHUNK_ELEMENTS = 2**24
-"""Logits that stand in memory at once: 64 MiB of float32."""
+
+def chunk_elements(device_type: str) -> int:
+    """Logits that stand in memory at once, at most: 64 MiB of float32 on a CPU; on a GPU 512, or it would idle."""
+    return 2**24 if device_type == "cpu" else 2**27
 
 
 def score(
@@ -120,7 +123,8 @@ def _packed(decoder: Decoder, prompt: Prompt, completions: Completions) -> Tenso
     mask = torch.cat([prompt.attention_mask, wanted.to(prompt.attention_mask.dtype)], dim=1)
     if group_size > 1 and longest:
         members = order.div(max(width, 1), rounding_mode="floor")
-        mask = _block_mask(mask, members, row.embeddings.dtype)
+        embeddings = row.embeddings
+        mask = _block_mask(mask, members, autocast_type(embeddings.device) or embeddings.dtype)
     hidden = decoder.hidden(
         inputs_embeds=row.embeddings, attention_mask=mask, position_ids=row.position_ids, extras=row.extras
     )
@@ -154,7 +158,7 @@ def _block_mask(keys: Tensor, members: Tensor, dtype: torch.dtype) -> Tensor:
     Args:
         keys: positions that may be seen at all, `[B, L]`, 1 = may.
         members: which completion of its prompt each of the T tokens after the prompt belongs to, `[B, T]`.
-        dtype: of the scores.
+        dtype: that attention is computed in: float32's lowest number is -inf in a narrower one.
     """
     length = keys.shape[1] - members.shape[1]
     block = nn.functional.pad(members, (length, 0), value=-1)  # -1: the prompt
@@ -172,7 +176,7 @@ def _token_scores(
     In chunks whose logits are recomputed in the backward pass, where they would not fit into one.
     """
     score_chunk = partial(_chunk_scores, decoder, temperature=temperature, with_entropy=with_entropy)
-    size = max(CHUNK_ELEMENTS // decoder.config.vocab_size, 1)
+    size = max(chunk_elements(hidden.device.type) // decoder.config.vocab_size, 1)
     if len(hidden) <= size:
         return score_chunk(hidden, token_ids)
     if torch.is_grad_enabled():

@@ -24,12 +24,14 @@ class Prefix:
     Args:
         decoder: the language model.
         prompt: B prompts, padded on the left; of two positions or more.
+        dtype: of the keys and values, and of those that follow; None: as the decoder makes them.
     """
 
-    def __init__(self, decoder: Decoder, prompt: Prompt) -> None:
+    def __init__(self, decoder: Decoder, prompt: Prompt, dtype: torch.dtype | None = None) -> None:
         before, self.last = prompt.columns(0, -1), prompt.columns(-1, None)
         self.attends = before.attention_mask
-        self.cache = _PromptCache(config=decoder.config)
+        self.dtype = dtype
+        self.cache = _PromptCache(dtype, config=decoder.config)
         with suppress(_Done):
             decoder.hidden(
                 inputs_embeds=before.embeddings,
@@ -76,7 +78,22 @@ class _Done(Exception):
     """The last layer's keys and values are there."""
 
 
-class _PromptCache(DynamicCache):
+class TypedCache(DynamicCache):
+    """Keys and values in a type of their own; None: as they come."""
+
+    def __init__(self, dtype: torch.dtype | None, **options: Any) -> None:
+        super().__init__(**options)
+        self.dtype = dtype
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if self.dtype is not None:
+            key_states, value_states = key_states.to(self.dtype), value_states.to(self.dtype)
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+
+class _PromptCache(TypedCache):
     """Ends the pass that fills it once the last layer has written; later passes go on to their end."""
 
     is_filled = False

@@ -6,6 +6,7 @@ Shape legend: B clips, T frames, I image size, H width of the language model, P 
 import json
 import re
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +125,13 @@ class SplicedBackbone(DecoderBackbone):
 
     def _splice(self, batch: ClipBatch, video: Tensor, audio: Tensor) -> Prompt:
         """Prompts with each clip's video tokens `[B, Nv, H]` and audio tokens `[B, Na, H]` in their places."""
+        texts = [ids for instruction in batch.instructions for ids in self._tokenize(instruction)]
+        # All at once: each call has a gradient as large as the vocabulary's embeddings.
         embed = self.language_model.get_input_embeddings()
+        embedded = embed(torch.tensor(list(chain(*texts)), device=video.device)).split(list(map(len, texts)))
         rows = []
-        for i, instruction in enumerate(batch.instructions):
-            before, between, after = (
-                embed(torch.tensor(ids, device=video.device)) for ids in self._tokenize(instruction)
-            )
+        for i in range(len(batch)):
+            before, between, after = embedded[3 * i : 3 * i + 3]
             rows.append(torch.cat([before, video[i].to(before), between, audio[i].to(before), after]))
         lengths = torch.tensor([len(row) for row in rows], device=video.device)
         embeddings = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="left")

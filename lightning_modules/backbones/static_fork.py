@@ -194,7 +194,9 @@ class _Captured:
             program(embeddings, position_ids, extras)
         current.wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # By default a call of another thread that a capture does not allow would end it, and the loader's thread pins
+        # memory whenever a batch is ready.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._output = program(embeddings, position_ids, extras)
 
     def __call__(self, embeddings: Tensor, position_ids: Tensor, extras: dict[str, Tensor]) -> Tensor:

@@ -14,9 +14,11 @@ from rich.table import Table
 from torch import nn
 
 from lightning_modules.backbones.adapters import adapter_parameters
-from lightning_modules.backbones.decoder_backbone import LANGUAGE_MODEL, DecoderBackbone
+from lightning_modules.backbones.decoder_backbone import DecoderBackbone
 from lightning_modules.backbones.fork import can_group
-from lightning_modules.backbones.logprobs import CHUNK_ELEMENTS
+from lightning_modules.backbones.generation import is_compiled
+from lightning_modules.backbones.interface import Sampling
+from lightning_modules.backbones.logprobs import chunk_elements
 from lightning_modules.backbones.static_fork import ROOM
 from tools.estimate.geometries import write_settings
 from tools.estimate.limits import Limits
@@ -117,7 +119,8 @@ def estimate(
     numbers = _numbers(backbone, plan, count_verifier(options["verifier"]))
     decoder = DecoderShape.of(backbone.decoder.config)
     memory = state_bytes(numbers, numerics, strategy)
-    memory |= step_bytes(decoder, numerics, plan, CHUNK_ELEMENTS, media.towers, media.projectors)
+    elements = chunk_elements(_device_type(trainer["accelerator"]))
+    memory |= step_bytes(decoder, numerics, plan, elements, media.towers, media.projectors)
     num_tensors = sum(parameter.requires_grad for parameter in backbone.parameters())
     return Estimate(
         {name: _part(part) for name, part in backbone.parts.items()},
@@ -156,7 +159,8 @@ def _plan(
 ) -> Plan:
     decoder = backbone.decoder
     groups = can_group(decoder)
-    load = Workload(batch_size, options["group_size"], prompt_positions, options["rollout_sampling"]["max_new_tokens"])
+    sampling = Sampling(**options["rollout_sampling"])
+    load = Workload(batch_size, options["group_size"], prompt_positions, sampling.max_new_tokens)
     return Plan(
         load=load,
         rollout_batch_size=options["rollout_batch_size"],
@@ -167,8 +171,13 @@ def _plan(
         trained=_trained(decoder.body),
         has_reference=options["beta"] > 0,
         num_updates=options["num_updates"],
-        room=ROOM if options["rollout_sampling"]["compiled"] else 1,
+        room=ROOM if is_compiled(decoder, sampling, _device_type(accelerator)) else 1,
     )
+
+
+def _device_type(accelerator: str) -> str:
+    """Of `trainer.accelerator`; what is to be found out counts as a GPU, for which there are estimates."""
+    return "cpu" if accelerator == "cpu" else "cuda"
 
 
 def _layout(recomputes: bool, groups: bool) -> Layout:
@@ -189,14 +198,12 @@ def _numbers(backbone: DecoderBackbone, plan: Plan, verifier: int) -> Numbers:
     adapters = sum(parameter.numel() for parameter in adapter_parameters(backbone) if parameter.requires_grad)
     whole = _part(backbone)
     trained = whole.trained - adapters
-    frozen_language_model = 0 if plan.trained == "weights" else _part(backbone.parts[LANGUAGE_MODEL]).numbers
     return Numbers(
         trained=trained,
         adapters=adapters,
         frozen=whole.numbers - whole.trained,
         copied=trained if plan.has_reference else 0,
         verifier=verifier,
-        cast=trained + frozen_language_model,
     )
 
 

@@ -26,8 +26,9 @@ _FLOAT32 = 4
 _LOGIT_COPIES = 5
 """float32 tensors of a chunk of logits: themselves, the loss's log-softmax, and log p, p and p·log p of the entropy."""
 
-_SAMPLING_COPIES = 4
-"""float32 tensors of the next token's logits: themselves, scaled, their softmax, their log-softmax."""
+_SAMPLING_COPIES = 8
+"""float32 tensors of the next token's logits: themselves, scaled, their softmax, their log-softmax; and two of twice
+the width, from which the running sums are made."""
 
 _RECORD_BYTES = 400
 """What a checkpoint spends on a tensor beside its numbers: names, headers and alignment."""
@@ -41,7 +42,7 @@ class Cache:
     completions: int
 
 
-def cache_bytes(decoder: DecoderShape, numerics: Numerics, load: Workload, shared: bool = True) -> Cache:
+def cache_bytes(decoder: DecoderShape, width: int, load: Workload, shared: bool = True) -> Cache:
     """Keys and values at the end of sampling.
 
     The last position of a prompt counts as the first of its completions, and the last token of a completion is never
@@ -49,13 +50,29 @@ def cache_bytes(decoder: DecoderShape, numerics: Numerics, load: Workload, share
 
     Args:
         decoder: the language model.
-        numerics: under autocast, rotary positions put keys into the type of the weights, and the cache the values.
-        load: what is sampled at once.
+        width: bytes per number: `Numerics.compute` in sampling. In scoring `Numerics.weight`: under autocast, rotary
+            positions put keys into the type of the weights, and the cache the values.
+        load: what is sampled or scored at once.
         shared: a prompt's keys and values exist once, and not for each completion.
     """
-    per_position = decoder.layers * 2 * decoder.keys * numerics.weight
+    per_position = decoder.layers * 2 * decoder.keys * width
     prompts = load.prompts if shared else load.rows
     return Cache(per_position * prompts * (load.prompt_positions - 1), per_position * load.rows * load.new_tokens)
+
+
+def cast_bytes(decoder: DecoderShape, numerics: Numerics, layout: Layout) -> dict[str, float]:
+    """Copies that autocast makes of the language model's weights, by phase.
+
+    One serves a whole rollout. An update keeps those of two passes, over the prompts and over the completions, for its
+    backward pass, or those of one layer where layers are recomputed; beside the head's.
+    """
+    if not numerics.casts_weights:
+        return {}
+    passes = 1 / decoder.layers if layout == "packed" else 2
+    return {
+        "sampling": numerics.compute * (decoder.matrices + decoder.head),
+        "update": numerics.compute * (passes * decoder.matrices + decoder.head),
+    }
 
 
 def sampling_logits_bytes(decoder: DecoderShape, numerics: Numerics, rows: int) -> int:
@@ -127,7 +144,7 @@ def activation_bytes(
     if layout == "packed":
         length = load.prompt_positions + load.group * (load.new_tokens - 1)
         positions = load.prompts * length
-        mask = load.prompts * length**2 * weight
+        mask = load.prompts * length**2 * compute
         inner = positions * layer_bytes(decoder, numerics, trained, decoder.queries)
         return Activations(0, positions * (layers * decoder.hidden * weight + norm), inner + mask)
     before, own = load.prompt_positions - 1, load.new_tokens

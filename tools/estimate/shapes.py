@@ -134,5 +134,5 @@ class Numerics:
 
     @property
     def casts_weights(self) -> bool:
-        """Whether autocast makes copies of the weights, which it keeps for a whole step."""
+        """Whether autocast makes copies of the weights: anew for each pass, as Lightning turns its cache off."""
         return self.compute < self.weight

@@ -92,7 +92,6 @@ class Numbers:
         frozen: weights of the backbone that are not trained.
         copied: weights that the reference does not share with the policy.
         verifier: of the verifier, which stays in float32 and whole.
-        cast: weights that autocast copies, and keeps for a step.
     """
 
     trained: int
@@ -100,7 +99,6 @@ class Numbers:
     frozen: int
     copied: int
     verifier: int
-    cast: int
 
     def trained_bytes(self, numerics: Numerics) -> int:
         """Bytes of what is trained, T."""
@@ -133,7 +131,6 @@ def state_bytes(numbers: Numbers, numerics: Numerics, strategy: Strategy) -> dic
         reference = always(copied / shards) | {"reference": copied * (1 + 1 / shards)}
         gradients_by_phase = always(shard) | {"update": gradients + shard}
         optimizer, temporary = 2 * shard, shard * numerics.scales
-    casts = numerics.compute * numbers.cast if numerics.casts_weights else 0
     return {
         "trained weights": weights_by_phase,
         "frozen weights": always(frozen),
@@ -142,7 +139,6 @@ def state_bytes(numbers: Numbers, numerics: Numerics, strategy: Strategy) -> dic
         "gradients": gradients_by_phase,
         "buckets": always(buckets),
         "optimizer state": always(optimizer),
-        "autocast copies": always(casts),
         "optimizer scratch": {"optimizer step": temporary},
     }
 

@@ -9,6 +9,7 @@ from tools.estimate.memory import (
     Layout,
     activation_bytes,
     cache_bytes,
+    cast_bytes,
     logits_bytes,
     sampling_logits_bytes,
 )
@@ -82,7 +83,7 @@ def step_bytes(
         towers: bytes that the frozen towers need per clip while they run, which they do for all clips together.
         projectors: bytes that autograd saves of the projectors per clip.
     """
-    sampled = cache_bytes(decoder, numerics, plan.rollout, plan.shares_prompts)
+    sampled = cache_bytes(decoder, numerics.compute, plan.rollout, plan.shares_prompts)
     kept = activation_bytes(decoder, numerics, plan.trained, plan.backward, plan.layout)
     trains_head = plan.trained == "weights"
 
@@ -92,6 +93,7 @@ def step_bytes(
 
     rows: dict[str, ByPhase] = {
         "towers": {"towers": plan.load.prompts * towers},
+        "autocast copies": cast_bytes(decoder, numerics, plan.layout),
         "prompt cache": {"sampling": sampled.prompts},
         "completion cache": {"sampling": sampled.completions},
         "prompt graph": {"update": kept.prompts},
@@ -105,12 +107,12 @@ def step_bytes(
     }
     if plan.layout == "repeated":
         # Until the last layer is through. Attention saves copies of its own, which the graph has.
-        own = cache_bytes(decoder, numerics, plan.backward, shared=False)
+        own = cache_bytes(decoder, numerics.weight, plan.backward, shared=False)
         rows["completion cache"]["update"] = own.prompts + own.completions
     if plan.has_reference:
-        scored = cache_bytes(decoder, numerics, plan.micro_batch)
+        scored = cache_bytes(decoder, numerics.weight, plan.micro_batch)
         # Where keys and values are repeated for the completions, the prompts' own are still there.
-        repeated = cache_bytes(decoder, numerics, plan.micro_batch, shared=False).prompts
+        repeated = cache_bytes(decoder, numerics.weight, plan.micro_batch, shared=False).prompts
         rows["prompt cache"]["reference"] = scored.prompts + (0 if plan.layout == "grouped" else repeated)
         rows["completion cache"]["reference"] = scored.completions
         rows["logits"]["reference"] = logits(plan.micro_batch, with_gradient=False)

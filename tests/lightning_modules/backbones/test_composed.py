@@ -12,7 +12,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from datamodules.batch import ClipBatch
 from datamodules.media_settings import MelSettings
 from datamodules.mel import log_mel
-from lightning_modules.backbones.composed import ComposedBackbone
+from lightning_modules.backbones.composed import ComposedBackbone, _pool
 from lightning_modules.backbones.interface import Sampling
 
 pytestmark = pytest.mark.numerics
@@ -110,3 +110,13 @@ def test_mel_features_of_another_shape_are_refused(backbone: ComposedBackbone, b
     bins, seconds = backbone.feature_extractor.feature_size, backbone.feature_extractor.chunk_length
     with pytest.raises(ValueError, match=f"mel.num_bins={bins} and data.media.mel.seconds={seconds}"):
         backbone.perceive(batch)
+
+
+@pytest.mark.parametrize("grid", [2, 3, 4, 6])
+def test_patches_are_pooled_by_the_cells_of_a_grid(grid: int) -> None:
+    patches = torch.randn(2, 6, 6, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    pooled = _pool(patches, grid)
+    expected = torch.nn.functional.adaptive_avg_pool2d(patches.permute(0, 3, 1, 2), grid).permute(0, 2, 3, 1)
+    torch.testing.assert_close(pooled, expected)
+    # What adaptive pooling has no deterministic gradient for on CUDA; where cells overlap nothing else is there.
+    assert ("AdaptiveAvgPool2D" in pooled.grad_fn.next_functions[0][0].name()) == (grid == 4)

@@ -5,11 +5,15 @@ CUDA graph needs too. Kernels that are compiled are `slow`, and CUDA graphs `gpu
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.batch import ClipBatch
 from lightning_modules.backbones import generation, static_fork
@@ -104,6 +108,26 @@ def test_compiled_sampling_follows_the_weights_and_adapters(
     assert len(traced) == 1 and sums[0] != sums[1]
 
 
+@ONE_BACKBONE
+@pytest.mark.parametrize("compiled", [False, True])
+def test_ends_are_seen_every_few_tokens_to_the_same_result(
+    model: DecoderBackbone,
+    clips: ClipBatch,
+    traced: list[torch.fx.GraphModule],
+    compiled: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prompt, greedy = model.encode(clips), Sampling(max_new_tokens=12, temperature=0.0, compiled=compiled)
+    stops = sample(model, prompt, greedy, range(-1, 0)).token_ids[[0, 4], [2, 5]].tolist()
+    expected = sample(model, prompt, greedy, stops)
+    assert expected.finished.any() and not expected.mask.all(), "some end before others"
+    monkeypatch.setattr(generation, "_tokens_between_looks", lambda device_type: 5)
+    found = sample(model, prompt, greedy, stops)
+    assert torch.equal(found.token_ids, expected.token_ids) and torch.equal(found.mask, expected.mask)
+    assert torch.equal(found.finished, expected.finished)
+    torch.testing.assert_close(found.logprobs, expected.logprobs)
+
+
 def test_prompts_keep_the_same_number_of_rows() -> None:
     forked = object.__new__(StaticFork)
     number = torch.arange(12.0).view(3, 4, 1, 1, 1)  # of each row
@@ -124,6 +148,32 @@ def test_a_decoder_with_windows_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         StaticFork(decoder, prefix=None, group_size=2)
 
 
+@pytest.mark.parametrize(
+    ("compiled", "device_type", "groups", "expected"),
+    [
+        ("auto", "cuda", True, True),
+        ("auto", "cuda", False, False),
+        ("auto", "cpu", True, False),
+        (True, "cpu", True, True),
+        (False, "cuda", True, False),
+    ],
+)
+def test_sampling_is_compiled_on_a_gpu_where_it_can_be(
+    compiled: Any, device_type: str, groups: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "can_group", lambda decoder: groups)
+    assert generation.is_compiled(None, Sampling(compiled=compiled), device_type) is expected
+    assert Sampling().compiled == "auto"
+
+
+def test_a_machine_without_compilers_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation.shutil, "which", lambda name: None)
+    generation._has_compilers.cache_clear()
+    with pytest.warns(UserWarning, match="no Triton or no C compiler"):
+        assert not generation._has_compilers()
+    generation._has_compilers.cache_clear()
+
+
 @pytest.mark.slow
 @ONE_BACKBONE
 def test_compiled_kernels(model: DecoderBackbone, clips: ClipBatch, fresh_compiler: None) -> None:
@@ -138,3 +188,40 @@ def test_cuda_graphs(model: DecoderBackbone, clips: ClipBatch, traced: list[torc
     prompt = model.encode(clips)
     for stops in (range(-1, 0), range(0, model.decoder.config.vocab_size, 3)):
         assert_sound(model, prompt, sample(model, prompt, COMPILED, stops))
+
+
+class Rows(Dataset):
+    """4,096 of 1 MiB each."""
+
+    def __len__(self) -> int:
+        return 2**12
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.empty(2**18)
+
+
+@pytest.mark.gpu
+@ONE_BACKBONE
+def test_cuda_graphs_are_captured_while_a_loader_pins_memory(
+    model: DecoderBackbone, clips: ClipBatch, traced: list[torch.fx.GraphModule]
+) -> None:
+    """The thread that pins is busy all the time; room for five tokens, so that each rollout captures three graphs."""
+    model, clips = model.to("cuda"), clips.to("cuda")
+    prompt, done = model.encode(clips), Event()
+
+    def load() -> int:
+        kept = []  # so that each row needs memory that is not pinned yet
+        for row in DataLoader(Rows(), batch_size=None, num_workers=2, pin_memory=True):
+            kept.append(row)
+            if done.is_set():
+                break
+        return len(kept)
+
+    with ThreadPoolExecutor(1) as threads:
+        loading = threads.submit(load)
+        try:
+            for seed in range(5):
+                assert_sound(model, prompt, sample(model, prompt, COMPILED, range(-1, 0), seed))
+        finally:
+            done.set()
+        assert loading.result() > 0

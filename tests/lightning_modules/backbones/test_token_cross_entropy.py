@@ -50,7 +50,7 @@ def test_values_and_gradients_are_pytorchs(device: str) -> None:
 def test_scores_are_pytorchs(
     model: DecoderBackbone, clips: ClipBatch, device: str, chunk_elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", chunk_elements)
+    monkeypatch.setattr(logprobs, "chunk_elements", lambda device_type: chunk_elements)
     model, clips = model.to(device), clips.to(device)
     model.set_trainable(["language_model"])
     torch.manual_seed(0)

@@ -26,6 +26,7 @@ from tools.estimate.memory import (
     Activations,
     activation_bytes,
     cache_bytes,
+    cast_bytes,
     checkpoint_bytes,
     layer_bytes,
     logits_bytes,
@@ -71,7 +72,7 @@ def test_logits_by_hand() -> None:
     assert logits_bytes(SHAPE, FLOAT32, num_tokens=7, chunk_elements=30, trains_head=False) == 100 * 24 + 7 * 40
     assert logits_bytes(SHAPE, FLOAT32, num_tokens=7, chunk_elements=500, trains_head=True) == 500 * 24 + 280 + 4_000
     assert logits_bytes(SHAPE, FLOAT32, num_tokens=2, chunk_elements=500, trains_head=False) == 200 * 24 + 80
-    assert sampling_logits_bytes(SHAPE, FLOAT32, rows=3) == 300 * 20
+    assert sampling_logits_bytes(SHAPE, FLOAT32, rows=3) == 300 * 36
 
 
 def test_towers_by_hand() -> None:
@@ -119,7 +120,7 @@ def completions_of(load: Workload) -> Completions:
 
 @contextmanager
 def precision(name: str) -> Iterator[None]:
-    with torch.autocast("cpu", torch.bfloat16, enabled=name == "autocast"):
+    with torch.autocast("cpu", torch.bfloat16, enabled=name == "autocast", cache_enabled=False):
         yield
 
 
@@ -140,7 +141,7 @@ def test_cache_is_as_large_as_the_real_one(name: str, shared: bool, monkeypatch:
     own = [(layer.keys, layer.values) for layer in forks[0]._cache.layers]
     tensors = [tensor for pair in (own + forks[0].layers if shared else own) for tensor in pair]
     real = sum(tensor.nbytes for tensor in tensors)
-    estimated = cache_bytes(DecoderShape.of(decoder.config), numerics, LOAD, shared)
+    estimated = cache_bytes(DecoderShape.of(decoder.config), numerics.compute, LOAD, shared)
     assert estimated.prompts + estimated.completions == real
 
 
@@ -160,7 +161,7 @@ def test_cache_of_compiled_sampling_is_as_large_as_the_real_one(name: str, monke
         sampling = Sampling(max_new_tokens=LOAD.new_tokens, compiled=True)
         generation.sample(decoder, prompts_of(decoder, LOAD), LOAD.group, sampling, stop_token_ids=[-1], pad_token_id=0)
     real = sum(tensor.nbytes for pair in forks[0]._own.layers_of_slots + forks[0]._prompts for tensor in pair)
-    estimated = cache_bytes(DecoderShape.of(decoder.config), numerics, replace(LOAD, new_tokens=30))
+    estimated = cache_bytes(DecoderShape.of(decoder.config), numerics.compute, replace(LOAD, new_tokens=30))
     assert estimated.prompts + estimated.completions == real
 
 
@@ -170,7 +171,7 @@ def test_cache_of_compiled_sampling_is_as_large_as_the_real_one(name: str, monke
 def test_activations_are_what_autograd_saves(
     name: str, trained: Any, layout: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within 15 %. Autocast keeps its copies of trained weights, and makes those of frozen ones for each pass."""
+    """Within 15 %, autocast's copies of the weights included."""
     dtype, numerics = NUMERICS[name]
     decoder = make(dtype, trained, numerics.adapter)
     prompt, completions = prompts_of(decoder, LOAD), completions_of(LOAD)
@@ -187,10 +188,11 @@ def test_activations_are_what_autograd_saves(
     with precision(name):
         real = saved_bytes(run, decoder.body)
     shape = DecoderShape.of(decoder.config)
-    if name == "autocast" and layout != "packed":
-        real -= numerics.compute * shape.matrices * (1 if trained == "weights" else 2)
     kept = activation_bytes(shape, numerics, trained, LOAD, layout)
-    assert kept.prompts + kept.completions == pytest.approx(real, rel=0.15)
+    # No logits here, and with layers that are recomputed no copy is kept.
+    copies = cast_bytes(shape, numerics, layout).get("update", 0) - numerics.compute * shape.head
+    copies = copies if numerics.casts_weights and layout != "packed" else 0
+    assert kept.prompts + kept.completions + copies == pytest.approx(real, rel=0.15)
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])

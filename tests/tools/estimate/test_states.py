@@ -7,7 +7,7 @@ from tools.estimate.states import PHASES, Numbers, Strategy, state_bytes
 
 pytestmark = pytest.mark.unit
 
-NUMBERS = Numbers(trained=100, adapters=0, frozen=40, copied=100, verifier=7, cast=100)
+NUMBERS = Numbers(trained=100, adapters=0, frozen=40, copied=100, verifier=7)
 FLOAT32, BFLOAT16 = Numerics.of("32-true", "float32"), Numerics.of("bf16-true", "float32")
 
 
@@ -27,9 +27,8 @@ def test_half_precision_halves_all_but_the_verifier() -> None:
     assert total(BFLOAT16, Strategy("one device", 1), "update") == (2_188 - 28) / 2 + 28
 
 
-def test_autocast_keeps_weights_and_adds_copies_of_what_it_casts() -> None:
-    numerics = Numerics.of("bf16-mixed", "float32")
-    assert total(numerics, Strategy("one device", 1), "update") == 2_188 + 2 * 100
+def test_autocast_keeps_weights() -> None:
+    assert total(Numerics.of("bf16-mixed", "float32"), Strategy("one device", 1), "update") == 2_188
     assert total(Numerics.of("bf16-mixed", "bfloat16"), Strategy("one device", 1), "update") == 2_160 / 2 + 28
 
 
@@ -60,7 +59,7 @@ def test_fsdp2_keeps_float32_shards_of_a_model_in_bfloat16() -> None:
 
 
 def test_adapters_keep_their_own_precision() -> None:
-    numbers = Numbers(trained=10, adapters=5, frozen=40, copied=10, verifier=0, cast=0)
+    numbers = Numbers(trained=10, adapters=5, frozen=40, copied=10, verifier=0)
     rows = state_bytes(numbers, Numerics.of("32-true", "bfloat16"), Strategy("one device", 1))
     assert rows["trained weights"]["update"] == 10 * 2 + 5 * 4
     assert rows["optimizer state"]["update"] == 2 * (10 * 2 + 5 * 4)

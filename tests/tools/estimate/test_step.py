@@ -50,7 +50,7 @@ def test_a_step_by_phase() -> None:
     # The reference keeps the prompts, and repeats them for their completions.
     assert rows["prompt cache"]["reference"] == per_position * (2 * 4 + 12 * 4)
     assert rows["completion cache"]["update"] == per_position * 8 * (4 + 3)
-    assert rows["logits"]["sampling"] == 18 * 100 * 20
+    assert rows["logits"]["sampling"] == 18 * 100 * 36
     # One token at a time, 24 tokens' hidden states, the head's gradient; none of the head without gradient.
     assert rows["logits"]["update"] == 100 * 24 + 24 * 40 + 4_000
     assert rows["logits"]["reference"] == 100 * 24 + 36 * 40
