@@ -20,6 +20,8 @@ from lightning_modules.backbones.generation import is_compiled
 from lightning_modules.backbones.interface import Sampling
 from lightning_modules.backbones.logprobs import chunk_elements
 from lightning_modules.backbones.static_fork import ROOM
+from lightning_modules.global_batch import GlobalBatch
+from lightning_modules.optimizer import PolicyOptimizer
 from tools.estimate.geometries import write_settings
 from tools.estimate.limits import Limits
 from tools.estimate.memory import Layout, checkpoint_bytes
@@ -114,9 +116,9 @@ def estimate(
     strategy = Strategy.of(trainer)
     dtype = settings["init_args"].get("dtype", "float32")
     numerics = Numerics.of(trainer["precision"], dtype)
-    batch_size = config["data"]["init_args"].get("batch_size", 1)
+    options, batch_size = _dealt(options, config["data"]["init_args"].get("batch_size", 1), strategy.devices)
     plan = _plan(options, batch_size, prompt_tokens or media.prompt_positions, backbone, trainer["accelerator"])
-    numbers = _numbers(backbone, plan, count_verifier(options["verifier"]))
+    numbers = _numbers(backbone, plan, count_verifier(options["verifier"]), options["optimizer"])
     decoder = DecoderShape.of(backbone.decoder.config)
     memory = state_bytes(numbers, numerics, strategy)
     elements = chunk_elements(_device_type(trainer["accelerator"]))
@@ -125,7 +127,9 @@ def estimate(
     return Estimate(
         {name: _part(part) for name, part in backbone.parts.items()},
         {name: row for name, row in memory.items() if any(row.values())},
-        checkpoint_bytes(numbers.saved_bytes(numerics, strategy), num_tensors),
+        checkpoint_bytes(
+            numbers.saved_bytes(numerics, strategy), numbers.moment_bytes(numerics, strategy), num_tensors
+        ),
         step_seconds(decoder, numerics, plan, limits),
         plan.load.prompts,
         _facts(strategy, trainer["precision"], dtype, plan, clip_seconds if prompt_tokens is None else None),
@@ -152,6 +156,14 @@ def _trainable(given: list[str] | None, backbone: DecoderBackbone) -> list[str]:
     if given is None and recipe is None:
         raise ValueError("What is trained? Set model.init_args.trainable, or the backbone's recipes.grpo.")
     return given if recipe is None or given is not None else recipe.trainable
+
+
+def _dealt(options: Mapping[str, Any], batch_size: int, num_processes: int) -> tuple[Mapping[str, Any], int]:
+    """The options and the prompts of a step on one device, after `model.global_batch` has been dealt out."""
+    if options["global_batch"] is None:
+        return options, batch_size
+    batch = GlobalBatch.dealt(options["global_batch"], num_processes, batch_size)
+    return {**options, "micro_batch_size": options["micro_batch_size"] or batch.batch_size}, batch.share
 
 
 def _plan(
@@ -194,7 +206,7 @@ def _trained(body: nn.Module) -> Trained:
     return "adapters" if all(id(parameter) in adapters for parameter in trained) else "weights"
 
 
-def _numbers(backbone: DecoderBackbone, plan: Plan, verifier: int) -> Numbers:
+def _numbers(backbone: DecoderBackbone, plan: Plan, verifier: int, optimizer: PolicyOptimizer) -> Numbers:
     adapters = sum(parameter.numel() for parameter in adapter_parameters(backbone) if parameter.requires_grad)
     whole = _part(backbone)
     trained = whole.trained - adapters
@@ -204,6 +216,7 @@ def _numbers(backbone: DecoderBackbone, plan: Plan, verifier: int) -> Numbers:
         frozen=whole.numbers - whole.trained,
         copied=trained if plan.has_reference else 0,
         verifier=verifier,
+        optimizer=optimizer,
     )
 
 

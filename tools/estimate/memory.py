@@ -195,11 +195,12 @@ def tower_bytes(positions: int, hidden: int, intermediate: int, num_states: int,
     return positions * width * (num_states * hidden + 2 * intermediate)
 
 
-def checkpoint_bytes(weights: int, num_tensors: int) -> int:
-    """Size of a checkpoint file: what is trained, with AdamW's two moments.
+def checkpoint_bytes(weights: int, moments: int, num_tensors: int) -> int:
+    """Size of a checkpoint file: what is trained, with the optimizer's state.
 
     Args:
         weights: bytes of the trained weights, under any strategy whole.
-        num_tensors: trained tensors.
+        moments: bytes of the optimizer's state, likewise.
+        num_tensors: trained tensors, each with two moments.
     """
-    return 3 * (weights + num_tensors * _RECORD_BYTES)
+    return weights + moments + 3 * num_tensors * _RECORD_BYTES

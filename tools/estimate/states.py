@@ -10,6 +10,7 @@ of the reference's own copy; S bytes of trained weights in float32, as fsdp2 kee
     fsdp2         T + S/M + F in rollouts and   R + R/M while it     T + S/M in the        2·S/M     –
                   the update, else S/M + F      scores, else R/M     update, else S/M
 
+`model.optimizer` kahan_adamw keeps three numbers of weights in 16 bits in place of two moments, adamw_8bit two bytes.
 With scaled gradients (16-mixed), AdamW's step is not fused and needs T more for a moment; under fsdp2 S/M.
 Source: lightning_modules/sharding.py; the defaults of Lightning's strategies.
 """
@@ -18,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from lightning_modules.optimizer import PolicyOptimizer
 from tools.estimate.shapes import Numerics
 
 PHASES = ("towers", "sampling", "reference", "update", "optimizer step")
@@ -92,6 +94,7 @@ class Numbers:
         frozen: weights of the backbone that are not trained.
         copied: weights that the reference does not share with the policy.
         verifier: of the verifier, which stays in float32 and whole.
+        optimizer: what trains them.
     """
 
     trained: int
@@ -99,6 +102,7 @@ class Numbers:
     frozen: int
     copied: int
     verifier: int
+    optimizer: PolicyOptimizer = "adamw"
 
     def trained_bytes(self, numerics: Numerics) -> int:
         """Bytes of what is trained, T."""
@@ -113,6 +117,13 @@ class Numbers:
         """Bytes of trained weights in a checkpoint, which holds them as the optimizer sees them."""
         return self.master_bytes if strategy.kind == "fsdp2" else self.trained_bytes(numerics)
 
+    def moment_bytes(self, numerics: Numerics, strategy: Strategy) -> int:
+        """Bytes of the optimizer's state: two moments in the type of the weights, or in 8 bits; Kahan's remainder."""
+        if self.optimizer == "adamw_8bit":
+            return 2 * (self.trained + self.adapters)
+        has_remainder = self.optimizer == "kahan_adamw" and numerics.weight < _FLOAT32
+        return (2 + has_remainder) * self.saved_bytes(numerics, strategy)
+
 
 def state_bytes(numbers: Numbers, numerics: Numerics, strategy: Strategy) -> dict[str, ByPhase]:
     """What a device holds, whatever the batch: bytes by part and phase; formulas at the top of this file."""
@@ -120,7 +131,7 @@ def state_bytes(numbers: Numbers, numerics: Numerics, strategy: Strategy) -> dic
     trained = numbers.trained_bytes(numerics)
     frozen, copied = float(numbers.frozen * numerics.weight), numbers.copied * numerics.weight
     gradients = trained
-    optimizer, buckets, temporary = 2.0 * trained, 0, float(trained * numerics.scales)
+    optimizer, buckets, temporary = numbers.moment_bytes(numerics, strategy), 0, float(trained * numerics.scales)
     weights_by_phase, reference = always(trained), always(copied)
     gradients_by_phase = always(gradients)
     if kind == "ddp":
@@ -130,7 +141,7 @@ def state_bytes(numbers: Numbers, numerics: Numerics, strategy: Strategy) -> dic
         weights_by_phase = always(shard) | dict.fromkeys(("towers", "sampling", "update"), trained + shard)
         reference = always(copied / shards) | {"reference": copied * (1 + 1 / shards)}
         gradients_by_phase = always(shard) | {"update": gradients + shard}
-        optimizer, temporary = 2 * shard, shard * numerics.scales
+        temporary = shard * numerics.scales
     return {
         "trained weights": weights_by_phase,
         "frozen weights": always(frozen),
@@ -138,7 +149,7 @@ def state_bytes(numbers: Numbers, numerics: Numerics, strategy: Strategy) -> dic
         "verifier": always(numbers.verifier * _FLOAT32),
         "gradients": gradients_by_phase,
         "buckets": always(buckets),
-        "optimizer state": always(optimizer),
+        "optimizer state": always(optimizer / (shards if kind == "fsdp2" else 1)),
         "optimizer scratch": {"optimizer step": temporary},
     }
 

@@ -1,5 +1,7 @@
 """Weights, gradients and optimizer states per device, against hand-computed numbers."""
 
+from dataclasses import replace
+
 import pytest
 
 from tools.estimate.shapes import Numerics
@@ -56,6 +58,14 @@ def test_fsdp2_keeps_float32_shards_of_a_model_in_bfloat16() -> None:
     assert total(numerics, Strategy("fsdp2", 4), "update") == always + (200 + 100) + 50 + (200 + 100)
     assert total(numerics, Strategy("fsdp2", 4), "optimizer step") == always + 100 + 50 + 100
     assert total(numerics, Strategy("fsdp2", 16, shard_over=4), "update") == always + 300 + 50 + 300
+
+
+def test_optimizers_for_16_bits() -> None:
+    numerics, alone = Numerics.of("32-true", "bfloat16"), Strategy("one device", 1)
+    expected = {"adamw": 400, "kahan_adamw": 600, "adamw_8bit": 200}
+    for name, size in expected.items():
+        rows = state_bytes(replace(NUMBERS, optimizer=name), numerics, alone)
+        assert set(rows["optimizer state"].values()) == {size}
 
 
 def test_adapters_keep_their_own_precision() -> None:
