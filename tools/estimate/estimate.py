@@ -124,6 +124,7 @@ def estimate(
     elements = chunk_elements(_device_type(trainer["accelerator"]))
     memory |= step_bytes(decoder, numerics, plan, elements, media.towers, media.projectors)
     num_tensors = sum(parameter.requires_grad for parameter in backbone.parameters())
+    loses_steps = numbers.trained and numerics.weight < 4 and strategy.kind != "fsdp2" and numbers.optimizer == "adamw"
     return Estimate(
         {name: _part(part) for name, part in backbone.parts.items()},
         {name: row for name, row in memory.items() if any(row.values())},
@@ -133,7 +134,10 @@ def estimate(
         step_seconds(decoder, numerics, plan, limits),
         plan.load.prompts,
         _facts(strategy, trainer["precision"], dtype, plan, clip_seconds if prompt_tokens is None else None),
-        _notes(options, settings["init_args"].get("attn_implementation"), plan, geometry),
+        [
+            *_notes(options, settings["init_args"].get("attn_implementation"), plan, geometry),
+            *(["`fit` refuses this: AdamW loses most steps of weights in 16 bits. See model.optimizer."] * loses_steps),
+        ],
     )
 
 
