@@ -33,7 +33,8 @@ def make_config(tiny_models: Path) -> Callable[..., dict[str, Any]]:
         "group_size": 3,
         "beta": 0.04,
         "num_updates": 1,
-        **dict.fromkeys(("rollout_batch_size", "micro_batch_size", "completion_batch_size")),
+        "optimizer": "adamw",
+        **dict.fromkeys(("global_batch", "rollout_batch_size", "micro_batch_size", "completion_batch_size")),
     }
 
     def make(of_backbone: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
@@ -67,6 +68,22 @@ def test_parts_are_those_of_the_real_backbone(
     assert result.memory["gradients"]["update"] == result.memory["reference"]["update"] == 4 * trained
     assert result.memory["optimizer state"]["update"] == 8 * trained
     assert result.checkpoint == pytest.approx(12 * trained, rel=0.1)
+
+
+def test_a_global_batch_is_dealt_out(make_config: Callable[..., dict[str, Any]]) -> None:
+    """8 prompts on 2 devices: each samples 4, and sends 2 at a time (`data.batch_size`) backward."""
+    dealt = estimate(make_config(global_batch=8, devices=2, strategy="ddp"), H100)
+    given = make_config(micro_batch_size=2, devices=2, strategy="ddp")
+    given["data"]["init_args"]["batch_size"] = 4
+    assert dealt.memory == estimate(given, H100).memory and dealt.num_prompts == 4
+
+
+def test_what_fit_refuses_is_said(make_config: Callable[..., dict[str, Any]]) -> None:
+    def refused(**options: Any) -> bool:
+        return any("refuses" in note for note in estimate(make_config({"dtype": "bfloat16"}, **options), H100).notes)
+
+    assert refused() and not refused(optimizer="kahan_adamw")
+    assert not refused(devices=2, strategy={"class_path": "lightning_modules.sharding.FSDP2Strategy"})
 
 
 def test_total_of_a_phase_is_the_sum_of_what_stands_in_it(make_config: Callable[..., dict[str, Any]]) -> None:
