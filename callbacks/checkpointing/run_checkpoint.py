@@ -12,7 +12,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
+from callbacks.checkpointing.elasticity import deal_anew, keep_place_in_schedule, steps_per_epoch
 from callbacks.checkpointing.files import DIRECTORY, PARTIAL, SUFFIX, CheckpointFiles, own_checkpoints
+
+_STEPS_PER_EPOCH = "steps_per_epoch"
 
 
 class RunCheckpoint(Checkpoint):
@@ -47,6 +50,7 @@ class RunCheckpoint(Checkpoint):
         self._saved_step = -1
         self._saved_at = time.monotonic()
         self._is_waiting = False  # for a validation to end
+        self._saved_steps_per_epoch: float | None = None  # of the checkpoint that the run goes on from
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # Strategies that write directories (DeepSpeed) do so by themselves.
@@ -55,12 +59,21 @@ class RunCheckpoint(Checkpoint):
             for partial in self._directory(trainer).glob(f"{PARTIAL}*"):
                 _remove(partial)
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[_STEPS_PER_EPOCH] = steps_per_epoch(trainer)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._saved_steps_per_epoch = checkpoint.get(_STEPS_PER_EPOCH)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._seen_step = self._saved_step = trainer.global_step
         self._saved_at = time.monotonic()
         # Lightning does so only where it makes the loader after it has read the checkpoint; here the schedule had to
         # know the number of steps before.
         trainer.fit_loop._load_combined_loader_states()
+        deal_anew(trainer)
+        if self._saved_steps_per_epoch is not None:
+            keep_place_in_schedule(trainer, self._saved_steps_per_epoch)
         if trainer.global_step:
             _cut_curves(trainer)
         furthest = max(own_checkpoints(self._directory(trainer)), default=0)
