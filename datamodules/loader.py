@@ -4,12 +4,14 @@ The order of an epoch is a function of seed and epoch (`samplers.EpochSampler`),
 all processes together have taken.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
+from lightning import Trainer
 from torch.utils.data import DataLoader
 
-from datamodules.notices import warn
+from datamodules.notices import inform, warn
 from datamodules.samplers import EpochSampler
 
 
@@ -110,3 +112,25 @@ class ResumableLoader(DataLoader):
 def _num_taken(state: dict[str, int]) -> int:
     """Items of the epoch that all processes together have taken."""
     return state.get("num_before", 0) + state["num_batches"] * state["batch_size"] * state["num_processes"]
+
+
+def say_num_workers(name: str, num_workers: int, trainer: Trainer | None) -> None:
+    """Say how many loading processes a node will have, and warn where they are more than its CPUs.
+
+    Args:
+        name: of the data.
+        num_workers: of one loader.
+        trainer: knows how many processes of a node have such a loader; None is a single process.
+    """
+    num_processes = trainer.num_devices if trainer else 1
+    own = os.environ.get("SLURM_CPUS_PER_TASK")  # srun binds each process to its own CPUs
+    num_cpus = int(own) * num_processes if own else len(os.sched_getaffinity(0))
+    total = num_workers * num_processes
+    if total > num_cpus:
+        warn(
+            f"{name}: num_workers={num_workers} for each of {num_processes} processes makes {total} loading processes "
+            f"on a node with {num_cpus} CPUs, where they wait for each other. Set data.num_workers to "
+            f"{num_cpus // num_processes}."
+        )
+    elif total:
+        inform(f"{name}: {total} loading processes per node, {num_workers} for each of {num_processes} devices")
