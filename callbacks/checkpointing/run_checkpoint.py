@@ -62,7 +62,7 @@ class RunCheckpoint(Checkpoint):
         trainer.strategy.checkpoint_io = CheckpointFiles()
         if stage != "fit":
             return
-        self._signals, self._is_stopping = StopSignals(), False
+        self._signals, self._is_stopping, self._saved_steps_per_epoch = StopSignals(), False, None
         self._signals.listen_for_requeue()
         if trainer.is_global_zero:
             for partial in self._directory(trainer).glob(f"{PARTIAL}*"):
@@ -103,7 +103,8 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         stepped = trainer.global_step > self._seen_step
         self._seen_step = trainer.global_step
-        self._is_stopping = self._signals.are_heard(trainer)
+        # A job that is to be queued again has the time to come to the end of an accumulation.
+        self._is_stopping = self._signals.are_heard(trainer) and (stepped or not self._signals.is_to_be_requeued)
         if not stepped or not (self._is_stopping or self._is_due(trainer)):
             return
         # Lightning leaves a validation out that was due when a run goes on from between the batch and it.
