@@ -19,7 +19,7 @@ from datamodules.clip_cache import ClipCache
 from datamodules.clip_dataset import ClipDataset, split_validation
 from datamodules.clip_source import ClipRecord, ClipSource, Split
 from datamodules.containers import MediaError
-from datamodules.loader import ResumableLoader
+from datamodules.loader import ResumableLoader, say_num_workers
 from datamodules.notices import inform, warn
 from datamodules.samplers import evaluation_sampler, training_sampler
 
@@ -62,6 +62,7 @@ class ClipDataModule(LightningDataModule):
         if needed not in self.corpus.splits:
             has = ", ".join(self.corpus.splits)
             raise ValueError(f"{self.corpus.name} at {self.corpus.root} has no {needed} split; it has {has}.")
+        say_num_workers(self.corpus.name, self.corpus.num_workers, self.trainer)
         rows = self.corpus.read_splits()
         if needed != "train":
             self._add_dataset(needed, rows[needed])

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 from datamodules.clip_source import DataSource
 from datamodules.emotions import GO_EMOTIONS
 from datamodules.labelled_sentences import LabelledSentence, read_sentences, split_by_text
-from datamodules.loader import ResumableLoader
+from datamodules.loader import ResumableLoader, say_num_workers
 from datamodules.notices import inform, warn
 from datamodules.samplers import evaluation_sampler, training_sampler
 
@@ -99,6 +99,7 @@ class RationaleText(DataSource, LightningDataModule):
         Raises:
             FileNotFoundError, ValueError: see `read_sentences`.
         """
+        say_num_workers("RationaleText", self.num_workers, self.trainer)
         if stage in ("fit", "validate") and "train" not in self.sentences:
             training = read_sentences(self.train)
             if self.validation is None:

@@ -5,10 +5,11 @@ import random
 import zlib
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence, Sized
-from itertools import accumulate, islice
+from itertools import accumulate, cycle, islice
 from typing import TypeVar
 
 import numpy as np
+import torch
 from lightning import Trainer
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DistributedSampler
@@ -18,6 +19,9 @@ Group = TypeVar("Group", bound=Hashable)
 
 class EpochSampler(DistributedSampler):
     """A shuffle that depends on seed and epoch only, and that can be entered in the middle of an epoch.
+
+    The processes deal out one order among them, an item to each in turn: after as many batches on each, what they have
+    taken is its beginning, and the rest can be dealt out to any number of processes.
 
     Args:
         dataset: what is sampled from.
@@ -32,15 +36,27 @@ class EpochSampler(DistributedSampler):
 
     def __iter__(self) -> Iterator[int]:
         num_skipped, self._num_skipped = self._num_skipped, 0
-        return islice(super().__iter__(), num_skipped, None)
+        order = self.order()
+        left = order[num_skipped:]
+        left += islice(cycle(order), -len(left) % self.num_replicas)
+        return iter(left[self.rank :: self.num_replicas])
+
+    def order(self) -> list[int]:
+        """The items of the current epoch, of all processes together."""
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return torch.randperm(len(self.dataset), generator=generator).tolist()
 
     def skip(self, num_items: int) -> None:
-        """Leave out the first items of this process in the next iteration, and in no other."""
+        """Leave out the first items of the epoch, of all processes together, in the next iteration and in no other."""
         self._num_skipped = num_items
+
+    def num_left(self, num_skipped: int) -> int:
+        """Items of a process after the first `num_skipped` of the epoch."""
+        return math.ceil(max(len(self.dataset) - num_skipped, 0) / self.num_replicas)
 
     def fingerprint(self) -> dict[str, int]:
         """What must be equal for two samplers to have one order in the current epoch; the same on every process."""
-        return {"num_items": len(self.dataset), "num_processes": self.num_replicas, "seed": self.seed}
+        return {"num_items": len(self.dataset), "seed": self.seed}
 
 
 class GroupSampler(EpochSampler):
@@ -68,9 +84,9 @@ class GroupSampler(EpochSampler):
         self.groups = groups
         self.shares = shares
 
-    def __iter__(self) -> Iterator[int]:
+    def order(self) -> list[int]:
         draws = self._draws()
-        return (draws[position] for position in super().__iter__())
+        return [draws[position] for position in super().order()]
 
     def fingerprint(self) -> dict[str, int]:
         return {**super().fingerprint(), "draws": zlib.crc32(np.asarray(self._draws(), dtype="<i8").tobytes())}

@@ -9,10 +9,15 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
+from callbacks.checkpointing.elasticity import deal_anew, keep_place_in_schedule, steps_per_epoch
 from callbacks.checkpointing.files import DIRECTORY, PARTIAL, SUFFIX, CheckpointFiles, own_checkpoints
+from callbacks.checkpointing.stop_signals import StopSignals, requeue_job
+
+_STEPS_PER_EPOCH = "steps_per_epoch"
 
 
 class RunCheckpoint(Checkpoint):
@@ -21,9 +26,10 @@ class RunCheckpoint(Checkpoint):
     The newest is that of most optimizer steps. Where another run got further, one that begins anew or further back says
     so, and replaces what is ahead of it when it writes its first checkpoint.
 
-    It writes at the end of every epoch and of the run, every so many optimizer steps or minutes, and when a cluster's
-    scheduler asks the run to end (SIGTERM). It writes only between two optimizer steps: a checkpoint holds no
-    accumulated gradients, and a run that is killed there does their batches again.
+    It writes at the end of every epoch and of the run, every so many optimizer steps or minutes, and when the scheduler
+    of a cluster asks the run to end (SIGTERM; SIGUSR1 of a SLURM job, which it has put into the queue again). It writes
+    only between two optimizer steps: a checkpoint holds no accumulated gradients, and a run that is killed there does
+    their batches again.
 
     A checkpoint appears under its name only when it is complete. Frozen parts are not in it.
 
@@ -47,20 +53,37 @@ class RunCheckpoint(Checkpoint):
         self._saved_step = -1
         self._saved_at = time.monotonic()
         self._is_waiting = False  # for a validation to end
+        self._signals = StopSignals()
+        self._is_stopping = False
+        self._saved_steps_per_epoch: float | None = None  # of the checkpoint that the run goes on from
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # Strategies that write directories (DeepSpeed) do so by themselves.
         trainer.strategy.checkpoint_io = CheckpointFiles()
-        if stage == "fit" and trainer.is_global_zero:
+        if stage != "fit":
+            return
+        self._signals, self._is_stopping, self._saved_steps_per_epoch = StopSignals(), False, None
+        self._signals.listen_for_requeue()
+        if trainer.is_global_zero:
             for partial in self._directory(trainer).glob(f"{PARTIAL}*"):
                 _remove(partial)
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[_STEPS_PER_EPOCH] = steps_per_epoch(trainer)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._saved_steps_per_epoch = checkpoint.get(_STEPS_PER_EPOCH)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._signals.listen_for_end()
         self._seen_step = self._saved_step = trainer.global_step
         self._saved_at = time.monotonic()
         # Lightning does so only where it makes the loader after it has read the checkpoint; here the schedule had to
         # know the number of steps before.
         trainer.fit_loop._load_combined_loader_states()
+        deal_anew(trainer)
+        if self._saved_steps_per_epoch is not None:
+            keep_place_in_schedule(trainer, self._saved_steps_per_epoch)
         if trainer.global_step:
             _cut_curves(trainer)
         furthest = max(own_checkpoints(self._directory(trainer)), default=0)
@@ -71,19 +94,27 @@ class RunCheckpoint(Checkpoint):
                 "them, stop, and add --ckpt_path last; to keep them, choose another --trainer.default_root_dir."
             )
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._is_stopping:  # not at the end of the batch before, whose curves are written after that
+            raise SIGTERMException
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         stepped = trainer.global_step > self._seen_step
         self._seen_step = trainer.global_step
-        self._is_waiting = stepped and self._is_due(trainer)
+        # A job that is to be queued again has the time to come to the end of an accumulation.
+        self._is_stopping = self._signals.are_heard(trainer) and (stepped or not self._signals.is_to_be_requeued)
+        if not stepped or not (self._is_stopping or self._is_due(trainer)):
+            return
         # Lightning leaves a validation out that was due when a run goes on from between the batch and it.
-        epoch_loop = trainer.fit_loop.epoch_loop
-        if self._is_waiting and not epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+        self._is_waiting = trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        if self._is_stopping or not self._is_waiting:  # who asks to end may not wait for a validation
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._is_waiting:
+            self._is_waiting = False
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,14 +124,19 @@ class RunCheckpoint(Checkpoint):
         if trainer.global_step != self._saved_step:
             self._save(trainer)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        stopped = self._is_stopping and isinstance(exception, SIGTERMException)
+        if stopped and self._signals.is_to_be_requeued and trainer.is_global_zero:
+            requeue_job()
+
     def _is_due(self, trainer: Trainer) -> bool:
         if self.every_n_steps is not None and (
             trainer.global_step // self.every_n_steps > self._saved_step // self.every_n_steps
         ):
             return True
         minutes = (time.monotonic() - self._saved_at) / 60
-        due = trainer.received_sigterm or (self.every_n_minutes is not None and minutes >= self.every_n_minutes)
-        # Clocks and signals differ between processes, and all must take part in saving.
+        due = self.every_n_minutes is not None and minutes >= self.every_n_minutes
+        # Clocks differ between processes, and all must take part in saving.
         return trainer.strategy.reduce_boolean_decision(due, all=False)
 
     def _directory(self, trainer: Trainer) -> Path:
@@ -121,9 +157,8 @@ class RunCheckpoint(Checkpoint):
         trainer.strategy.barrier("RunCheckpoint")
         self._saved_step = trainer.global_step
         self._saved_at = time.monotonic()
-        self._is_waiting = False
-        if trainer.received_sigterm:
-            rank_zero_info(f"Asked to end (SIGTERM): saved {path}. Go on with --ckpt_path last.")
+        if self._is_stopping:
+            rank_zero_info(f"Asked to end by a signal: saved {path}. Go on with --ckpt_path last.")
 
     def _remove_old(self, directory: Path, step: int) -> None:
         """Leave the checkpoint just written and those before it, `keep` in all."""

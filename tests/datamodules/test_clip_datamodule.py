@@ -75,6 +75,40 @@ def ids(data: ClipDataModule, name: str) -> list[str]:
     return [row.id for row in data.datasets[name].records]
 
 
+@pytest.mark.parametrize(
+    ("num_devices", "cpus_per_task", "advice"),
+    [
+        (1, None, None),
+        (2, None, "makes 6 loading processes on a node with 4 CPUs, .* data.num_workers to 2"),
+        (2, "3", None),
+        (2, "2", "makes 6 loading processes on a node with 4 CPUs"),
+        (8, None, "makes 24 .* to 0"),
+    ],
+)
+def test_loading_processes_of_a_node_are_counted(
+    corpus: Callable[..., ClipDataModule],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    num_devices: int,
+    cpus_per_task: str | None,
+    advice: str | None,
+) -> None:
+    """Four CPUs that all processes share, or so many for each task of SLURM."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4))
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    if cpus_per_task is not None:
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", cpus_per_task)
+    monkeypatch.setattr(logging.getLogger("datamodules.notices"), "propagate", True)
+    data = corpus(num_workers=3)
+    data.trainer = SimpleNamespace(num_devices=num_devices)
+    if advice is None:
+        data.setup("fit")
+        assert f"{3 * num_devices} loading processes per node, 3 for each of {num_devices} devices" in caplog.text
+    else:
+        with pytest.warns(UserWarning, match=advice):
+            data.setup("fit")
+
+
 def test_instruction_is_the_papers_with_two_spaces() -> None:
     assert INSTRUCTION == (
         "As an emotional recognition expert; throughout the video, which emotion conveyed by the characters is the "
@@ -376,7 +410,7 @@ def test_two_processes_share_the_test_clips_without_repeats(corpus: Callable[...
     seen: list[list[str]] = []
     for rank in (0, 1):
         data = corpus(batch_size=2, eval_batch_size=2)
-        data.trainer = SimpleNamespace(world_size=2, global_rank=rank)
+        data.trainer = SimpleNamespace(world_size=2, num_devices=2, global_rank=rank)
         data.setup("fit")
         data.setup("test")
         seen.append([clip_id for batch in data.test_dataloader() for clip_id in batch.ids])

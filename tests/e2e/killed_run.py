@@ -1,4 +1,8 @@
-"""Runs `main.py` in a process of its own that kills itself, as SIGKILL does, at a chosen moment."""
+"""Runs `main.py` in a process of its own that kills itself, as SIGKILL does, at a chosen moment.
+
+As a program it is `main.py` for launchers: `python -m tests.e2e.killed_run MOMENT COUNT SIGNAL ARGUMENTS...`. The
+second process of the run gets the signal, unless it was started again.
+"""
 
 import multiprocessing
 import os
@@ -103,3 +107,13 @@ def _killing(method: Callable, count: int, sent: signal.Signals) -> Callable:
         return method(self, *args, **options)
 
     return call
+
+
+def _is_second_and_new() -> bool:
+    rank = os.environ.get("SLURM_PROCID") or os.environ.get("RANK")
+    restarts = os.environ.get("SLURM_RESTART_COUNT") or os.environ.get("TORCHELASTIC_RESTART_COUNT")
+    return rank == "1" and restarts == "0"
+
+
+if __name__ == "__main__":
+    _child(sys.argv[4:], sys.argv[1] if _is_second_and_new() else None, int(sys.argv[2]), signal.Signals[sys.argv[3]])

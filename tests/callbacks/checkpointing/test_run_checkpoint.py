@@ -1,6 +1,8 @@
 """Which checkpoints a run leaves, and from which one it goes on, whatever the clock says."""
 
 import os
+import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,83 @@ def test_a_run_that_begins_further_back_replaces_what_is_ahead_of_it(tmp_path: P
     ):
         assert fit(tmp_path, 3) == [2, 3]
     assert (tmp_path / "checkpoints" / "step=8.ckpt").exists()
+
+
+class Asked(Line):
+    """Sends itself a signal in its fourth batch."""
+
+    def __init__(self, signum: signal.Signals) -> None:
+        super().__init__()
+        self.signum = signum
+        self.num_batches = 0
+
+    def training_step(self, batch: torch.Tensor) -> torch.Tensor:
+        self.num_batches += 1
+        if self.num_batches == 4:
+            os.kill(os.getpid(), self.signum)
+        return super().training_step(batch)
+
+
+@pytest.mark.parametrize(("signum", "num_batches", "saved"), [(signal.SIGTERM, 4, []), (signal.SIGUSR1, 6, [2])])
+def test_a_job_to_be_queued_again_accumulates_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals, num_batches: int, saved: list[int]
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv("PATH", "")  # without scontrol, which is told
+    trainer = Trainer(
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        accumulate_grad_batches=3,
+        callbacks=[RunCheckpoint()],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    model, handler = Asked(signum), signal.getsignal(signal.SIGUSR1)
+    try:
+        with pytest.raises(SystemExit), nullcontext() if not saved else pytest.warns(UserWarning, match="job 4711"):
+            trainer.fit(model, DataLoader(torch.ones(50, 1)))
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
+    assert model.num_batches == num_batches
+    assert list(own_checkpoints(tmp_path / "checkpoints")) == saved
+
+
+class Validated(Line):
+    """Is asked to end in its second step, and notes the checkpoints that there are at each validation."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory = directory
+        self.at_validation: list[list[int]] = []
+
+    def training_step(self, batch: torch.Tensor) -> torch.Tensor:
+        if self.global_step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().training_step(batch)
+
+    def validation_step(self, batch: torch.Tensor) -> None:
+        self.at_validation.append(list(own_checkpoints(self.directory / "checkpoints")))
+
+
+def test_who_asks_to_end_does_not_wait_for_a_validation(tmp_path: Path) -> None:
+    """It comes after the checkpoint, which is written again with it: Lightning does not catch up on it."""
+    trainer = Trainer(
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        val_check_interval=2,
+        num_sanity_val_steps=0,
+        callbacks=[RunCheckpoint()],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    model, handler = Validated(tmp_path), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        trainer.fit(model, DataLoader(torch.ones(50, 1)), DataLoader(torch.ones(2, 1)))
+    assert model.at_validation == [[2], [2]], "all of the validation"
+    assert trainer.global_step == 2
+    (file,) = own_checkpoints(tmp_path / "checkpoints").values()
+    progress = torch.load(file, weights_only=True)["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+    assert progress["total"]["completed"] == 2
+    assert signal.getsignal(signal.SIGTERM) == handler
