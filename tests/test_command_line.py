@@ -62,6 +62,9 @@ STACKS: dict[str, list[str]] = {
     "demo/cold_start": ["trainer/default", "stage/cold_start", "data/emer", "backbone/composed"],
     "demo/verifier": ["trainer/default", "stage/verifier", "data/rationale_text"],
     "demo/grpo": ["trainer/default", "stage/grpo", "data/dfew", "backbone/composed"],
+    "real/backbone": ["trainer/default", "stage/cold_start", "data/emer", "backbone/composed", "demo/data"],
+    "real/cold_start": ["trainer/default", "stage/cold_start", "data/emer", "backbone/composed"],
+    "real/grpo": ["trainer/default", "stage/grpo", "data/dfew", "backbone/composed"],
     "demo/evaluate": ["trainer/default", "stage/evaluate", "data/dfew", "backbone/composed"],
 }
 
@@ -103,7 +106,15 @@ def golden_humanomni() -> list[str]:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_configuration_is_instantiated(name: str, tiny_models: Path, tmp_path: Path) -> None:
-    order = ["trainer", "stage", "data", "backbone", "demo", "trainer/bf16_true"]  # which sets the backbone's dtype
+    order = [
+        "trainer",
+        "stage",
+        "data",
+        "backbone",
+        "demo",
+        "real",
+        "trainer/bf16_true",
+    ]  # which sets the backbone's dtype
     parts = sorted([*STACKS[name], name], key=lambda part: order.index(part if part in order else part.split("/")[0]))
     arguments = [*stack(*parts), "--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}"]
     if "deepspeed" in name:

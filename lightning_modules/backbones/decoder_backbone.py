@@ -9,6 +9,7 @@ from typing import Self
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from lightning_modules.backbones import generation, logprobs
 from lightning_modules.backbones.adapters import LoRA, adapter_parameters, add_adapters, drop_fresh_adapters
@@ -96,6 +97,12 @@ class DecoderBackbone(Backbone):
         reference = copy.deepcopy(self, memo={**memo, id(self.tokenizer): self.tokenizer})
         drop_fresh_adapters(reference.parts[LANGUAGE_MODEL])
         return reference.requires_grad_(False).eval()
+
+
+def end_tokens(model: PreTrainedModel) -> set[int]:
+    """Tokens that end a turn of a published model, which may not be its tokenizer's one end of a sequence (Gemma 3)."""
+    ids = model.generation_config.eos_token_id
+    return set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
 
 
 def as_part(decoder: Decoder) -> nn.Module:
