@@ -107,8 +107,6 @@ class ComposedBackbone(SplicedBackbone):
                 AutoModelForCausalLM, language_directory, trust_remote_code=False, **options
             )
             self.tokenizer = AutoTokenizer.from_pretrained(language_directory, trust_remote_code=False)
-            if self.tokenizer.pad_token is None:  # Llama 3's and others'; what is padded is masked
-                self.tokenizer.pad_token = self.tokenizer.eos_token
         hidden_size = self.language_model.config.get_text_config().hidden_size
         self.vision_projector = _mlp(self.vision_tower.config.hidden_size, hidden_size)
         self.audio_projector = _mlp(self.audio_tower.config.d_model, hidden_size)

@@ -46,7 +46,7 @@ class DecoderBackbone(Backbone):
         return sorted({self.tokenizer.eos_token_id, self.tokenizer.pad_token_id})
 
     def _adapt(self, lora: LoRA | None, gradient_checkpointing: bool) -> None:
-        """Add adapters, switch recomputation on, and choose how linear layers compute.
+        """Add adapters, switch recomputation on, choose how linear layers compute, and see that there is padding.
 
         Args:
             lora: adapters to train in place of the language model's weights, or None.
@@ -58,6 +58,8 @@ class DecoderBackbone(Backbone):
         if gradient_checkpointing:
             self.decoder.body.activation_checkpointing_enable({"use_reentrant": False})
         use_onednn(self)
+        if self.tokenizer.pad_token is None:  # Llama 3's, for one; what is padded is masked
+            self.tokenizer.pad_token = self.tokenizer.eos_token
         self.eval()
 
     def set_trainable(self, names: Sequence[str]) -> None:

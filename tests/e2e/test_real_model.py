@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM
 
@@ -65,8 +65,8 @@ def run_main(figures: dict[str, Any]) -> Callable[..., None]:
 @pytest.fixture(scope="module")
 def runs(run_main: Callable[..., None]) -> Path:
     """All runs, one after the other, as a user makes them."""
-    for made in ("emer", "dfew", "sentences", "tiny", "cold_start", "verifier", "grpo", "predict", "report"):
-        shutil.rmtree(REAL / made, ignore_errors=True)
+    for earlier in ("emer", "dfew", "sentences", "tiny", "cold_start", "verifier", "grpo", "predict", "report"):
+        shutil.rmtree(REAL / earlier, ignore_errors=True)
     for layout, number in (("emer", 300), ("dfew", 200), ("sentences", 6000)):
         made = ["--output", f"{REAL}/{layout}", "--num_clips", str(number), "--face_disagreement", "0.5"]
         run_main(f"synthesize {layout}", "synthesize", "--layout", layout, *made, "--seed", str(SEED))
@@ -139,17 +139,16 @@ def test_stage_3_makes_its_steps(runs: Path, figures: dict[str, Any]) -> None:
         figures[f"{tag} in stage 3"] = list(curve(runs / "grpo", tag).values())
 
 
-def test_the_export_is_the_model_that_was_given(runs: Path) -> None:
-    """In bfloat16, under the names and shapes of the published file, the head tied as there; and another one."""
-    with (
-        safe_open(REAL / "gemma" / "model.safetensors", "pt") as published,
-        safe_open(runs / "grpo" / "model" / "language_model" / "model.safetensors", "pt") as exported,
-    ):
-        assert set(published.keys()) == set(exported.keys()) and "lm_head.weight" not in exported.keys()  # noqa: SIM118
-        name = "model.layers.0.mlp.down_proj.weight"
-        before, after = published.get_tensor(name), exported.get_tensor(name)
-        embeddings = [file.get_tensor("model.embed_tokens.weight") for file in (published, exported)]
-    assert after.dtype == torch.bfloat16 and not torch.equal(before, after) and torch.equal(*embeddings)
+def test_the_export_is_the_published_file_with_what_was_learnt(runs: Path) -> None:
+    """Under the same names, the head tied as there: adapted weights in float32, all others as they were."""
+    published, exported = (
+        load_file(directory / "model.safetensors")
+        for directory in (REAL / "gemma", runs / "grpo" / "model" / "language_model")
+    )
+    assert published.keys() == exported.keys() and "lm_head.weight" not in exported
+    kept = {name for name, tensor in exported.items() if torch.equal(tensor, published[name])}
+    assert {name for name, tensor in exported.items() if tensor.dtype == torch.bfloat16} == kept
+    assert all(name.endswith("_proj.weight") for name in exported.keys() - kept) and len(exported) - len(kept) == 7 * 18
 
 
 def test_predictions_are_in_the_format(runs: Path, figures: dict[str, Any]) -> None:
@@ -184,4 +183,4 @@ def test_sampling_and_scoring_agree_with_transformers_beyond_the_sliding_window(
             plain[row, mask] = logits.log_softmax(dim=-1).gather(1, ids[mask][:, None])[:, 0]
     differences = [float((values - plain).abs().max()) for values in (completions.logprobs, scored)]
     figures["largest difference from transformers, sampled and scored"] = differences
-    assert max(differences) < 1e-3
+    assert max(differences) < 5e-3
