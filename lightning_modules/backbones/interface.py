@@ -21,7 +21,7 @@ from lightning_modules.backbones.recipe import Recipe
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn. Nothing comes from a checkpoint's `generation_config.json` (decision 22).
+    """How completions are drawn; nothing comes from `generation_config.json` but the ends of a turn (decisions 22, 28).
 
     Args:
         max_new_tokens: longest completion, in tokens.

@@ -18,7 +18,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from datamodules.batch import SAMPLE_RATE, ClipBatch
 from lightning_modules.backbones import loading
 from lightning_modules.backbones.decoder import Decoder
-from lightning_modules.backbones.decoder_backbone import DecoderBackbone
+from lightning_modules.backbones.decoder_backbone import DecoderBackbone, end_tokens
 from lightning_modules.backbones.interface import Percept, Perception, Prompt
 from lightning_modules.backbones.precision import in_float32
 from lightning_modules.chat_template import QUESTION, render_around
@@ -96,6 +96,10 @@ class SplicedBackbone(DecoderBackbone):
     @property
     def decoder(self) -> Decoder:
         return Decoder.of(self.language_model)
+
+    @property
+    def stop_token_ids(self) -> list[int]:
+        return sorted({*super().stop_token_ids, *end_tokens(self.language_model)})
 
     def _pixels(self, frames: Tensor) -> Tensor:
         """uint8 `[B, T, 3, I, I]` as the vision tower takes it: `[B·T, 3, I, I]`."""

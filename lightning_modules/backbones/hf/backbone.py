@@ -21,7 +21,7 @@ from datamodules.files.json_files import read_json_object
 from lightning_modules.backbones import loading
 from lightning_modules.backbones.adapters import LoRA, merged_state_dict
 from lightning_modules.backbones.decoder import Decoder
-from lightning_modules.backbones.decoder_backbone import LANGUAGE_MODEL, DecoderBackbone, as_part
+from lightning_modules.backbones.decoder_backbone import LANGUAGE_MODEL, DecoderBackbone, as_part, end_tokens
 from lightning_modules.backbones.hf import (  # noqa: F401 - the families are found among Family's subclasses
     llava_onevision,
     processor_family,
@@ -109,7 +109,7 @@ class HFBackbone(DecoderBackbone):
 
     @property
     def stop_token_ids(self) -> list[int]:
-        return sorted({*super().stop_token_ids, *self.family.stop_token_ids})
+        return sorted({*super().stop_token_ids, *end_tokens(self.model)})
 
     def perceive(self, batch: ClipBatch) -> HFPercept:
         """What the frozen towers return for each clip; a tower in training is left to `encode`.

@@ -174,12 +174,6 @@ class Family(ABC):
         """Of each tower among the parts: the calls whose results can stand for running it."""
         return {name: [Call(module)] for name, module in self.parts.items() if name.endswith("_tower")}
 
-    @property
-    def stop_token_ids(self) -> set[int]:
-        """Tokens that end a turn, beside the tokenizer's end-of-sequence and padding tokens."""
-        ids = self.model.generation_config.eos_token_id
-        return set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
-
     def token_arguments(self, token_ids: Tensor) -> dict[str, Tensor]:
         """Arguments of the model's forward that depend on the prompt's tokens, int64 `[1, P]`."""
         return {}

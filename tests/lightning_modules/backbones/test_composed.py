@@ -12,6 +12,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from datamodules.batch import ClipBatch
 from datamodules.media_settings import MelSettings
 from datamodules.mel import log_mel
+from lightning_modules.backbones.adapters import LoRA
 from lightning_modules.backbones.composed import ComposedBackbone, _pool
 from lightning_modules.backbones.interface import Sampling
 
@@ -63,6 +64,51 @@ def test_greedy_decoding_is_deterministic_and_stops_at_either_stop_token(
     stopped = backbone.generate(backbone.encode(batch), 1, Sampling(max_new_tokens=8, temperature=0))
     assert stopped.finished[0] and stopped.lengths[0] <= first.lengths[0]
     assert int(stopped.token_ids[0, stopped.lengths[0] - 1]) == backbone.tokenizer.pad_token_id
+
+
+def test_a_turn_ends_where_the_published_model_says(tiny_models: Path, tmp_path: Path) -> None:
+    """Gemma 3's tokenizer ends sequences by `<eos>`, and the model its turns by `<end_of_turn>`."""
+    model = shutil.copytree(tiny_models / "language_model", tmp_path / "language_model")
+    settings = json.loads((model / "generation_config.json").read_text())
+    parts = {"vision": str(tiny_models / "vision"), "audio": str(tiny_models / "audio"), "language_model": str(model)}
+    for ends in ([2, 17], 17):
+        (model / "generation_config.json").write_text(json.dumps({**settings, "eos_token_id": ends}))
+        backbone = ComposedBackbone(**parts)
+        assert backbone.stop_token_ids == [0, 2, 17]
+    backbone.save(tmp_path / "saved")
+    assert ComposedBackbone(str(tmp_path / "saved")).stop_token_ids == [0, 2, 17]
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end(tiny_models: Path, tmp_path: Path, batch: ClipBatch) -> None:
+    """As Llama 3's."""
+    model = shutil.copytree(tiny_models / "language_model", tmp_path / "language_model")
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    del settings["pad_token"]
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    parts = {"vision": str(tiny_models / "vision"), "audio": str(tiny_models / "audio"), "language_model": str(model)}
+    backbone = ComposedBackbone(**parts, num_frames=2, video_grid=2, audio_pool=10)
+    completions = backbone.completion_ids(["<think>He smiles.</think>", "Yes."])
+    assert backbone.texts(completions) == ["<think>He smiles.</think>", "Yes."]
+    assert completions.mask[1].sum() < completions.mask.shape[1]
+    sampled = backbone.generate(backbone.encode(batch), 1, Sampling(max_new_tokens=3))
+    assert sampled.logprobs.isfinite().all()
+
+
+def test_projectors_beside_adapters_are_trained_in_float32(tiny_models: Path, tmp_path: Path, batch: ClipBatch) -> None:
+    parts = {name: str(tiny_models / name) for name in ("vision", "audio", "language_model")}
+    backbone = ComposedBackbone(
+        **parts, num_frames=2, video_grid=2, audio_pool=10, dtype="bfloat16", lora=LoRA(rank=4, alpha=8)
+    )
+    backbone.set_trainable(TRAINED)
+    trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    assert {parameter.dtype for parameter in trained} == {torch.float32}
+    assert backbone.language_model.dtype == backbone.vision_tower.dtype == torch.bfloat16
+    completions = backbone.completion_ids([response or "" for response in batch.responses])
+    backbone.logprobs(backbone.encode(batch), completions).sum().backward()
+    assert all(p.grad is not None for part in TRAINED[:2] for p in backbone.parts[part].parameters())
+    backbone.save(tmp_path)
+    again = ComposedBackbone(str(tmp_path), dtype="bfloat16")
+    assert {parameter.dtype for parameter in again.parameters()} == {torch.bfloat16}
 
 
 def test_sampling_filters(backbone: ComposedBackbone, batch: ClipBatch) -> None:

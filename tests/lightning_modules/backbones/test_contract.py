@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.plugins.precision import HalfPrecision, MixedPrecision
 from peft.tuners.lora import LoraLayer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from datamodules.batch import ClipBatch
@@ -289,6 +289,22 @@ def test_adapters_off_is_the_reference_and_saving_merges_them(
         if isinstance(layer, LoraLayer):
             layer.enable_adapters(False)
     torch.testing.assert_close(model.logprobs(model.encode(clips), completions).detach(), at_start, atol=1e-6, rtol=0)
+
+
+def test_what_adapters_of_a_bfloat16_model_learn_is_saved_to_the_last_bit(
+    load: Callable[..., DecoderBackbone], case: Case, tmp_path: Path
+) -> None:
+    model = load(dtype="bfloat16", lora=LoRA(rank=4, alpha=8))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.constant_(parameter, 1e-6)  # a step of stage 3, below the spacing of the weights
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+    model.save(tmp_path)
+    again = case.reload(tmp_path)
+    for name, layer in layers.items():
+        weight = layer.get_base_layer().weight.float()
+        assert torch.equal(again.get_submodule(name).weight, weight + layer.get_delta_weight("default")), name
+    assert layers and not torch.equal(weight, weight + layer.get_delta_weight("default"))
 
 
 def test_bfloat16_runs(load: Callable[..., DecoderBackbone], clips: ClipBatch) -> None:
