@@ -161,7 +161,7 @@ def refuse_lost_steps(optimizer: Optimizer, name: PolicyOptimizer, learning_rate
             f"Weights at rest in {lost[0]} lose most steps of a learning rate of {learning_rate:g} with {name}. Train "
             "float32 shards (configs/trainer/fsdp2.yaml), or set model.backbone.dtype to float32 with "
             "trainer.precision bf16-mixed, model.optimizer to kahan_adamw or adamw_8bit (bfloat16), or "
-            "model.backbone.lora."
+            "model.backbone.lora with model.trainable [language_model], whose adapters are float32."
         )
 
 
