@@ -128,7 +128,8 @@ class ClipDataModule(LightningDataModule):
         if len(sampler) < self.batch_size:
             raise ValueError(
                 f"{self.corpus.name} has {len(sampler)} training clips per device, fewer than "
-                f"batch_size={self.batch_size}: no full batch. Lower batch_size."
+                f"batch_size={self.batch_size}: no full batch. Lower batch_size, or model.global_batch, which sets it "
+                "in stage 3."
             )
         return self._loader(dataset, self.batch_size, sampler, training=True)
 

@@ -61,8 +61,7 @@ def require_optimizer(name: str) -> None:
     """Refuse an optimizer that is unknown, or whose package is missing.
 
     Raises:
-        ValueError: there is none of this name.
-        ModuleNotFoundError: its package is not installed.
+        ValueError: there is none of this name, or its package is not installed.
     """
     if name not in get_args(PolicyOptimizer):
         raise ValueError(f"model.optimizer is {name!r}. Expected {', '.join(get_args(PolicyOptimizer))}.")
@@ -72,7 +71,7 @@ def require_optimizer(name: str) -> None:
         elif name == "kahan_adamw":
             import optimi  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
+        raise ValueError(
             f"model.optimizer={name} needs the package {error.name}: pip install -c constraints.txt -e "
             "'.[optimizers]'. Or set model.optimizer to adamw."
         ) from error

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning import Callback
+from lightning.pytorch.plugins.precision import HalfPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
@@ -124,16 +125,21 @@ class VerifierModule(SeededSteps):
         return []
 
     def setup(self, stage: str) -> None:
-        """Refuse to be sharded.
+        """Refuse to be sharded, or to be trained in 16 bits.
 
         Raises:
-            ValueError: the strategy shards.
+            ValueError: the strategy shards, or the precision would keep weights in which steps are lost.
         """
         strategy = self.trainer.strategy
         if isinstance(strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
             raise ValueError(
                 f"{type(strategy).__name__} shards the model; stage 2 trains a small classifier on one device or in "
                 "several whole copies. Use configs/trainer/ddp.yaml, gpu.yaml or cpu.yaml."
+            )
+        if isinstance(self.trainer.precision_plugin, HalfPrecision):
+            raise ValueError(
+                f"trainer.precision {self.trainer.precision} keeps the classifier in 16 bits, where most steps of a "
+                f"learning rate of {self.learning_rate:g} are lost. Set it to 32-true or bf16-mixed."
             )
 
     def on_train_batch_start(self, batch: SentenceBatch, batch_idx: int) -> None:

@@ -44,13 +44,17 @@ def verify(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        damaged = str(error)
+    except Exception as error:  # noqa: BLE001 - whatever a damaged directory of the archive makes of zipfile
+        damaged = str(error) or type(error).__name__
     if damaged is not None:
-        raise CheckpointError(
-            f"The checkpoint {path} is damaged ({damaged}): it was cut short or changed after it was written. "
-            "Go on from an older one with --ckpt_path FILE."
-        )
+        raise CheckpointError(_damaged(path, damaged))
+
+
+def _damaged(path: str | Path, what: str) -> str:
+    return (
+        f"The checkpoint {path} is damaged ({what}): it was cut short or changed after it was written. Go on from an "
+        "older one with --ckpt_path FILE."
+    )
 
 
 _NEEDED = {"state_dict", "global_step", "pytorch-lightning_version"}
@@ -89,11 +93,11 @@ class CheckpointFiles(TorchCheckpointIO):
         map_location: Callable | None = lambda storage, _: storage,
         weights_only: bool | None = True,
     ) -> dict[str, Any]:
-        """Map a checkpoint into memory, which the processes of a node share, after one of them has verified it.
+        """Read a checkpoint after one process of the node has verified it; with GPUs, all of them share one mapping.
 
         Args:
             path: the file.
-            map_location: has no effect: tensors stay in the file until they are copied from it.
+            map_location: has no effect: strategies copy the tensors to their devices.
             weights_only: has no effect: only tensors and plain values are ever read.
 
         Raises:
@@ -104,7 +108,10 @@ class CheckpointFiles(TorchCheckpointIO):
             raise FileNotFoundError(f"No such checkpoint: {path}")
         once_per_node(partial(verify, Path(path)), CheckpointError)
         try:
-            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            # On a CPU, where nothing copies them, tensors would stay in the file for as long as the run trains.
+            content = torch.load(path, map_location="cpu", mmap=torch.cuda.is_available(), weights_only=True)
+        except RuntimeError as error:
+            raise CheckpointError(_damaged(path, str(error))) from error
         except pickle.UnpicklingError as error:
             raise CheckpointError(
                 f"The checkpoint {path} holds more than tensors and plain values, and is refused: to unpickle it could "

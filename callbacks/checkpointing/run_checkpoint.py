@@ -112,6 +112,11 @@ class RunCheckpoint(Checkpoint):
         if self._is_stopping or not self._is_waiting:  # who asks to end may not wait for a validation
             self._save(trainer)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Before its time is up, a job has to ask for the next one.
+        if self._is_stopping and self._signals.is_to_be_requeued:
+            raise SIGTERMException
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._is_waiting:
             self._is_waiting = False

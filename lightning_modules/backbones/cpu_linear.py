@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 _SMALLEST = 2**21
 """Multiplications from which a product takes so long that the microseconds of another start do not matter."""
@@ -38,6 +39,7 @@ class _Linear(torch.autograd.Function):
         return _product(rows, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         rows, weight = ctx.saved_tensors
         for_rows, for_weight, for_bias = ctx.needs_input_grad
@@ -54,10 +56,11 @@ class OneDNNLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         is_float32 = input.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if not (input.is_cpu and is_float32):
+        if not (input.is_cpu and is_float32) or input.ndim < 2:
             return super().forward(input)
-        if torch.compiler.is_compiling():  # a product's size may be unknown, and sampling has no graph
-            return torch.ops.erv.product(input, self.weight, self.bias)
+        if torch.compiler.is_compiling():  # a product's size may be unknown; compiled sampling has no graph
+            has_graph = torch.is_grad_enabled()
+            return super().forward(input) if has_graph else torch.ops.erv.product(input, self.weight, self.bias)
         if input.numel() * self.out_features < _SMALLEST:
             return super().forward(input)
         return _Linear.apply(input, self.weight, self.bias)

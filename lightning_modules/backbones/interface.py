@@ -289,7 +289,7 @@ class Backbone(nn.Module, ABC):
         """From now on, compute log-probabilities with Liger's fused cross-entropy, which runs on a GPU.
 
         Raises:
-            ModuleNotFoundError: Liger is not installed; it says how to.
+            ValueError: Liger is not installed; it says how to.
             ValueError: this backbone does not know it.
         """
         raise ValueError(

@@ -20,12 +20,12 @@ def liger_cross_entropy() -> TokenCrossEntropy:
     """Liger's Triton kernel (arXiv 2410.10989, section 3.2): one pass, and the gradient in place of the logits.
 
     Raises:
-        ModuleNotFoundError: Liger or Triton is not installed.
+        ValueError: Liger or Triton is not installed.
     """
     try:
         from liger_kernel.ops import LigerCrossEntropyFunction
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
+        raise ValueError(
             f"use_liger_kernel needs the package {error.name}: pip install -c constraints.txt -e '.[liger]'. "
             "Or set use_liger_kernel to false."
         ) from error

@@ -120,7 +120,7 @@ def test_stage_1_accumulates_to_it_on_any_number_of_processes(
     assert seen == [[2, 0], [2, 1], [2, 1], [2, 2]]
     for result in results:
         assert result["seen"].tolist() == [[1, 0], [1, 1], [1, 1], [1, 2]]
-        torch.testing.assert_close(result["weights"], alone, rtol=0, atol=1e-5)
+        torch.testing.assert_close(result["weights"], alone, rtol=0, atol=1e-4)  # AdamW divides by gradients next to 0
 
 
 def test_stage_3_samples_it_whole_and_learns_in_passes_of_the_batch_size(

@@ -50,8 +50,8 @@ def refusal(stage: str, precision: str, clipping: str, strategy: str | None) -> 
         return "configs/trainer/ddp.yaml"
     if stage == "grpo" and clipping != "no clipping":
         return "model.gradient_clip_norm"
-    if stage != "verifier" and precision == "bf16-true":
-        return "model.backbone.dtype"
+    if precision == "bf16-true":
+        return "32-true or bf16-mixed" if stage == "verifier" else "model.backbone.dtype"
     return None
 
 

@@ -1,6 +1,7 @@
 """Checkpoint files: whole or absent, verified, found again."""
 
 import os
+import random
 import resource
 from multiprocessing import get_context
 from pathlib import Path
@@ -120,3 +121,20 @@ def test_what_is_no_checkpoint_is_said(tmp_path: Path, content: object) -> None:
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=r"step=00000001.ckpt"):
             best_checkpoint(tmp_path)
+
+
+def test_a_damaged_directory_of_the_archive_is_named(tmp_path: Path) -> None:
+    """A bit of it, whatever Python's or torch's reader makes of that."""
+    whole = write(tmp_path / "step=1.ckpt").read_bytes()
+    start = whole.index(b"PK\x01\x02")
+    generator = random.Random(0)
+    refused = 0
+    for _ in range(60):
+        damaged = bytearray(whole)
+        damaged[generator.randrange(start, len(whole))] ^= 1 << generator.randrange(8)
+        (tmp_path / "damaged.ckpt").write_bytes(damaged)
+        try:
+            CheckpointFiles().load_checkpoint(tmp_path / "damaged.ckpt")  # some bits mean nothing
+        except CheckpointError as error:
+            refused += "damaged.ckpt" in str(error)
+    assert refused > 20

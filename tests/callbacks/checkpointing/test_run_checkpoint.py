@@ -110,22 +110,27 @@ def test_a_job_to_be_queued_again_accumulates_to_the_end(
 class Validated(Line):
     """Is asked to end in its second step, and notes the checkpoints that there are at each validation."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, signum: signal.Signals) -> None:
         super().__init__()
-        self.directory = directory
+        self.directory, self.signum = directory, signum
         self.at_validation: list[list[int]] = []
 
     def training_step(self, batch: torch.Tensor) -> torch.Tensor:
         if self.global_step == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.signum)
         return super().training_step(batch)
 
     def validation_step(self, batch: torch.Tensor) -> None:
         self.at_validation.append(list(own_checkpoints(self.directory / "checkpoints")))
 
 
-def test_who_asks_to_end_does_not_wait_for_a_validation(tmp_path: Path) -> None:
-    """It comes after the checkpoint, which is written again with it: Lightning does not catch up on it."""
+@pytest.mark.parametrize(("signum", "at_validation"), [(signal.SIGTERM, [[2], [2]]), (signal.SIGUSR1, [])])
+def test_who_asks_to_end_does_not_wait_for_a_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals, at_validation: list[list[int]]
+) -> None:
+    """It comes after the checkpoint, which is written again with it; a job to be queued again has no time for it."""
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv("PATH", "")
     trainer = Trainer(
         accelerator="cpu",
         default_root_dir=tmp_path,
@@ -136,12 +141,15 @@ def test_who_asks_to_end_does_not_wait_for_a_validation(tmp_path: Path) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    model, handler = Validated(tmp_path), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit):
-        trainer.fit(model, DataLoader(torch.ones(50, 1)), DataLoader(torch.ones(2, 1)))
-    assert model.at_validation == [[2], [2]], "all of the validation"
+    model, handlers = Validated(tmp_path, signum), [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGUSR1)]
+    try:
+        with pytest.raises(SystemExit), nullcontext() if at_validation else pytest.warns(UserWarning, match="job 4711"):
+            trainer.fit(model, DataLoader(torch.ones(50, 1)), DataLoader(torch.ones(2, 1)))
+        assert signal.getsignal(signal.SIGTERM) == handlers[0]
+    finally:
+        signal.signal(signal.SIGUSR1, handlers[1])
+    assert model.at_validation == at_validation, "all of it or none"
     assert trainer.global_step == 2
     (file,) = own_checkpoints(tmp_path / "checkpoints").values()
     progress = torch.load(file, weights_only=True)["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
-    assert progress["total"]["completed"] == 2
-    assert signal.getsignal(signal.SIGTERM) == handler
+    assert progress["total"]["completed"] == len(at_validation)

@@ -11,8 +11,8 @@ from lightning_modules.backbones.cpu_linear import OneDNNLinear, use_onednn
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
 
-SIZES = [((2, 60, 160), 128), ((3, 150, 64), 192), ((40, 300), 200), ((1, 2), 3), ((0, 7), 5)]
-"""Inputs and outputs: backward by either factor first, without leading dimensions, too small for oneDNN, empty."""
+SIZES = [((2, 60, 160), 128), ((3, 150, 64), 192), ((40, 300), 200), ((1, 2), 3), ((0, 7), 5), ((2048,), 1100)]
+"""Inputs and outputs: backward by either factor first, no leading dimensions, too small for oneDNN, empty, a vector."""
 
 
 def layers(inputs: int, outputs: int, bias: bool) -> tuple[nn.Linear, nn.Linear]:
@@ -49,7 +49,7 @@ def test_equals_pytorch(shape: tuple[int, ...], outputs: int, bias: bool, counte
         results.append([output, rows.grad, *(parameter.grad for parameter in layer.parameters())])
     for ours, theirs in zip(*reversed(results), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=2e-5)
-    is_large = torch.Size(shape).numel() * outputs >= cpu_linear._SMALLEST
+    is_large = len(shape) > 1 and torch.Size(shape).numel() * outputs >= cpu_linear._SMALLEST
     assert len(counted) == (3 if is_large else 0)
 
 
@@ -92,3 +92,18 @@ def test_under_torch_compile() -> None:
         for count in (3, 5, 8):
             rows = torch.randn(count, 2, 24)
             torch.testing.assert_close(program(rows), plain(rows), rtol=1e-5, atol=1e-5)
+    rows = torch.randn(3, 2, 24)
+    compiled, expected = program(rows), plain(rows)
+    gradients = [
+        torch.autograd.grad(out.sum(), list(one.parameters())) for out, one in ((compiled, fast), (expected, plain))
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.unit
+def test_a_second_derivative_is_refused() -> None:
+    _, fast = layers(160, 128, bias=True)
+    rows = torch.randn(120, 160, requires_grad=True)
+    (gradient,) = torch.autograd.grad(fast(rows).square().sum(), rows, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
