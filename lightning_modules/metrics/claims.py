@@ -19,14 +19,17 @@ from datamodules.synthetic.grammar import sentence_claims
 from datamodules.synthetic.truth import TRUTH_FILE, ClipTruth, CorpusTruth
 from lightning_modules.metrics.predictions import Prediction
 
+GROUNDED_FCR = "grounded_fcr"
+"""The figure that is a share of clips; the others are shares of claims."""
+
 FIGURES: dict[str, str] = {
-    "grounded": "claims about face and voice that are true of the clip",
-    "grounded_face_contradicting": "claims about the face that are true, where the face contradicts the label",
-    "label_face_contradicting": "claims about the face that say the label instead, where the face contradicts it",
-    "grounded_voice_contradicting": "claims about the voice that are true, where the voice contradicts the label",
-    "label_voice_contradicting": "claims about the voice that say the label instead, where the voice contradicts it",
-    "unsupported": "of all claims, those that nothing can support: the body is not drawn",
-    "grounded_fcr": "clips with the right answer, the right explanation (judge), and nothing but true claims",
+    "grounded": "claims about face and voice that are true",
+    "grounded_face_contradicting": "claims about the face that are true, where it contradicts the label",
+    "label_face_contradicting": "claims about the face that say the label instead, where it contradicts it",
+    "grounded_voice_contradicting": "claims about the voice that are true, where it contradicts the label",
+    "label_voice_contradicting": "claims about the voice that say the label instead, where it contradicts it",
+    "unsupported": "claims that nothing can support: the body is not drawn",
+    GROUNDED_FCR: "clips with the right answer, the right explanation (judge) and only true claims",
 }
 """Figure → what it is the share of."""
 
@@ -56,7 +59,7 @@ def claim_counts(sentences: Sequence[str], truth: ClipTruth, faithful: bool | No
         "grounded": [own for own in supports if own is not None],
         "unsupported": [own is None for own in supports],
         # What nothing supports is not right. A rationale that claims nothing has no claim that is wrong.
-        "grounded_fcr": [] if faithful is None else [faithful and all(supports)],
+        GROUNDED_FCR: [] if faithful is None else [faithful and all(supports)],
     }
     for channel in ("face", "voice"):
         shown = truth.shown(channel)

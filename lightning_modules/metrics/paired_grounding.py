@@ -6,7 +6,7 @@ Shape legend as in `claims` and `intervals`. Claims of one clip go together: cli
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_modules.metrics.claims import FIGURES, Counts
+from lightning_modules.metrics.claims import FIGURES, GROUNDED_FCR, Counts
 from lightning_modules.metrics.intervals import percentile_interval, resample
 from lightning_modules.metrics.paired import McNemar, PairedRate, exact_mcnemar
 
@@ -14,7 +14,7 @@ from lightning_modules.metrics.paired import McNemar, PairedRate, exact_mcnemar
 def compare_grounding(
     baseline: Counts, other: Counts, num_resamples: int = 10_000, seed: int = 0
 ) -> dict[str, PairedRate]:
-    """Differences of the figures between two runs; McNemar's test where a figure is a share of clips.
+    """Differences of the figures between two runs; McNemar's test of the one that is a share of clips.
 
     Args:
         baseline: counts of each clip, int64 `[N, F, 2]`.
@@ -36,7 +36,8 @@ def compare_grounding(
         differences = differences[np.isfinite(differences)]  # a resample may have nothing to count
         if np.isfinite(after - before) and len(differences):
             interval = percentile_interval(after - before, differences)
-            rates[name] = PairedRate(before, after, interval, _test(baseline[:, i], other[:, i]))
+            test = _test(baseline[:, i], other[:, i]) if name == GROUNDED_FCR else None
+            rates[name] = PairedRate(before, after, interval, test)
     return rates
 
 
@@ -46,11 +47,8 @@ def _shares(counts: NDArray[np.float64] | Counts) -> NDArray[np.float64]:
     return np.divide(parts, wholes, out=np.full(parts.shape, np.nan), where=wholes > 0)
 
 
-def _test(baseline: Counts, other: Counts) -> McNemar | None:
-    """Of counts `[N, 2]`; None where some clip counts not once but several times, or not at all."""
-    if not ((baseline[:, 1] == 1) & (other[:, 1] == 1)).all():
-        return None
-    gained, lost = (
-        int((one > two).sum()) for one, two in ((other[:, 0], baseline[:, 0]), (baseline[:, 0], other[:, 0]))
-    )
+def _test(baseline: Counts, other: Counts) -> McNemar:
+    """Of counts `[N, 2]` whose denominators are 1."""
+    before, after = baseline[:, 0], other[:, 0]
+    gained, lost = int((after > before).sum()), int((after < before).sum())
     return McNemar(gained, lost, exact_mcnemar(gained, lost))
