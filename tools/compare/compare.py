@@ -200,7 +200,7 @@ def _print(
     shown = {name for own in comparisons.values() for name in own.grounding}
     for name in FIGURES:
         if name in shown:
-            console.print(f"{name}: {FIGURES[name]}.", markup=False, highlight=False)
+            console.print(f"{_heading(name).strip()}: {FIGURES[name]}.", markup=False, highlight=False)
 
 
 def _table(comparison: Comparison, first: str, name: str) -> Table:
