@@ -7,7 +7,7 @@ Shape legend: N clips, F figures. Counts are int64 `[F, 2]`, the numerator and t
 they add up over clips.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,23 +69,37 @@ def claim_counts(sentences: Sequence[str], truth: ClipTruth, faithful: bool | No
     return np.array([(sum(hits[name]), len(hits[name])) for name in FIGURES], dtype=np.int64)
 
 
-def clip_counts(predictions: Sequence[Prediction], truths: Sequence[ClipTruth], judged: bool) -> Counts:
+def batch_counts(
+    sentences: Sequence[Sequence[str]],
+    truths: Sequence[ClipTruth],
+    predictions: Sequence[str | None],
+    verdicts: Sequence[str | None] | None,
+) -> Counts:
     """What each clip adds, int64 `[N, F, 2]`.
 
     Args:
-        predictions: of N clips, at least one.
-        truths: of the same clips, as `match_truth` finds them.
-        judged: whether there was a judge.
+        sentences: of the rationales of N clips, at least one.
+        truths: of the clips.
+        predictions: canonical emotions; None where the answer is unknown.
+        verdicts: emotions that the judge names; None where its reply is invalid. None without a judge.
     """
+    judged = [None] * len(truths) if verdicts is None else verdicts
+    clips = zip(sentences, truths, predictions, judged, strict=True)
     return np.stack(
         [
-            claim_counts(
-                [sentence.text for sentence in own.sentences],
-                truth,
-                own.prediction == own.judged == truth.label if judged else None,
-            )
-            for own, truth in zip(predictions, truths, strict=True)
+            claim_counts(said, truth, None if verdicts is None else answer == verdict == truth.label)
+            for said, truth, answer, verdict in clips
         ]
+    )
+
+
+def clip_counts(predictions: Sequence[Prediction], truths: Sequence[ClipTruth], judged: bool) -> Counts:
+    """The same from a prediction file; `judged`: whether there was a judge."""
+    return batch_counts(
+        [[sentence.text for sentence in own.sentences] for own in predictions],
+        truths,
+        [own.prediction for own in predictions],
+        [own.judged for own in predictions] if judged else None,
     )
 
 
@@ -97,30 +111,50 @@ def grounding_figures(counts: Counts) -> dict[str, dict[str, Any]]:
     }
 
 
-def match_truth(predictions: Sequence[Prediction], path: Path, truth: CorpusTruth) -> list[ClipTruth]:
+def run_grounding(
+    predictions: Sequence[Prediction], truths: Sequence[ClipTruth], judged: bool
+) -> dict[str, dict[str, Any]]:
+    """The figures of a run."""
+    return grounding_figures(clip_counts(predictions, truths, judged).sum(axis=0))
+
+
+def match_truth(
+    clips: Iterable[tuple[str, str | None, str | None]], where: str | Path, truth: CorpusTruth
+) -> list[ClipTruth]:
     """The truth of each clip, found by the path of its media file.
 
     Args:
-        predictions: of one file.
-        path: that file, for messages.
-        truth: of the generated corpus that the clips come from.
+        clips: id, media file (None where none is named) and target (None without a label) of each.
+        where: they come from, for messages.
+        truth: of the generated corpus that they come from.
 
     Raises:
         ValueError: clips without truth, or with another target than there: the truth of another corpus.
     """
     advice = f"Give the {TRUTH_FILE} beside the clips that were tested."
-    found = [(own, truth.of(own.media)) for own in predictions]
-    if without := [own for own, clip in found if clip is None]:
+    matched, without, others = [], [], []
+    for identifier, media, target in clips:
+        own = truth.of(media)
+        if own is None:
+            without.append(f"{identifier!r} ({media or 'no media file is named'})")
+            continue
+        matched.append(own)
+        if target is not None and own.label not in members(target):
+            others.append(f"{identifier!r} ({target}, there {own.label})")
+    num_clips = len(matched) + len(without)
+    if without:
         raise ValueError(
-            f"{path}: {len(without)} of {len(found)} clips have no truth in {truth.path}, the first is "
-            f"{without[0].id!r} ({without[0].media or 'no media file is named'}). {advice}"
+            f"{where}: {len(without)} of {num_clips} clips have no truth in {truth.path}, the first is {without[0]}. "
+            f"{advice}"
         )
-    matched = [(own, clip) for own, clip in found if clip is not None]
-    others = [pair for pair in matched if pair[0].target is not None and pair[1].label not in members(pair[0].target)]
     if others:
-        own, clip = others[0]
         raise ValueError(
-            f"{path}: {len(others)} of {len(found)} clips have another target than in {truth.path}, the first is "
-            f"{own.id!r} ({own.target}, there {clip.label}): it is the truth of another corpus. {advice}"
+            f"{where}: {len(others)} of {num_clips} clips have another target than in {truth.path}, the first is "
+            f"{others[0]}: it is the truth of another corpus. {advice}"
         )
-    return [clip for _, clip in matched]
+    return matched
+
+
+def prediction_truths(predictions: Sequence[Prediction], path: Path, truth: CorpusTruth) -> list[ClipTruth]:
+    """The truth of each clip of a prediction file; see `match_truth`."""
+    return match_truth([(own.id, own.media, own.target) for own in predictions], path, truth)

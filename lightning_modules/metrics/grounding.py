@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from datamodules.synthetic.truth import ClipTruth
-from lightning_modules.metrics.claims import FIGURES, claim_counts, grounding_figures
+from lightning_modules.metrics.claims import FIGURES, batch_counts, grounding_figures
 
 
 class Grounding(Metric):
@@ -22,9 +22,16 @@ class Grounding(Metric):
         super().__init__()
         self.add_state("counts", torch.zeros(len(FIGURES), 2, dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, sentences: Sequence[str], truth: ClipTruth, faithful: bool | None) -> None:
-        """Count a clip; see `claim_counts`."""
-        self.counts += torch.from_numpy(claim_counts(sentences, truth, faithful)).to(self.counts.device)
+    def update(
+        self,
+        sentences: Sequence[Sequence[str]],
+        truths: Sequence[ClipTruth],
+        predictions: Sequence[str | None],
+        verdicts: Sequence[str | None] | None,
+    ) -> None:
+        """Count clips; see `batch_counts`."""
+        counts = batch_counts(sentences, truths, predictions, verdicts).sum(axis=0)
+        self.counts += torch.from_numpy(counts).to(self.counts.device)
 
     def compute(self) -> dict[str, Any]:
         """The figures of `grounding_figures`."""

@@ -14,7 +14,7 @@ from rich.table import Table
 from datamodules.emotions import members
 from datamodules.files.writing import require_directory, write_json
 from datamodules.synthetic.truth import ClipTruth, read_truth
-from lightning_modules.metrics.claims import FIGURES, clip_counts, grounding_figures, match_truth
+from lightning_modules.metrics.claims import FIGURES, clip_counts, prediction_truths, run_grounding
 from lightning_modules.metrics.intervals import LEVEL, RATES, bootstrap_rates
 from lightning_modules.metrics.paired import Comparison, PairedRate, compare_runs
 from lightning_modules.metrics.paired_grounding import compare_grounding
@@ -72,7 +72,7 @@ def compare(
     ids, dropped = joint_ids(list(files.values()), intersect)
     runs = {name: _in_order(file, ids) for name, file in files.items()}
     known = None if truth is None else read_truth(truth)
-    truths = {} if known is None else {name: match_truth(runs[name], files[name].path, known) for name in names}
+    truths = {} if known is None else {name: prediction_truths(runs[name], files[name].path, known) for name in names}
     notes = _clip_notes(runs[first], files, dropped)
     comparisons, judge_notes = {}, {}
     for name in track(names[1:], description="Comparing runs"):
@@ -137,7 +137,7 @@ def _run(
 
 def _grounding(clips: Sequence[Prediction], truths: Sequence[ClipTruth] | None, judged: bool) -> dict[str, Any]:
     """How much of what a run says is true; nothing where the truth is not known."""
-    return {} if truths is None else {"grounding": grounding_figures(clip_counts(clips, truths, judged).sum(axis=0))}
+    return {} if truths is None else {"grounding": run_grounding(clips, truths, judged)}
 
 
 def _in_order(file: PredictionFile, ids: list[str]) -> list[Prediction]:

@@ -10,7 +10,7 @@ from datamodules.emotions import VERIFIER_LABELS, Taxonomy, members
 from datamodules.rationale import read_response
 from datamodules.synthetic.truth import ClipTruth
 from lightning_modules.coherence import relation
-from lightning_modules.metrics.claims import FIGURES, clip_counts, grounding_figures, sentence_support
+from lightning_modules.metrics.claims import FIGURES, run_grounding, sentence_support
 from lightning_modules.metrics.intervals import LEVEL, RATES, bootstrap_rates
 from lightning_modules.metrics.predictions import INVALID, UNKNOWN, PredictedSentence, Prediction, PredictionFile
 from lightning_modules.metrics.reward_hacking import prediction_alarms
@@ -123,6 +123,7 @@ def _notes(media: Mapping[str, ClipMedia]) -> list[str]:
 def _run_data(run: Run, truths: Mapping[str, ClipTruth] | None) -> dict[str, Any]:
     predictions, taxonomy, judge = run.file.predictions, run.file.taxonomy, run.file.judge
     rates = bootstrap_rates(predictions, taxonomy, NUM_RESAMPLES)
+    known = None if truths is None else [truths[prediction.id] for prediction in predictions]
     return {
         "name": run.name,
         "path": str(run.file.path),
@@ -133,16 +134,10 @@ def _run_data(run: Run, truths: Mapping[str, ClipTruth] | None) -> dict[str, Any
         "judge_failures": sum(prediction.judged is None for prediction in predictions) if judge else None,
         "num_undecoded": sum(prediction.failure is not None for prediction in predictions),
         "rates": {name: asdict(rates[name]) if name in rates else None for name in RATES},
-        "grounding": None if truths is None else _grounding(run, truths),
+        "grounding": None if known is None else run_grounding(predictions, known, judge is not None),
         "confusions": confusions(predictions, taxonomy, judge is not None),
         "alarms": [asdict(alarm) | {"warns": alarm.warns} for alarm in prediction_alarms(predictions, taxonomy)],
     }
-
-
-def _grounding(run: Run, truths: Mapping[str, ClipTruth]) -> dict[str, dict[str, Any]]:
-    predictions = run.file.predictions
-    own = [truths[prediction.id] for prediction in predictions]
-    return grounding_figures(clip_counts(predictions, own, run.file.judge is not None).sum(axis=0))
 
 
 def confusions(predictions: Sequence[Prediction], taxonomy: Taxonomy, judged: bool) -> dict[str, dict[str, Any] | None]:

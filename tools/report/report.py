@@ -13,7 +13,7 @@ from rich.table import Table
 
 from datamodules.files.writing import require_directory, write_text
 from datamodules.synthetic.truth import ClipTruth, read_truth
-from lightning_modules.metrics.claims import match_truth
+from lightning_modules.metrics.claims import prediction_truths
 from lightning_modules.metrics.intervals import RATES
 from lightning_modules.metrics.predictions import read_predictions
 from tools.report.data import Run, check_runs, page_data, run_names
@@ -94,7 +94,7 @@ def _truths(runs: Sequence[Run], path: str) -> dict[str, ClipTruth]:
     truth = read_truth(path)
     found = {}
     for run in runs:
-        clips = match_truth(run.file.predictions, run.file.path, truth)
+        clips = prediction_truths(run.file.predictions, run.file.path, truth)
         found |= {prediction.id: clip for prediction, clip in zip(run.file.predictions, clips, strict=True)}
     return found
 

@@ -3,12 +3,15 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from datamodules.rationale import split_sentences
+from datamodules.synthetic.cues import ANNOTATOR_CUES
 from datamodules.synthetic.grammar import sentence_claims
 from datamodules.synthetic.truth import TRUTH_FILE, read_truth
+from lightning_modules.metrics.claims import batch_counts, grounding_figures
 
 pytestmark = pytest.mark.unit
 
@@ -29,6 +32,31 @@ def test_what_annotators_see_and_hear_is_true(make_corpus: Callable[[str], Path]
         }[clip["view"]]
         assert supports == [None if channel == "body" else True for channel, _ in claims]
     assert all(views.values()) and sum(views.values()) == len(truth.clips)
+
+
+def test_figures_of_annotators_and_of_a_policy_that_sees_the_label_in_the_face(
+    make_corpus: Callable[[str], Path],
+) -> None:
+    file = make_corpus("dfew") / TRUTH_FILE
+    clips, truth = json.loads(file.read_text())["clips"], read_truth(file)
+    truths = [truth.of(clip["media"]) for clip in clips]
+    labels = [clip["label"] for clip in clips]
+
+    def figures(rationales: list[str]) -> dict[str, Any]:
+        counts = batch_counts(list(map(split_sentences, rationales)), truths, labels, labels)
+        return grounding_figures(counts.sum(axis=0))
+
+    honest = figures([clip["rationale"] for clip in clips])
+    assert honest["grounded"] == {"value": 1.0, "numerator": 2 * len(clips), "denominator": 2 * len(clips)}
+    assert honest["grounded_face_contradicting"]["value"] == 1.0
+    assert honest["label_face_contradicting"]["numerator"] == 0 < honest["unsupported"]["numerator"]
+    pleasing = figures([f"He {ANNOTATOR_CUES[label]['face'][0]}." for label in labels])
+    contradicting = sum(clip["face_emotion"] != clip["label"] for clip in clips)
+    agreeing = len(clips) - contradicting
+    assert pleasing["grounded"] == pleasing["grounded_fcr"] and pleasing["grounded"]["numerator"] == agreeing
+    assert pleasing["grounded"]["denominator"] == len(clips)
+    assert pleasing["grounded_face_contradicting"] == {"value": 0.0, "numerator": 0, "denominator": contradicting}
+    assert pleasing["label_face_contradicting"]["numerator"] == contradicting > 0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from lightning_modules.metrics.claims import (
     claim_counts,
     clip_counts,
     grounding_figures,
-    match_truth,
+    prediction_truths,
     sentence_support,
 )
 from lightning_modules.metrics.grounding import Grounding
@@ -99,10 +99,10 @@ def test_support_of_a_sentence() -> None:
 
 def test_two_processes_sum_their_counts() -> None:
     whole, first, second = Grounding(), Grounding(), Grounding()
-    for i, (own, truth) in enumerate(CLIPS):
-        said = [sentence.text for sentence in own.sentences]
-        for metric in (whole, (first, second)[i % 2]):
-            metric.update(said, truth, own.prediction == own.judged == truth.label)
+    for metric, clips in ((whole, CLIPS), (first, CLIPS[:3]), (second, CLIPS[3:])):
+        said = [[sentence.text for sentence in own.sentences] for own, _ in clips]
+        truths, answers = [truth for _, truth in clips], [own.prediction for own, _ in clips]
+        metric.update(said, truths, answers, [own.judged for own, _ in clips])
     assert whole.compute() == grounding_figures(counts().sum(axis=0))
     # As torchmetrics reduces it: the states of all processes, stacked.
     first.counts = first._reductions["counts"](torch.stack([first.counts, second.counts]))
@@ -127,21 +127,23 @@ def test_a_run_against_itself_and_against_the_truth() -> None:
 
 def test_truth_is_found_wherever_the_corpus_lies() -> None:
     media = {f"Clip/original/{own.id}.mp4": truth for own, truth in CLIPS}
-    assert match_truth([own for own, _ in CLIPS], Path("p"), CorpusTruth(Path("t"), media)) == [t for _, t in CLIPS]
+    assert prediction_truths([own for own, _ in CLIPS], Path("p"), CorpusTruth(Path("t"), media)) == [
+        t for _, t in CLIPS
+    ]
 
 
 def test_clips_without_truth_are_counted_and_named() -> None:
     predictions = [own for own, _ in CLIPS]
     truth = CorpusTruth(Path("t.json"), {"Clip/original/1.mp4": AGREES})
     with pytest.raises(ValueError, match=r"p\.jsonl: 6 of 7 clips have no truth in t\.json, the first is '2' \(/elsew"):
-        match_truth(predictions, Path("p.jsonl"), truth)
+        prediction_truths(predictions, Path("p.jsonl"), truth)
     nameless = Prediction("1", "anger", "anger", 1.0, 1.0, None, (), None)
     with pytest.raises(ValueError, match=r"1 of 1 clips have no truth .*no media file is named"):
-        match_truth([nameless], Path("p.jsonl"), truth)
+        prediction_truths([nameless], Path("p.jsonl"), truth)
 
 
 def test_truth_of_another_corpus_is_refused() -> None:
     other = ClipTruth("fear", "fear", "fear")
     truth = CorpusTruth(Path("t.json"), {f"Clip/original/{own.id}.mp4": other for own, _ in CLIPS[:3]})
     with pytest.raises(ValueError, match=r"3 of 3 clips have another target .* '1' \(anger, there fear\)"):
-        match_truth([own for own, _ in CLIPS[:3]], Path("p.jsonl"), truth)
+        prediction_truths([own for own, _ in CLIPS[:3]], Path("p.jsonl"), truth)

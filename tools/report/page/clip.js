@@ -12,7 +12,7 @@ function showClip(id, parameters) {
     clipNavigation(clip, parameters),
     make("h1", { tabindex: -1 }, written("span", clip.id), clip.dataset !== null && written("small", ` ${clip.dataset}`)),
     clip.target !== null && make("p", { class: "target" }, "target ", clip.targets.map((name) => emotion(name))),
-    clip.truth && make("p", { class: "target" }, "face shows ", emotion(clip.truth.face_emotion), ", voice carries ", emotion(clip.truth.voice_emotion)),
+    clip.truth && make("p", { class: "target" }, "face ", emotion(clip.truth.face_emotion), "voice ", emotion(clip.truth.voice_emotion)),
     make("div", { class: "media" }, pictures(clip), player(clip)),
     clip.notes.map((note) => written("p", `⚠ ${note}`, { class: "note" })),
     legend(clip),

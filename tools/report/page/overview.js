@@ -63,7 +63,7 @@ function grounding() {
   const body = Object.entries(DATA.grounding).map(([name, meaning]) => make("tr", {},
     make("th", { scope: "row" }, name.replaceAll("_", " "), make("small", {}, meaning)),
     DATA.runs.map(({ grounding: { [name]: { value, numerator, denominator } } }) => make("td", { class: "count" },
-      value === null ? "–" : percent(value), make("small", {}, `${numerator} of ${denominator}`)))));
+      value === null ? "–" : percent(value), make("small", {}, ` ${numerator} of ${denominator}`)))));
   return scrolling("What is true of the clips", make("table", { class: "alarms" }, make("thead", {}, head), make("tbody", {}, body)));
 }
 
