@@ -15,6 +15,8 @@ TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
 MAIN := $(PY) main.py
 DATA := $(DEMO)/data
+# What each clip of stage 3 and of the test really shows: no training reads it.
+TRUTH := $(DATA)/dfew/synthetic.json
 TINY := $(DEMO)/tiny
 BASE := -c configs/trainer/default.yaml -c configs/trainer/cpu.yaml
 # In half of the generated clips the face shows another emotion than the label.
@@ -45,7 +47,7 @@ endef
 define test_policy
 	$(MAIN) test $(BASE) -c configs/stage/evaluate.yaml -c configs/data/dfew.yaml $(POLICY) \
 		-c configs/demo/evaluate.yaml --data.root $(DATA)/dfew $(call policy_of,$(1)) --model.verifier $(DEMO)/verifier/model \
-		--seed_everything $(SEED) --trainer.default_root_dir $(DEMO)/$(1)/test
+		--model.truth $(TRUTH) --seed_everything $(SEED) --trainer.default_root_dir $(DEMO)/$(1)/test
 endef
 
 demo: setup ## The whole method on generated clips, on a CPU: table, summary.json and bar chart in runs/demo
@@ -80,9 +82,9 @@ demo: setup ## The whole method on generated clips, on a CPU: table, summary.jso
 	$(call test_policy,grpo_accuracy)
 	$(call test_policy,grpo_erv)
 	@echo "9/9 Compare, and report what the policies say"
-	$(MAIN) compare --output $(DEMO)/comparison --predictions \
+	$(MAIN) compare --output $(DEMO)/comparison --truth $(TRUTH) --predictions \
 		'{grpo_accuracy: $(call predictions_of,grpo_accuracy), grpo_erv: $(call predictions_of,grpo_erv)}'
-	$(MAIN) report --output $(DEMO)/report --names cold_start grpo_accuracy grpo_erv --predictions \
+	$(MAIN) report --output $(DEMO)/report --truth $(TRUTH) --names cold_start grpo_accuracy grpo_erv --predictions \
 		$(call predictions_of,cold_start) $(call predictions_of,grpo_accuracy) $(call predictions_of,grpo_erv)
 	$(MAIN) summarize --output $(DEMO) --runs \
 		'{cold_start: $(DEMO)/cold_start, grpo_accuracy: $(DEMO)/grpo_accuracy, grpo_erv: $(DEMO)/grpo_erv}'

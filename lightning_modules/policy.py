@@ -13,13 +13,16 @@ from torchmetrics import SumMetric
 from datamodules.batch import ClipBatch
 from datamodules.emotions import TaxonomyName, get_taxonomy
 from datamodules.rationale import Response, read_response
+from datamodules.synthetic.truth import read_truth
 from lightning_modules.backbones.feature_cache import FeatureCache
 from lightning_modules.backbones.interface import Backbone, Completions, Percept, Sampling, eval_mode
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
 from lightning_modules.judges import Judge
 from lightning_modules.judges.prompt import PromptedJudge
 from lightning_modules.judges.verifier_judge import verifier_judge_name, verifier_verdict
+from lightning_modules.metrics.claims import match_truth
 from lightning_modules.metrics.emotion_report import EmotionReport
+from lightning_modules.metrics.grounding import Grounding
 
 EVALUATION_SAMPLING = Sampling(max_new_tokens=512, temperature=0.3, top_p=0.9)
 """How the paper's released code decodes in evaluation."""
@@ -79,9 +82,12 @@ class PolicyModule(LightningModule):
         evaluation: how completions are drawn in validation, test and predict.
         bare_answers: take the whole completion as the answer, for baselines trained without tags.
         feature_cache: keeps what the towers return of each clip on disk; not with a strategy that shards them.
+        truth: synthetic.json of the generated corpus that is tested: `test` then measures, too, how much of what the
+            rationales claim is true of the clips.
 
     Raises:
-        ValueError: unknown taxonomy, or a verifier without the labels that the taxonomy needs.
+        FileNotFoundError: no file at `truth`.
+        ValueError: it is no such file; unknown taxonomy, or a verifier without the labels that the taxonomy needs.
     """
 
     def __init__(
@@ -93,6 +99,7 @@ class PolicyModule(LightningModule):
         evaluation: Sampling = EVALUATION_SAMPLING,
         bare_answers: bool = False,
         feature_cache: FeatureCache | None = None,
+        truth: str | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -107,6 +114,8 @@ class PolicyModule(LightningModule):
         self.bare_answers = bare_answers
         self.validation_report = EmotionReport(self.taxonomy, self.judge_name)
         self.test_report = EmotionReport(self.taxonomy, self.judge_name)
+        self.truth = None if truth is None else read_truth(truth)
+        self.grounding = Grounding()
         self.silent_clips = SumMetric()
         self.undecodable_clips = SumMetric()
 
@@ -191,6 +200,14 @@ class PolicyModule(LightningModule):
         predictions = [response.prediction for response in evaluation.responses]
         report.update_clips(predictions, evaluation.batch.targets, evaluation.verdicts)
 
+    def _ground(self, evaluation: Evaluation) -> None:
+        if self.truth is None:
+            return
+        batch, responses = evaluation.batch, evaluation.responses
+        truths = match_truth(zip(batch.ids, batch.media, batch.targets, strict=True), "test", self.truth)
+        predictions = [response.prediction for response in responses]
+        self.grounding.update([own.sentences for own in responses], truths, predictions, evaluation.verdicts)
+
     def on_validation_epoch_start(self) -> None:
         self.validation_report.reset()
 
@@ -204,18 +221,22 @@ class PolicyModule(LightningModule):
 
     def on_test_epoch_start(self) -> None:
         # Not at the end: `metrics_report` is read after the test.
-        for metric in (self.test_report, self.silent_clips, self.undecodable_clips):
+        for metric in (self.test_report, self.grounding, self.silent_clips, self.undecodable_clips):
             metric.reset()
 
     def test_step(self, batch: ClipBatch, batch_idx: int) -> Evaluation:
         evaluation = self.evaluate(batch)
         self._update(self.test_report, evaluation)
+        self._ground(evaluation)
         self.silent_clips.update(float(num_silent(batch)))
         self.undecodable_clips.update(float(sum(failure is not None for failure in batch.failures)))
         return evaluation
 
     def on_test_epoch_end(self) -> None:
         self._log_report(self.test_report, "test")
+        for name, figure in self._grounding_report().items():
+            if figure["value"] is not None:
+                self.log(f"test/{name}", figure["value"], sync_dist=True)
         if isinstance(self.judge, PromptedJudge):
             self.print(self.judge.report())
 
@@ -230,14 +251,19 @@ class PolicyModule(LightningModule):
                 self.log(f"{prefix}/{name}", metrics[name], prog_bar=name in ("war", "fcr"), sync_dist=True)
         self.log(f"{prefix}/unknown_answers", float(metrics["unknown_answers"]), sync_dist=True)
 
+    def _grounding_report(self) -> dict[str, Any]:
+        return {} if self.truth is None else self.grounding.compute()
+
     def metrics_report(self) -> dict[str, Any]:
         """Metrics of the last test run, as written to `metrics.json`.
 
         Beside those of `score`: how many clips had no audio track (the model heard silence) or could not be decoded (a
-        wrong answer).
+        wrong answer). With the truth about the clips, `grounding`: see `claims`.
         """
+        grounding = self._grounding_report()
         return {
             **self.test_report.compute(),
+            **({"grounding": grounding} if grounding else {}),
             "clips_without_audio": int(self.silent_clips.compute()),
             "undecodable_clips": int(self.undecodable_clips.compute()),
         }

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import main
+from datamodules.files.writing import write_json, write_rows
 
 pytestmark = pytest.mark.e2e
 
@@ -252,6 +253,32 @@ def test_metrics(tmp_path: Path, refused: Refused, content: bytes) -> None:
         (tmp_path / place / "run.json").write_text('{"seconds": 1.0}')
     arguments = ["--output", str(tmp_path / "out"), "--runs", f"{{run: {tmp_path}/run}}"]
     refused("summarize", *arguments, names="metrics.json")
+
+
+@pytest.mark.parametrize("grounding", ["0.5", "{}", '{"grounded": 0.5}', '{"grounded": {"value": "high"}}', "[1]"])
+def test_grounding_in_metrics(tmp_path: Path, refused: Refused, grounding: str) -> None:
+    shares = dict.fromkeys(("war", "uar", "eea", "epc", "fcr", "num_samples", "unknown_answers", "judge_failures"), 1)
+    for place in ("run", "run/test"):
+        write_json(tmp_path / place / "run.json", {"seconds": 1.0})
+    content = json.dumps(shares).replace("}", f', "grounding": {grounding}}}')
+    (tmp_path / "run/test/metrics.json").write_text(content)
+    refused("summarize", "--output", str(tmp_path / "out"), "--runs", f"{{run: {tmp_path}/run}}", names="metrics.json")
+
+
+@pytest.mark.parametrize("command", ["compare", "report"])
+@pytest.mark.parametrize(
+    "content", [b"", b"[1]", b"{", b"{}", b'{"clips": [3]}', b'{"clips": {"media": 1}}', b"\xff\xfe"]
+)
+def test_truth(tmp_path: Path, refused: Refused, command: str, content: bytes) -> None:
+    row = {"id": "1", "target": "fear", "prediction": "fear", "format": 1, "accuracy": 1, "explanation": None}
+    write_rows(tmp_path / "a.jsonl", [row | {"sentences": [], "taxonomy": "dfew", "media": "1.mp4"}])
+    file = tmp_path / "truth.json"
+    file.write_bytes(content)
+    own = str(tmp_path / "a.jsonl")
+    predictions = json.dumps({"a": own, "b": own} if command == "compare" else [own])
+    refused(
+        command, "--predictions", predictions, "--output", str(tmp_path / "out"), "--truth", str(file), names="truth"
+    )
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.txt"])

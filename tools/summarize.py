@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +14,9 @@ from datamodules.files.printable import printable
 from datamodules.files.writing import write_json
 
 METRICS = ("war", "uar", "eea", "epc", "fcr")
+GROUNDING = ("grounded", "grounded_fcr")
+"""Of tests that knew the truth about their clips; see `lightning_modules.metrics.claims`."""
+_HEADINGS = {**{name: name.upper() for name in METRICS}, "grounded_fcr": "grounded\nFCR"}
 _COLOURS = ("#9aa5b1", "#e0a458", "#3a7ca5", "#6a994e", "#bc4b51", "#7a5195")
 
 
@@ -56,15 +60,24 @@ def _number(file: Path, content: dict[str, Any], name: str) -> float | None:
 def _read_row(run: Path, test: str) -> dict[str, Any]:
     file = run / test / METRICS_FILE
     metrics = _read_json(file)
+    grounding = metrics.get("grounding")
     records = [path / RUN_FILE for path in (run, run / test)]
     seconds = [_number(record, _read_json(record), "seconds") for record in records]
     return {
         **{name: _number(file, metrics, name) for name in (*METRICS, "num_samples", "unknown_answers")},
+        **{name: _number(file, _figure(file, grounding, name), "value") for name in GROUNDING if grounding is not None},
         "judge": metrics.get("judge"),
         "judge_failures": _number(file, metrics, "judge_failures"),
         PARTIAL: metrics.get(PARTIAL),
         "seconds": round(sum(value or 0.0 for value in seconds), 1),
     }
+
+
+def _figure(file: Path, grounding: Any, name: str) -> dict[str, Any]:
+    figure = grounding.get(name) if isinstance(grounding, dict) else None
+    if not isinstance(figure, dict):
+        raise ValueError(f"{file}: grounding is {shown(grounding)}. Expected {name} in it, as `test` writes it.")
+    return figure
 
 
 def _half_width(share: float, num_samples: int) -> float:
@@ -75,12 +88,14 @@ def _half_width(share: float, num_samples: int) -> float:
 def _print(rows: dict[str, dict[str, Any]]) -> None:
     samples = sorted({row["num_samples"] for row in rows.values()})
     judges = sorted({str(row["judge"]) for row in rows.values()})
-    table = Table(title=Text(printable(f"{'/'.join(map(str, samples))} test clips, judge: {', '.join(judges)}")))
+    title = f"{'/'.join(map(str, samples))} test clips, judge: {', '.join(judges)}"
+    table = Table(title=Text(printable(title)), box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("run")
-    for name in (*METRICS, "seconds"):
-        table.add_column(name.upper() if name in METRICS else name, justify="right")
+    columns = [*METRICS, *(name for name in GROUNDING if any(name in row for row in rows.values()))]
+    for name in (*columns, "seconds"):
+        table.add_column(_HEADINGS.get(name, name), justify="right")
     for name, row in rows.items():
-        values = ["–" if row[metric] is None else f"{row[metric]:.3f}" for metric in METRICS]
+        values = ["–" if row.get(metric) is None else f"{row[metric]:.3f}" for metric in columns]
         part = row[PARTIAL]
         shown = name if part is None else f"{name} ({part['batches']} of {part['of']} batches)"
         table.add_row(Text(printable(shown)), *values, f"{row['seconds']:.0f}")

@@ -25,6 +25,8 @@ from datamodules.synthetic.cues import (
 
 View = Literal["face", "voice", "mixed"]
 """What an annotator describes: the face alone, the voice alone, or both."""
+Claim = tuple[Channel, str]
+"""What a cue says: the channel that it describes, and the emotion that it sees or hears there."""
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -48,22 +50,28 @@ def _normalise(text: str) -> str:
     return f" {' '.join(word for word in words if word not in ANNOTATOR_ADVERBS)} "
 
 
-_PHRASES: tuple[tuple[str, str], ...] = tuple(
-    (_normalise(phrase), emotion)
+_PHRASES: tuple[tuple[str, Claim], ...] = tuple(
+    (_normalise(phrase), (channel, emotion))
     for emotion, channels in ANNOTATOR_CUES.items()
-    for phrases in channels.values()
+    for channel, phrases in channels.items()
     for phrase in phrases
 )
 _SCENES: tuple[str, ...] = tuple(_normalise(scene) for scene in ANNOTATOR_SCENES)
 
 
-def sentence_emotion(sentence: str) -> str | None:
-    """Emotion whose annotator-set cue phrase the sentence contains, whatever its subject and adverb.
+def sentence_claims(sentence: str) -> tuple[Claim, ...]:
+    """What a sentence says of which channel, by the annotator-set cue phrases in it, whatever its subject and adverb.
 
-    None when it contains no cue phrase, or phrases of different emotions (contradictory).
+    A cue sentence makes one claim, one that joins the phrases of several cues several; any other, such as a scene
+    sentence, none.
     """
     text = _normalise(sentence)
-    emotions = {emotion for phrase, emotion in _PHRASES if phrase in text}
+    return tuple(dict.fromkeys(claim for phrase, claim in _PHRASES if phrase in text))
+
+
+def sentence_emotion(sentence: str) -> str | None:
+    """Emotion that a sentence's claims share; None when it makes none, or claims different ones (contradictory)."""
+    emotions = {emotion for _, emotion in sentence_claims(sentence)}
     return emotions.pop() if len(emotions) == 1 else None
 
 

@@ -26,11 +26,11 @@ from datamodules.synthetic.face import draw_face
 from datamodules.synthetic.grammar import SPLITS, View, rationale_emotion, verifier_sentences, write_rationale
 from datamodules.synthetic.layouts import ClipLayout, SyntheticClip, media_path, write_dfew, write_emer, write_mafw
 from datamodules.synthetic.performance import draw_performance
+from datamodules.synthetic.truth import TRUTH_FILE
 from datamodules.synthetic.voice import speak
 
 Layout = Literal["dfew", "mafw", "emer", "sentences"]
 
-TRUTH_FILE = "synthetic.json"
 AAC_SAMPLE_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 """Sample rates that the sound may have, in Hz."""
 _WRITERS = {"dfew": write_dfew, "mafw": write_mafw, "emer": write_emer}

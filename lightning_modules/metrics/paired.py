@@ -5,7 +5,7 @@ Both runs are resampled with the same clips, so that what makes a clip hard for 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -76,11 +76,13 @@ class Comparison:
         num_clips: N.
         overall: any of `RATES`.
         per_class: emotion → its clips, for classes with a clip; empty where a clip has no target, or several.
+        grounding: figure of `claims` → its difference; empty where the truth about the clips is not known.
     """
 
     num_clips: int
     overall: dict[str, PairedRate]
     per_class: dict[str, ClassComparison]
+    grounding: dict[str, PairedRate] = field(default_factory=dict)
 
 
 def exact_mcnemar(gained: int, lost: int) -> float:

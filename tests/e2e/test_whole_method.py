@@ -8,6 +8,9 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import main
+from datamodules.synthetic.truth import read_truth
+from lightning_modules.metrics.claims import prediction_truths, run_grounding
+from lightning_modules.metrics.predictions import read_predictions
 
 pytestmark = pytest.mark.e2e
 
@@ -53,7 +56,7 @@ def runs(world: Path) -> Path:
             ["test", *stack(*BASE, "stage/evaluate", "data/dfew", *POLICY, "demo/evaluate"), *short]
             + [f"--data.root={world}/dfew", f"--model.backbone.path={runs}/{name}/model"]
             + [f"--model.verifier={runs}/verifier/model", f"--trainer.default_root_dir={runs}/{name}/test"]
-            + ["--model.evaluation.max_new_tokens=12"]
+            + ["--model.evaluation.max_new_tokens=12", f"--model.truth={world}/dfew/synthetic.json"]
         )
     return runs
 
@@ -95,6 +98,15 @@ def test_predictions_follow_the_contract(runs: Path, world: Path) -> None:
     assert metrics["num_samples"] == len(rows) and metrics["judge"] == "oracle-grammar"
 
 
+def test_what_is_true_of_the_clips_is_counted_alike_in_test_and_afterwards(runs: Path, world: Path) -> None:
+    run = runs / "grpo_erv" / "test"
+    file = read_predictions(run / "predictions.jsonl")
+    truths = prediction_truths(file.predictions, file.path, read_truth(world / "dfew/synthetic.json"))
+    grounding = json.loads((run / "metrics.json").read_text())["grounding"]
+    assert grounding == run_grounding(file.predictions, truths, judged=True)
+    assert grounding["grounded_fcr"]["denominator"] == len(truths)
+
+
 def test_predictions_can_be_scored_again(runs: Path, tmp_path: Path) -> None:
     run = runs / "cold_start" / "test"
     main.run(
@@ -114,6 +126,7 @@ def test_summary_compares_the_runs(runs: Path, tmp_path: Path) -> None:
     assert tuple(summary) == names
     for row in summary.values():
         assert {"war", "uar", "eea", "epc", "fcr", "num_samples", "judge", "seconds"} <= row.keys()
+        assert row["grounded_fcr"] <= row["fcr"] and "grounded" in row
         assert row["judge"] == "oracle-grammar" and row["seconds"] > 0
     assert (tmp_path / "summary.png").read_bytes().startswith(b"\x89PNG")
 

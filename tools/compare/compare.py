@@ -1,7 +1,7 @@
 """`python main.py compare`: prediction files against a baseline, clip by clip, with intervals and tests."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,22 @@ from rich.table import Table
 
 from datamodules.emotions import members
 from datamodules.files.writing import require_directory, write_json
-from lightning_modules.metrics.intervals import LEVEL, bootstrap_rates
+from datamodules.synthetic.truth import ClipTruth, read_truth
+from lightning_modules.metrics.claims import FIGURES, clip_counts, prediction_truths, run_grounding
+from lightning_modules.metrics.intervals import LEVEL, RATES, bootstrap_rates
 from lightning_modules.metrics.paired import Comparison, PairedRate, compare_runs
+from lightning_modules.metrics.paired_grounding import compare_grounding
 from lightning_modules.metrics.predictions import Prediction, PredictionFile, joint_ids, read_predictions
 from tools.compare.forest_plot import draw_forest
 
 _JUDGED = "EEA, EPC and FCR"
+_SHORT = {
+    "grounded_face_contradicting": "face ≠ label",
+    "label_face_contradicting": "  says label",
+    "grounded_voice_contradicting": "voice ≠ label",
+    "label_voice_contradicting": "  says label",
+}
+"""Figures of `claims` whose names are too long for a table."""
 
 
 def compare(
@@ -29,6 +39,7 @@ def compare(
     allow_different_judges: bool = False,
     num_resamples: int = 10_000,
     seed: int = 0,
+    truth: str | None = None,
 ) -> dict[str, Any]:
     """Compare runs clip by clip: differences of all metrics with 95 % intervals, and McNemar's test, also per class.
 
@@ -43,6 +54,8 @@ def compare(
             each run has its own file of the same judge's verdicts.
         num_resamples: bootstrap resamples.
         seed: of the resamples; the same seed gives the same intervals.
+        truth: the synthetic.json of the generated corpus that the clips come from: how much of what the rationales
+            claim is true of the clips is compared, too.
 
     Returns:
         What `compare.json` holds.
@@ -50,13 +63,16 @@ def compare(
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: fewer than two runs, a baseline that is none of them, a malformed line or a repeated id (names file
-            and line), files over different clips, targets or taxonomies, or nothing that could be compared.
+            and line), files over different clips, targets or taxonomies, clips without truth or with that of another
+            corpus, or nothing that could be compared.
     """
     first = _checked_baseline(predictions, output, baseline)
     names = [first, *(name for name in predictions if name != first)]
     files = {name: read_predictions(predictions[name]) for name in names}
     ids, dropped = joint_ids(list(files.values()), intersect)
     runs = {name: _in_order(file, ids) for name, file in files.items()}
+    known = None if truth is None else read_truth(truth)
+    truths = {} if known is None else {name: prediction_truths(runs[name], files[name].path, known) for name in names}
     notes = _clip_notes(runs[first], files, dropped)
     comparisons, judge_notes = {}, {}
     for name in track(names[1:], description="Comparing runs"):
@@ -65,6 +81,10 @@ def compare(
         if not comparisons[name].overall:
             reasons = " ".join(notes + judge_notes[name])
             raise ValueError(f"Nothing can be compared between {first} and {name}. {reasons}")
+        if truths:
+            said = [clip_counts(runs[own], truths[own], judged) for own in (first, name)]
+            grounding = compare_grounding(*said, num_resamples, seed)
+            comparisons[name] = replace(comparisons[name], grounding=grounding)
 
     result = {
         "taxonomy": files[first].taxonomy.name,
@@ -74,7 +94,11 @@ def compare(
         "num_resamples": num_resamples,
         "seed": seed,
         "notes": notes,
-        "runs": {name: _run(file, runs[name], dropped[file.path], num_resamples, seed) for name, file in files.items()},
+        "runs": {
+            name: _run(file, runs[name], dropped[file.path], num_resamples, seed)
+            | _grounding(runs[name], truths.get(name), file.judge is not None)
+            for name, file in files.items()
+        },
         "comparisons": {name: {"notes": judge_notes[name], **asdict(own)} for name, own in comparisons.items()},
     }
     write_json(Path(output) / "compare.json", result)
@@ -109,6 +133,11 @@ def _run(
         "dropped": dropped,
         "rates": {rate: asdict(interval) for rate, interval in rates.items()},
     }
+
+
+def _grounding(clips: Sequence[Prediction], truths: Sequence[ClipTruth] | None, judged: bool) -> dict[str, Any]:
+    """How much of what a run says is true; nothing where the truth is not known."""
+    return {} if truths is None else {"grounding": run_grounding(clips, truths, judged)}
 
 
 def _in_order(file: PredictionFile, ids: list[str]) -> list[Prediction]:
@@ -168,6 +197,10 @@ def _print(
         "over the classes.",
         markup=False,
     )
+    shown = {name for own in comparisons.values() for name in own.grounding}
+    for name in FIGURES:
+        if name in shown:
+            console.print(f"{_heading(name).strip()}: {FIGURES[name]}.", markup=False, highlight=False)
 
 
 def _table(comparison: Comparison, first: str, name: str) -> Table:
@@ -177,6 +210,7 @@ def _table(comparison: Comparison, first: str, name: str) -> Table:
     for header in ("from", "to", "change", "95 % interval", "won/lost", "p", "Holm"):
         table.add_column(header, justify="right", no_wrap=True)
     _add_section(table, "all", comparison.num_clips, comparison.overall)
+    _add_section(table, "claims of", comparison.num_clips, comparison.grounding)
     for emotion, own in comparison.per_class.items():
         _add_section(table, emotion, own.num_clips, own.rates)
     return table
@@ -202,7 +236,7 @@ def _add_section(table: Table, clips: str, num_clips: int, rates: Mapping[str, P
 
 
 def _heading(rate: str) -> str:
-    return rate if rate == "recall" else rate.upper()
+    return rate.upper() if rate in RATES else _SHORT.get(rate, rate)
 
 
 def _points(fraction: float) -> str:
@@ -222,6 +256,13 @@ def _draw(comparisons: Mapping[str, Comparison], first: str, file: Path) -> None
             for name, own in comparisons.items()
         }
     }
+    if any(own.grounding for own in comparisons.values()):
+        panels["claims that are true"] = {
+            name: {
+                rate: own.grounding[rate].difference for rate in ("grounded", "grounded_fcr") if rate in own.grounding
+            }
+            for name, own in comparisons.items()
+        }
     for rate in ("recall", "fcr"):
         rows = {
             name: {

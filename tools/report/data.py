@@ -8,7 +8,9 @@ from typing import Any
 from callbacks.colours import EMOTIONS, RELATIONS, SYMBOLS
 from datamodules.emotions import VERIFIER_LABELS, Taxonomy, members
 from datamodules.rationale import read_response
+from datamodules.synthetic.truth import ClipTruth
 from lightning_modules.coherence import relation
+from lightning_modules.metrics.claims import FIGURES, run_grounding, sentence_support
 from lightning_modules.metrics.intervals import LEVEL, RATES, bootstrap_rates
 from lightning_modules.metrics.predictions import INVALID, UNKNOWN, PredictedSentence, Prediction, PredictionFile
 from lightning_modules.metrics.reward_hacking import prediction_alarms
@@ -77,13 +79,16 @@ def check_runs(runs: Sequence[Run]) -> None:
                 )
 
 
-def page_data(title: str, runs: Sequence[Run], media: Mapping[str, ClipMedia]) -> dict[str, Any]:
+def page_data(
+    title: str, runs: Sequence[Run], media: Mapping[str, ClipMedia], truths: Mapping[str, ClipTruth] | None = None
+) -> dict[str, Any]:
     """All that the page shows.
 
     Args:
         title: of the page.
         runs: at least one; of one taxonomy, see `check_runs`.
         media: clip id → its pictures and player, for every clip of the runs.
+        truths: clip id → what the clip shows, for every clip of the runs; None where it is not known.
     """
     taxonomy = runs[0].file.taxonomy
     return {
@@ -96,8 +101,9 @@ def page_data(title: str, runs: Sequence[Run], media: Mapping[str, ClipMedia]) -
         "colours": {"relations": RELATIONS, "symbols": SYMBOLS, "emotions": EMOTIONS},
         "intervals": f"below them {100 * LEVEL:.0f} % intervals (percentile bootstrap over clips).",
         "notes": _notes(media),
-        "runs": [_run_data(run) for run in runs],
-        "clips": _clips(runs, media),
+        "grounding": FIGURES,
+        "runs": [_run_data(run, truths) for run in runs],
+        "clips": _clips(runs, media, truths or {}),
     }
 
 
@@ -114,9 +120,10 @@ def _notes(media: Mapping[str, ClipMedia]) -> list[str]:
     return [f"{count} of {len(media)} clips {what}." for count, what in counts if count]
 
 
-def _run_data(run: Run) -> dict[str, Any]:
+def _run_data(run: Run, truths: Mapping[str, ClipTruth] | None) -> dict[str, Any]:
     predictions, taxonomy, judge = run.file.predictions, run.file.taxonomy, run.file.judge
     rates = bootstrap_rates(predictions, taxonomy, NUM_RESAMPLES)
+    known = None if truths is None else [truths[prediction.id] for prediction in predictions]
     return {
         "name": run.name,
         "path": str(run.file.path),
@@ -127,6 +134,7 @@ def _run_data(run: Run) -> dict[str, Any]:
         "judge_failures": sum(prediction.judged is None for prediction in predictions) if judge else None,
         "num_undecoded": sum(prediction.failure is not None for prediction in predictions),
         "rates": {name: asdict(rates[name]) if name in rates else None for name in RATES},
+        "grounding": None if known is None else run_grounding(predictions, known, judge is not None),
         "confusions": confusions(predictions, taxonomy, judge is not None),
         "alarms": [asdict(alarm) | {"warns": alarm.warns} for alarm in prediction_alarms(predictions, taxonomy)],
     }
@@ -167,29 +175,34 @@ def _matrix(pairs: Sequence[tuple[str | None, str]], rows: list[str], columns: l
     return {"rows": rows, "columns": columns, "counts": counts}
 
 
-def _clips(runs: Sequence[Run], media: Mapping[str, ClipMedia]) -> list[dict[str, Any]]:
+def _clips(
+    runs: Sequence[Run], media: Mapping[str, ClipMedia], truths: Mapping[str, ClipTruth]
+) -> list[dict[str, Any]]:
     """The clips of all runs, in the order of the first run that has them."""
     by_id = [{prediction.id: prediction for prediction in run.file.predictions} for run in runs]
     clips = []
     for identifier in dict.fromkeys(identifier for own in by_id for identifier in own):
         said = [own.get(identifier) for own in by_id]
         target = next((own.target for own in said if own is not None and own.target is not None), None)
+        truth = truths.get(identifier)
         clips.append(
             {
                 "id": identifier,
                 "target": target,
                 "targets": [] if target is None else list(members(target)),
                 "dataset": next((own.dataset for own in said if own is not None and own.dataset), None),
+                "truth": None if truth is None else asdict(truth),
                 **asdict(media[identifier]),
                 "runs": [
-                    None if own is None else _said(own, target, run.file) for own, run in zip(said, runs, strict=True)
+                    None if own is None else _said(own, target, truth, run.file)
+                    for own, run in zip(said, runs, strict=True)
                 ],
             }
         )
     return clips
 
 
-def _said(prediction: Prediction, target: str | None, file: PredictionFile) -> dict[str, Any]:
+def _said(prediction: Prediction, target: str | None, truth: ClipTruth | None, file: PredictionFile) -> dict[str, Any]:
     """What a run said of a clip, and how target, answer and explanation agree (None where one of two is not there)."""
     judged, answer = prediction.judged, prediction.prediction
     has_judge = file.judge is not None
@@ -205,16 +218,17 @@ def _said(prediction: Prediction, target: str | None, file: PredictionFile) -> d
         "explanation": prediction.explanation,
         "completion": prediction.completion,
         "failure": prediction.failure,
-        "sentences": [_sentence(sentence, target) for sentence in prediction.sentences],
+        "sentences": [_sentence(sentence, target, truth) for sentence in prediction.sentences],
     }
 
 
-def _sentence(sentence: PredictedSentence, target: str | None) -> dict[str, Any]:
+def _sentence(sentence: PredictedSentence, target: str | None, truth: ClipTruth | None) -> dict[str, Any]:
     emotions, probabilities = sentence.emotions, sentence.probabilities
     return {
         "text": sentence.text,
         "emotions": None if emotions is None else list(emotions),
         "relation": None if emotions is None else relation(emotions, target),
+        "support": None if truth is None else sentence_support(sentence.text, truth),
         "probabilities": None if probabilities is None else _shown(probabilities, emotions or (), target),
     }
 

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from datamodules.files.writing import require_directory, write_text
+from datamodules.synthetic.truth import ClipTruth, read_truth
+from lightning_modules.metrics.claims import prediction_truths
 from lightning_modules.metrics.intervals import RATES
 from lightning_modules.metrics.predictions import read_predictions
 from tools.report.data import Run, check_runs, page_data, run_names
@@ -30,6 +32,7 @@ def report(
     embed_media: bool = False,
     num_workers: int | None = None,
     timeout_seconds: float = 60.0,
+    truth: str | None = None,
 ) -> Path:
     """Write `report.html`: figures with intervals, alarms, confusion matrices, and a page for each clip.
 
@@ -45,6 +48,8 @@ def report(
         embed_media: put media files of up to 4 MiB that decode into the page, so that it can be given away alone.
         num_workers: processes that decode; null takes one per CPU.
         timeout_seconds: longest time for one clip; its pictures are left out if the decoder takes longer.
+        truth: the synthetic.json of the generated corpus that the clips come from: each sentence is marked as true of
+            its clip, untrue, or unsupported.
 
     Returns:
         The file.
@@ -52,7 +57,8 @@ def report(
     Raises:
         FileNotFoundError: a prediction file is missing.
         ValueError: no file, a malformed line or a repeated id (names file and line), different taxonomies or targets,
-            names that do not fit the files, or an argument out of its range.
+            names that do not fit the files, clips without truth or with that of another corpus, or an argument out of
+            its range.
         ImportError: FFmpeg's libraries are missing.
     """
     workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
@@ -63,8 +69,9 @@ def report(
         )
     require_directory(output, REPORT_FILE)
     runs = _read(predictions, names)
+    truths = None if truth is None else _truths(runs, truth)
     media = _media(runs, Path(output), num_frames, embed_media, workers, timeout_seconds)
-    data = page_data(title, runs, media)
+    data = page_data(title, runs, media, truths)
     file = Path(output) / REPORT_FILE
     write_text(file, [build_page(data)])
     _print(data, media, file)
@@ -80,6 +87,16 @@ def _read(predictions: Sequence[str], names: Sequence[str] | None) -> list[Run]:
     runs = [Run(*pair) for pair in zip(names or run_names([file.path for file in files]), files, strict=True)]
     check_runs(runs)
     return runs
+
+
+def _truths(runs: Sequence[Run], path: str) -> dict[str, ClipTruth]:
+    """Clip id → what it shows."""
+    truth = read_truth(path)
+    found = {}
+    for run in runs:
+        clips = prediction_truths(run.file.predictions, run.file.path, truth)
+        found |= {prediction.id: clip for prediction, clip in zip(run.file.predictions, clips, strict=True)}
+    return found
 
 
 def _media(

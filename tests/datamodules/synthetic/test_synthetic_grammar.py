@@ -13,6 +13,7 @@ from datamodules.synthetic.grammar import (
     annotator_sentences,
     is_scene,
     rationale_emotion,
+    sentence_claims,
     sentence_emotion,
     verifier_sentences,
     write_rationale,
@@ -84,6 +85,15 @@ def test_every_annotator_sentence_is_recognised(emotion: str):
     sentences = list(annotator_sentences(emotion))
     assert len(sentences) >= 8 * 16
     assert {sentence_emotion(sentence) for sentence in sentences} == {emotion}
+
+
+def test_a_cue_claims_its_emotion_of_its_channel_alone():
+    for emotion, channels in ANNOTATOR_CUES.items():
+        for channel, phrases in channels.items():
+            assert {sentence_claims(f"The man {phrase}.") for phrase in phrases} == {((channel, emotion),)}
+    joined = "He smiles with raised cheeks, hangs the head and slumps, and shouts in a loud harsh voice."
+    assert set(sentence_claims(joined)) == {("face", "happiness"), ("body", "sadness"), ("voice", "anger")}
+    assert sentence_claims("He sings.") == sentence_claims(ANNOTATOR_SCENES[0]) == ()
 
 
 def test_scenes_are_scenes_and_no_cues():

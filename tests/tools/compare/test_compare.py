@@ -134,6 +134,71 @@ def test_clips_without_targets(write, tmp_path):
         compare(files, str(tmp_path / "out"), **FAST)
 
 
+def spoken(phrases: list[str], **changes: Any) -> list[dict[str, Any]]:
+    """A right and coherent row of anger per cue phrase."""
+    fields = {"target": "anger", "prediction": "anger", "judged": "anger"} | changes
+    said = [{"sentences": [{"text": f"He {own}."}], "media": f"a/b/Clip/{i}.mp4"} for i, own in enumerate(phrases)]
+    return [row | fields | own for row, own in zip(rows("1" * len(phrases)), said, strict=True)]
+
+
+@pytest.fixture
+def truth(tmp_path):
+    """Ten clips of anger; in the last five the face shows fear."""
+    path = tmp_path / "synthetic.json"
+    faces = ["anger"] * 5 + ["fear"] * 5
+    clips = [
+        {"media": f"Clip/{i}.mp4", "label": "anger", "face_emotion": face, "voice_emotion": "anger"}
+        for i, face in enumerate(faces)
+    ]
+    path.write_text(json.dumps({"clips": clips}))
+    return str(path)
+
+
+ANGER, FEAR, BODY = "frowns hard with lowered brows", "looks pale with frozen eyes", "points with a stiff finger"
+
+
+def test_what_is_true_of_generated_clips(write, truth, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    honest = write("honest", spoken([ANGER] * 5 + [FEAR] * 5))
+    pleasing = write("pleasing", spoken([ANGER] * 9 + [BODY]))
+    files = {"honest": honest, "pleasing": pleasing}
+    result = compare(files, str(tmp_path / "out"), truth=truth, **FAST)
+    said = {name: own["grounding"] for name, own in result["runs"].items()}
+    assert said["honest"]["grounded"] == {"value": 1.0, "numerator": 10, "denominator": 10}
+    assert said["pleasing"]["grounded"] == {"value": 5 / 9, "numerator": 5, "denominator": 9}
+    assert said["pleasing"]["label_face_contradicting"] == {"value": 1.0, "numerator": 4, "denominator": 4}
+    assert said["pleasing"]["unsupported"] == {"value": 0.1, "numerator": 1, "denominator": 10}
+    found = result["comparisons"]["pleasing"]["grounding"]
+    assert found["grounded"]["difference"]["value"] == 5 / 9 - 1 and found["grounded"]["difference"]["high"] < 0
+    assert (found["grounded_fcr"]["other"], found["grounded_fcr"]["test"]["lost"]) == (0.5, 5)
+    assert "grounded_voice_contradicting" not in found, "no voice contradicts"
+    assert json.loads((tmp_path / "out/compare.json").read_text()) == result
+    shown = capsys.readouterr().out
+    assert "grounded_fcr" in shown and "100.0  55.6" in shown and "grounded: claims about face and voice" in shown
+
+    without = compare({"one": honest, "two": honest}, str(tmp_path / "plain"), **FAST)
+    assert not without["comparisons"]["two"]["grounding"] and "grounding" not in without["runs"]["one"]
+    unjudged = write("unjudged", spoken([ANGER] * 10, judge=None, judged=None))
+    found = compare({"one": honest, "two": unjudged}, str(tmp_path / "out"), truth=truth, **FAST)
+    assert "grounded" in found["comparisons"]["two"]["grounding"]
+    assert "grounded_fcr" not in found["comparisons"]["two"]["grounding"]
+
+
+def test_truth_that_does_not_fit(write, truth, tmp_path):
+    own, longer = write("own", spoken([ANGER] * 10)), write("longer", spoken([ANGER] * 12))
+    with pytest.raises(ValueError, match=r"own\.jsonl: not valid JSON"):
+        compare({"one": own, "two": own}, str(tmp_path / "out"), truth=own, **FAST)
+    with pytest.raises(ValueError, match=r"longer\.jsonl: 2 of 12 clips have no truth in .*, the first is '10'"):
+        compare({"one": longer, "two": longer}, str(tmp_path / "out"), truth=truth, **FAST)
+    scored = write("scored", rows("0111"))
+    with pytest.raises(ValueError, match=r"4 of 4 clips have no truth .*no media file is named"):
+        compare({"one": scored, "two": scored}, str(tmp_path / "out"), truth=truth, **FAST)
+    other = write("other", spoken([ANGER] * 4, target="fear"))
+    with pytest.raises(ValueError, match=r"4 of 4 clips have another target .*truth of another corpus"):
+        compare({"one": other, "two": other}, str(tmp_path / "out"), truth=truth, **FAST)
+    assert not (tmp_path / "out").exists()
+
+
 def test_files_that_are_refused(write, tmp_path):
     good = write("good", rows("011"))
     cut = Path(write("cut", rows("011")))

@@ -290,3 +290,24 @@ def test_a_file_without_targets_judge_and_verifier(browser: webdriver.Chrome, ro
     open_view(browser, f"{address}#/clip?id=2", ".card")
     assert texts(browser, ".card .sentence .text") == ["She grins."] and not texts(browser, ".card .mark")
     assert browser.get_log("browser") == []
+
+
+def test_sentences_say_whether_they_are_true_of_the_clip(
+    browser: webdriver.Chrome, row: Rows, sentence: Rows, tmp_path: Path
+) -> None:
+    cues = ("smiles with raised cheeks", "looks pale with frozen eyes", "claps and bounces on both feet", "sings")
+    said = [sentence(f"She {cue}.", "joy") for cue in cues]
+    write_rows(tmp_path / "p.jsonl", [row("1", media="Clip/1.mp4", sentences=said)])
+    clip = {"media": "Clip/1.mp4", "label": "happiness", "face_emotion": "fear", "voice_emotion": "happiness"}
+    (tmp_path / "synthetic.json").write_text(json.dumps({"clips": [clip]}))
+    page = report([str(tmp_path / "p.jsonl")], str(tmp_path), truth=str(tmp_path / "synthetic.json")).as_uri()
+    open_view(browser, page, "#grounding")
+    assert texts(browser, "[aria-labelledby=grounding] tbody tr:first-child td") == ["50.0 1 of 2"]
+    open_view(browser, f"{page}#/clip?id=1", ".sentence")
+    assert texts(browser, ".sentence .support") == [
+        "✗ untrue of the clip",
+        "✓ true of the clip",
+        "? nothing supports it",
+    ]
+    assert texts(browser, ".target")[1] == "face fearvoice happiness"
+    assert browser.get_log("browser") == []

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from datamodules.emotions import DFEW_TAXONOMY
+from datamodules.synthetic.truth import ClipTruth
 from lightning_modules.metrics.predictions import read_predictions
 from tools.report.data import Run, check_runs, confusions, page_data, run_names
 from tools.report.media import ClipMedia
@@ -71,6 +72,24 @@ def test_figures_are_those_of_the_metrics(row: Rows, write: Write) -> None:
     assert all(interval["low"] <= interval["value"] <= interval["high"] for interval in own["rates"].values())
     assert (own["num_clips"], own["unknown_answers"], own["judge_failures"]) == (4, 1, 1)
     assert {alarm["name"] for alarm in own["alarms"]} >= {"label_named", "neutral_sentences"}
+
+
+def test_sentences_are_marked_by_the_truth_of_their_clip(row: Rows, write: Write, sentence: Rows) -> None:
+    joy, fear = "She smiles with raised cheeks.", "She looks pale with frozen eyes."
+    texts = (joy, fear, "She claps and bounces on both feet.", "A plain wall fills the background.")
+    path = write("a", [row("1", sentences=[sentence(text, "joy") for text in texts]), row("2", sentences=[])])
+    truth = ClipTruth("happiness", face_emotion="fear", voice_emotion="happiness")
+    data = page_data("title", [run("a", path)], dict.fromkeys("12", NOTHING), dict.fromkeys("12", truth))
+    first = data["clips"][0]
+    assert first["truth"] == {"label": "happiness", "face_emotion": "fear", "voice_emotion": "happiness"}
+    assert [own["support"] for own in first["runs"][0]["sentences"]] == ["untrue", "true", "unsupported", None]
+    figures = data["runs"][0]["grounding"]
+    assert set(figures) == set(data["grounding"])
+    assert figures["label_face_contradicting"] == {"value": 0.5, "numerator": 1, "denominator": 2}
+    assert figures["grounded_fcr"] == {"value": 0.5, "numerator": 1, "denominator": 2}, "the second claims nothing"
+    plain = page([run("a", path)])
+    assert plain["clips"][0]["truth"] is None and plain["runs"][0]["grounding"] is None
+    assert {own["support"] for own in plain["clips"][0]["runs"][0]["sentences"]} == {None}
 
 
 def test_confusions_count_pairs_by_hand(row: Rows, write: Write) -> None:

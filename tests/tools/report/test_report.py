@@ -63,6 +63,18 @@ def test_rows_of_score_without_media_are_enough(row: Rows, write: Write, tmp_pat
     assert data["runs"][0]["name"] == "mine" and data["clips"][0]["runs"][0]["completion"] is None
 
 
+def test_truth_is_found_by_the_media_file(row: Rows, write: Write, tmp_path: Path) -> None:
+    clip = {"media": "Clip/1.mp4", "label": "happiness", "face_emotion": "happiness", "voice_emotion": "happiness"}
+    truth = tmp_path / "synthetic.json"
+    truth.write_text(json.dumps({"clips": [clip]}))
+    options = ["--output", str(tmp_path / "out"), "--truth", str(truth)]
+    report("--predictions", write("a", [row("x", media="/gone/Clip/1.mp4")]), *options)
+    (own,) = embedded(tmp_path / "out" / "report.html")["clips"]
+    assert own["truth"]["face_emotion"] == "happiness"
+    with pytest.raises(ValueError, match=r"1 of 2 clips have no truth in .*synthetic.json, the first is '2'"):
+        report("--predictions", write("b", [row("x", media="Clip/1.mp4"), row("2")]), *options)
+
+
 def test_what_cannot_be_reported_is_refused(row: Rows, write: Write, tmp_path: Path) -> None:
     good, other = write("a", [row("1")]), write("b", [row("1", taxonomy="mafw")])
     output = ["--output", str(tmp_path / "out")]

@@ -12,6 +12,7 @@ function showClip(id, parameters) {
     clipNavigation(clip, parameters),
     make("h1", { tabindex: -1 }, written("span", clip.id), clip.dataset !== null && written("small", ` ${clip.dataset}`)),
     clip.target !== null && make("p", { class: "target" }, "target ", clip.targets.map((name) => emotion(name))),
+    clip.truth && make("p", { class: "target" }, "face ", emotion(clip.truth.face_emotion), "voice ", emotion(clip.truth.voice_emotion)),
     make("div", { class: "media" }, pictures(clip), player(clip)),
     clip.notes.map((note) => written("p", `⚠ ${note}`, { class: "note" })),
     legend(clip),
@@ -79,12 +80,16 @@ function runCard(clip, run, { name, judge }, isChosen) {
     run.completion !== null && make("details", {}, make("summary", {}, "completion as generated"), written("pre", run.completion)));
 }
 
+/** Where the truth of the clip is known. */
+const SUPPORTS = { true: "✓ true of the clip", untrue: "✗ untrue of the clip", unsupported: "? nothing supports it" };
+
 function sentenceSpan(sentence, clip) {
-  const { relation, text, emotions, probabilities } = sentence;
+  const { relation, text, emotions, probabilities, support } = sentence;
   const isRead = probabilities !== null;
   const span = make("p", { class: `sentence ${relation ?? ""}`, tabindex: isRead ? 0 : null, "aria-describedby": isRead ? "tooltip" : null },
     relation !== null && make("span", { class: `symbol ${relation}` }, DATA.colours.symbols[relation], spoken(` ${relation}: `)),
     written("span", text, { class: "text" }),
+    support !== null && make("span", { class: `support ${support}` }, SUPPORTS[support]),
     emotions !== null && make("span", { class: "read" }, emotions.map((name) => emotion(name))));
   if (isRead) explainOn(span, () => probabilityTable(sentence, clip));
   return span;

@@ -22,6 +22,7 @@ function showOverview(parameters) {
       make("small", {}, ` taxonomy ${DATA.taxonomy.name}`)),
     notes.length > 0 && make("div", { class: "notes", role: "note" }, notes),
     make("section", { "aria-labelledby": "figures" }, make("h2", { id: "figures" }, "Figures"), figures()),
+    DATA.runs[0].grounding && make("section", { "aria-labelledby": "grounding" }, make("h2", { id: "grounding" }, "True of the clips"), grounding()),
     make("section", { "aria-labelledby": "alarms" }, make("h2", { id: "alarms" }, "Alarms"), alarms()),
     make("section", { "aria-labelledby": "matrices" }, make("h2", { id: "matrices" }, "Confusion"), matrices(parameters)),
   );
@@ -54,6 +55,16 @@ function rate(interval, meaning) {
   if (whisker) bar.append(whisker);
   const range = interval.low !== null && make("small", {}, `${percent(interval.low)} – ${percent(interval.high)}`);
   return make("span", {}, make("b", {}, percent(interval.value)), range, bar);
+}
+
+/** A row per figure, a column per run: shares in percent, and what of what they are. */
+function grounding() {
+  const head = make("tr", {}, make("th", { scope: "col" }, "figure"), DATA.runs.map((run) => make("th", { scope: "col", class: "count" }, run.name)));
+  const body = Object.entries(DATA.grounding).map(([name, meaning]) => make("tr", {},
+    make("th", { scope: "row" }, name.replaceAll("_", " "), make("small", {}, meaning)),
+    DATA.runs.map(({ grounding: { [name]: { value, numerator, denominator } } }) => make("td", { class: "count" },
+      value === null ? "–" : percent(value), make("small", {}, ` ${numerator} of ${denominator}`)))));
+  return scrolling("What is true of the clips", make("table", { class: "alarms" }, make("thead", {}, head), make("tbody", {}, body)));
 }
 
 /** A row per alarm, a column per run; those that warn come first, the others on demand. */
