@@ -72,15 +72,17 @@ class ColdStartModule(TrainablePolicyModule):
 
     def on_train_start(self) -> None:
         self._step_tokens = []
+        # Loading leaves modules in eval mode; only what is trained gets its dropout back.
+        for name, part in self.backbone.parts.items():
+            part.train(not self.backbone.is_frozen(name))
+
+    def on_train_epoch_start(self) -> None:
         batches, needed = self.trainer.num_training_batches, self.trainer.accumulate_grad_batches
         if self.global_batch is not None and batches < needed:
             raise ValueError(
                 f"model.global_batch is {self.global_batch}, {needed} batches of each process, and an epoch has "
                 f"{batches}: its steps would all be smaller. Lower model.global_batch."
             )
-        # Loading leaves modules in eval mode; only what is trained gets its dropout back.
-        for name, part in self.backbone.parts.items():
-            part.train(not self.backbone.is_frozen(name))
 
     def on_train_batch_start(self, batch: ClipBatch, batch_idx: int) -> None:
         self.seed_step(batch_idx)

@@ -41,7 +41,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_grpo_export_and_predict(name: str, model_type: str | None, clips: Path, tmp_path: Path) -> None:
     run, size = tmp_path / "run", 48
     backbone = "--model.init_args.backbone.init_args"
-    options = [f"--data.media.image_size={size}", f"--trainer.default_root_dir={run}"]
+    options = [f"--data.media.image_size={size}", "--data.media.mel=null", f"--trainer.default_root_dir={run}"]
     options += ["--data.num_workers=0", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
     if model_type is None:
         checkpoint = GOLDEN / "humanomni_small"

@@ -53,6 +53,7 @@ def arguments(policy: Path, tiny_models: Path, tmp_path: Path) -> list[str]:
     return [
         *stack("trainer/default", "trainer/cpu", "stage/grpo", "stage/best_fcr", "data/dfew", "backbone/composed"),
         *("--data.media.num_frames=2", "--data.media.image_size=32", "--data.media.max_audio_seconds=1"),
+        "--data.media.mel=null",
         *(f"--data.root={tmp_path}/dfew", "--data.validation_fraction=0.2", "--data.num_workers=0"),
         *(
             "--data.batch_size=2",

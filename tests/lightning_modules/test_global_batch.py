@@ -151,3 +151,5 @@ def test_what_contradicts_it_is_refused(backbone: ComposedBackbone, clips: list[
         run(cold_start(backbone, global_batch=4), Batches([collate(clips)]), tmp_path)
     with pytest.raises(ValueError, match=r"batches of data.batch_size 3 .* one of 1, 2, 4\."):
         run(cold_start(backbone, global_batch=4), Sized(clips, 3), tmp_path)
+    with pytest.raises(ValueError, match=r"global_batch is 64, 32 batches of each process, and an epoch has \d+: "):
+        run(cold_start(backbone, global_batch=64), Sized(clips, 2), tmp_path)
