@@ -119,7 +119,8 @@ def once_per_node(check: Callable[[], None], error: type[Exception]) -> None:
         error: what it raises.
     """
     if _world_size() == 1:
-        return check()
+        check()
+        return
     found, everywhere = None, [None] * _world_size()
     if local_rank() == 0:
         try:
@@ -130,4 +131,3 @@ def once_per_node(check: Callable[[], None], error: type[Exception]) -> None:
     for one in everywhere:
         if one is not None:
             raise error(one)
-    return None

@@ -149,7 +149,6 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
                 "of different lengths. Set trainer.limit_val_batches to 0, and evaluate the exported model with "
                 "configs/trainer/ddp.yaml."
             )
-
         if self.optimizer != "adamw" and isinstance(self.trainer.strategy, FSDP2Strategy | DeepSpeedStrategy):
             raise ValueError(
                 f"model.optimizer={self.optimizer} is made for weights that stand whole at rest in bfloat16; "

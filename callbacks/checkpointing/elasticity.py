@@ -43,8 +43,10 @@ def keep_place_in_schedule(trainer: Trainer, saved_steps_per_epoch: float) -> No
         return
     for config in trainer.lr_scheduler_configs:
         scheduler = config.scheduler
-        if isinstance(scheduler, LambdaLR):
-            place = round(scheduler.last_epoch * now / saved_steps_per_epoch)
+        if not isinstance(scheduler, LambdaLR):
+            continue
+        place = round(scheduler.last_epoch * now / saved_steps_per_epoch)
+        if place != scheduler.last_epoch:
             rank_zero_warn(
                 f"An epoch had {saved_steps_per_epoch} optimizer steps when the checkpoint was written, and has {now} "
                 f"now: the learning-rate schedule, laid out over the epochs, goes on from its step {place} instead of "

@@ -40,7 +40,7 @@ class Sampling:
     compiled: bool | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+        if self.max_new_tokens < 1 or not self.temperature >= 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
             raise ValueError(
                 f"Invalid sampling settings {self}. Expected max_new_tokens >= 1, temperature >= 0 (0 is greedy), "
                 "0 < top_p <= 1 and top_k >= 0 (0 is off)."

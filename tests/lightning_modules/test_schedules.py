@@ -62,6 +62,11 @@ def test_stage_1_warms_up_over_a_share_of_its_optimizer_steps(
     assert rates.used == pytest.approx(expected, abs=1e-9)
 
 
+def stage_3(backbone: ComposedBackbone, num_updates: int, **options: Any) -> GRPOModule:
+    values = {"trainable": TRAINED, "rollout_sampling": SHORT, "group_size": 2, "learning_rate": PEAK}
+    return GRPOModule(backbone, "dfew", num_updates=num_updates, **values, **options)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -85,16 +90,7 @@ def test_stage_3_warms_up_over_a_share_of_its_updates(
     single_clips: list[ClipBatch],
     fit: Callable[..., Trainer],
 ) -> None:
-    module = GRPOModule(
-        backbone,
-        "dfew",
-        trainable=TRAINED,
-        rollout_sampling=SHORT,
-        group_size=2,
-        num_updates=num_updates,
-        learning_rate=PEAK,
-        **options,
-    )
+    module = stage_3(backbone, num_updates, **options)
     rates = LearningRates()
     fit(module, single_clips, RLCallback([LengthReward()]), rates, max_epochs=num_epochs)
     assert rates.used == pytest.approx(expected, abs=1e-9)
@@ -104,15 +100,7 @@ def test_stage_3_warms_up_over_a_share_of_its_updates(
 def test_a_run_of_max_steps_ends_its_schedule_with_its_last_update(
     num_updates: int, backbone: ComposedBackbone, single_clips: list[ClipBatch], fit: Callable[..., Trainer]
 ) -> None:
-    module = GRPOModule(
-        backbone,
-        "dfew",
-        trainable=TRAINED,
-        rollout_sampling=SHORT,
-        group_size=2,
-        num_updates=num_updates,
-        learning_rate=PEAK,
-    )
+    module = stage_3(backbone, num_updates)
     rates = LearningRates()
     fit(module, single_clips, RLCallback([LengthReward()]), rates, max_steps=4, max_epochs=-1)
     assert rates.used == pytest.approx([1, 3 / 4, 2 / 4, 1 / 4], abs=1e-9)
