@@ -65,7 +65,7 @@ def hyperparameters(trainer: Trainer, module: LightningModule) -> dict[str, floa
     rewards = [
         reward for callback in trainer.callbacks if isinstance(callback, RLCallback) for reward in callback.rewards
     ]
-    values["rewards"] = " + ".join(r.name if r.weight == 1 else f"{r.weight:g} {r.name}" for r in rewards) or None
+    values["rewards"] = " + ".join(map(str, rewards)) or None
     chosen = {name: values.get(name) for name in (*WORDS, *NUMBERS)}
     return {name: str(value) if name in WORDS else float(value) for name, value in chosen.items() if value is not None}
 
