@@ -123,7 +123,7 @@ CHECKS: dict[str, Check] = {
     ),
     "template_rationales": Check(
         None,
-        0.2,
+        0.5,
         "share of the other clips' rationales with the same answer that are the same, mean over rationales; 1 over it "
         "is the effective number of different rationales per answer",
         "A rationale per class, whatever the clip: as template_sentences.",
