@@ -51,6 +51,8 @@ TOOLS = {
     ),
     "judge": ("tools.judge:judge_predictions", "have a judge read the rationales of a prediction file"),
     "agreement": ("tools.agreement:agreement", "compare two judges of the same rationales: Cohen's kappa"),
+    "judges": ("tools.judge_table:judges", "the metrics of runs by several judges, side by side"),
+    "rate": ("tools.rating.rating:rate", "a page on which people rate rationales, blind to which run wrote them"),
     "replay": ("tools.replay.replay:replay", "recompute a step whose loss or gradient was not a finite number"),
     "summarize": ("tools.summarize:summarize", "compare finished runs: a table, summary.json, a bar chart"),
 }

@@ -18,11 +18,12 @@ from lightning_modules.backbones.feature_cache import FeatureCache
 from lightning_modules.backbones.interface import Backbone, Completions, Percept, Sampling, eval_mode
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
 from lightning_modules.judges import Judge
-from lightning_modules.judges.prompt import PromptedJudge
+from lightning_modules.judges.prompt import PromptedJudge, follow
 from lightning_modules.judges.verifier_judge import verifier_judge_name, verifier_verdict
 from lightning_modules.metrics.claims import match_truth
 from lightning_modules.metrics.emotion_report import EmotionReport
 from lightning_modules.metrics.grounding import Grounding
+from lightning_modules.protocol import Protocol
 
 EVALUATION_SAMPLING = Sampling(max_new_tokens=512, temperature=0.3, top_p=0.9)
 """How the paper's released code decodes in evaluation."""
@@ -84,6 +85,7 @@ class PolicyModule(LightningModule):
         feature_cache: keeps what the towers return of each clip on disk; not with a strategy that shards them.
         truth: synthetic.json of the generated corpus that is tested: `test` then measures, too, how much of what the
             rationales claim is true of the clips.
+        protocol: whose EEA, UAR and question to the judge: the paper's, or what its released code computes.
 
     Raises:
         FileNotFoundError: no file at `truth`.
@@ -100,6 +102,7 @@ class PolicyModule(LightningModule):
         bare_answers: bool = False,
         feature_cache: FeatureCache | None = None,
         truth: str | None = None,
+        protocol: Protocol = "paper",
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -110,10 +113,11 @@ class PolicyModule(LightningModule):
         if self.verifier is not None:
             self.verifier.require(self.taxonomy)
         self.judge = judge
+        follow(judge, protocol)
         self.evaluation = evaluation
         self.bare_answers = bare_answers
-        self.validation_report = EmotionReport(self.taxonomy, self.judge_name)
-        self.test_report = EmotionReport(self.taxonomy, self.judge_name)
+        self.validation_report = EmotionReport(self.taxonomy, self.judge_name, protocol)
+        self.test_report = EmotionReport(self.taxonomy, self.judge_name, protocol)
         self.truth = None if truth is None else read_truth(truth)
         self.grounding = Grounding()
         self.silent_clips = SumMetric()

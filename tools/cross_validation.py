@@ -38,6 +38,7 @@ CONFIG_FILE = "cross_validation.yaml"
 
 JUDGED = ("eea", "epc", "fcr")
 RATES = ("war", "uar", "uar_answered_only", *JUDGED)
+SHARED = ("taxonomy", "judge", "protocol")
 
 _DESCRIPTION = """Run the folds of a corpus, and report their metrics pooled and averaged.
 
@@ -67,17 +68,17 @@ def aggregate(folds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
         folds: fold number → what its `metrics.json` holds.
 
     Returns:
-        `taxonomy`, `judge`; `folds`, fold → `num_samples` and rates; `pooled`, the dictionary of `metrics.json` as if
-        the clips of all folds had been tested at once; `mean` and `standard_deviation` of each rate over folds (divided
-        by folds − 1; None for a single fold). A rate that a fold does not have is None: those of clips with several
-        emotions, or without a judge.
+        `taxonomy`, `judge`, `protocol`; `folds`, fold → `num_samples` and rates; `pooled`, the dictionary of
+        `metrics.json` as if the clips of all folds had been tested at once; `mean` and `standard_deviation` of each
+        rate over folds (divided by folds − 1; None for a single fold). A rate that a fold does not have is None: those
+        of clips with several emotions, or without a judge.
 
     Raises:
-        ValueError: no fold, or folds of different taxonomies or judges.
+        ValueError: no fold, or folds of different taxonomies, judges or protocols.
     """
     if not folds:
         raise ValueError("There is no fold to put together.")
-    for name in ("taxonomy", "judge"):
+    for name in SHARED:
         values = {fold: metrics[name] for fold, metrics in folds.items()}
         if len(set(values.values())) > 1:
             named = ", ".join(f"fold {fold}: {value}" for fold, value in values.items())
@@ -85,7 +86,7 @@ def aggregate(folds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     columns = {rate: [metrics[rate] for metrics in folds.values()] for rate in RATES}
     complete = {rate: values for rate, values in columns.items() if None not in values}
     return {
-        **{name: next(iter(folds.values()))[name] for name in ("taxonomy", "judge")},
+        **{name: next(iter(folds.values()))[name] for name in SHARED},
         "folds": {fold: {name: metrics[name] for name in ("num_samples", *RATES)} for fold, metrics in folds.items()},
         "pooled": _pool(list(folds.values())),
         "mean": dict.fromkeys(RATES) | {rate: fmean(values) for rate, values in complete.items()},
@@ -101,9 +102,15 @@ def _pool(folds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     taxonomy = get_taxonomy(folds[0]["taxonomy"])
     if any(fold["confusion_matrix"] is None for fold in folds):  # clips with several emotions: WAR only
         report = {**dict.fromkeys(folds[0]), "taxonomy": taxonomy.name, "absent_classes": [], "per_class": {}}
+        report["protocol"] = folds[0]["protocol"]
         report["war"] = _pooled_rate(folds, "war")
     else:
-        report = emotion_report(_counts(folds), taxonomy, judge=None)
+        report = emotion_report(_counts(folds), taxonomy, None, folds[0]["protocol"])
+        if all(fold["answer_by_explanation"] is not None for fold in folds):
+            table = folds[0]["answer_by_explanation"]
+            report["answer_by_explanation"] = {
+                name: sum(fold["answer_by_explanation"][name] for fold in folds) for name in table
+            }
         report |= {rate: _pooled_rate(folds, rate) for rate in JUDGED}
         for emotion, figures in report["per_class"].items():
             parts = [fold["per_class"][emotion] for fold in folds]

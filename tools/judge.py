@@ -14,9 +14,10 @@ from datamodules.files.json_log import JsonLog
 from datamodules.files.writing import json_line, write_rows
 from datamodules.rationale import read_response
 from lightning_modules.judges import Judge
-from lightning_modules.judges.prompt import PromptedJudge, Verdict, each_verdict
+from lightning_modules.judges.prompt import PromptedJudge, Verdict, each_verdict, follow
 from lightning_modules.metrics.predictions import Prediction, read_predictions
 from lightning_modules.metrics.records import read_records
+from lightning_modules.protocol import Protocol
 
 
 def rationale_of(prediction: Prediction, taxonomy: Taxonomy) -> str:
@@ -112,7 +113,7 @@ class VerdictFile:
         return [row["emotion"] for row in rows]
 
 
-def judge_predictions(predictions: str, judge: Judge, output: str) -> dict[str, Any]:
+def judge_predictions(predictions: str, judge: Judge, output: str, protocol: Protocol = "paper") -> dict[str, Any]:
     """Have a judge read the rationales of a prediction file, and write its verdicts.
 
     Verdicts are kept as they come: the same command again judges only what is missing, rationales that have changed
@@ -123,6 +124,7 @@ def judge_predictions(predictions: str, judge: Judge, output: str) -> dict[str, 
         judge: class of the judge, its options as `--judge.OPTION`.
         output: JSONL file for `{"id", "emotion", "reply", "judge", "taxonomy", "rationale"}` per line; emotion is null
             where the verdict is invalid.
+        protocol: whose question is asked: the paper's, or its released code's.
 
     Returns:
         `judge`, `taxonomy`, `num_clips`, `kept` (verdicts of an earlier run), `invalid`, and `emotions` (emotion →
@@ -135,6 +137,7 @@ def judge_predictions(predictions: str, judge: Judge, output: str) -> dict[str, 
     """
     if Path(output).is_dir():
         raise ValueError(f"The output {output} is a directory. Give a file, such as {output}/verdicts.jsonl.")
+    follow(judge, protocol)
     given = read_predictions(predictions)
     rationales = {own.id: rationale_of(own, given.taxonomy) for own in given.predictions}
     file = VerdictFile(output, judge.name, given.taxonomy)

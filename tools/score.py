@@ -18,9 +18,10 @@ from datamodules.files.writing import require_directory, write_json, write_rows
 from datamodules.rationale import read_response
 from lightning_modules.judges import FileJudge, Judge
 from lightning_modules.judges.base import find_device
-from lightning_modules.judges.prompt import PromptedJudge, each_verdict
+from lightning_modules.judges.prompt import PromptedJudge, each_verdict, follow
 from lightning_modules.judges.verifier_judge import verifier_judge_name, verifier_verdict
 from lightning_modules.metrics.records import read_records
+from lightning_modules.protocol import Protocol
 
 JsonlFile = restricted_string_type("JsonlFile", r".+\.jsonl?", docstring="Path of a JSON Lines file.")
 """A path that the command line can tell from the name of a class."""
@@ -69,6 +70,7 @@ def score(
     judge: JsonlFile | Judge | None = None,
     bare: bool = False,
     device: str = "auto",
+    protocol: Protocol = "paper",
 ) -> dict[str, Any]:
     """Score a file of completions: rewards and sentence emotions per completion, metrics over all.
 
@@ -84,6 +86,7 @@ def score(
             verdict counts as a failure. Without it the verifier, restricted to the taxonomy, is the judge.
         bare: take the whole completion as the answer, for models trained without `<answer>` tags.
         device: where the verifier runs, e.g. `cpu` or `cuda:1`; `auto` is a GPU if there is one.
+        protocol: whose EEA, UAR and question to the judge: the paper's, or what its released code computes.
 
     Returns:
         What `metrics.json` holds.
@@ -114,6 +117,7 @@ def score(
     for start in track(range(0, len(responses), _CHUNK_SIZE), description="Reading rationales"):
         readings += model.read_groups([response.sentences for response in responses[start : start + _CHUNK_SIZE]])
     reader = judge if isinstance(judge, Judge) else None
+    follow(reader, protocol)
     if reader is not None:
         verdicts = judge_rationales(reader, rationales, classes)
     elif verdicts is None:
@@ -121,7 +125,7 @@ def score(
 
     named = file_judge or reader
     judge_name = named.name if named else verifier_judge_name(verifier)
-    report = EmotionReport(classes, judge_name)
+    report = EmotionReport(classes, judge_name, protocol)
     report.update_clips([response.prediction for response in responses], targets, verdicts)
     metrics = report.compute()
     predictions = score_responses(ids, responses, targets, readings, verdicts)

@@ -41,6 +41,8 @@ class Usage:
 class EndpointJudge(PromptedJudge):
     """Any chat model behind an OpenAI-compatible endpoint as judge, asked the paper's question at temperature 0.
 
+    Under the protocol `released` the temperature is the endpoint's, unless `parameters` names one.
+
     Every reply is kept in a file at once. A run that ends early loses none: the next one asks only for what is missing.
     Replies are known by model, question and parameters: a server may move, another model needs another name.
 
@@ -94,8 +96,8 @@ class EndpointJudge(PromptedJudge):
                 f"{concurrency}, {max_tokens}, {max_failures}."
             )
         self.endpoint = ChatEndpoint(base_url, key_variable, timeout, retries, backoff, max_wait)
-        fields = {"model": model, "temperature": 0, "max_tokens": max_tokens, **(parameters or {})}
-        self._fields = {name: value for name, value in fields.items() if value is not None}
+        self._fields = {"model": model, "max_tokens": max_tokens}
+        self._parameters = parameters or {}
         self.concurrency = concurrency
         self.max_failures = max_failures
         self.cache_path = Path(cache)
@@ -130,7 +132,10 @@ class EndpointJudge(PromptedJudge):
             ) from error
 
     def _request(self, prompt: str) -> dict[str, Any]:
-        return {**self._fields, "messages": [{"role": "user", "content": prompt}]}
+        temperature = {"temperature": 0} if self.protocol == "paper" else {}
+        fields = {**self._fields, **temperature, **self._parameters}
+        given = {name: value for name, value in fields.items() if value is not None}
+        return {**given, "messages": [{"role": "user", "content": prompt}]}
 
     def _fetch(
         self, requests: dict[int, dict[str, Any]], keys: list[str], cache: ReplyCache

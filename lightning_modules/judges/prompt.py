@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datamodules.emotions import Taxonomy
 from datamodules.files.printable import printable
 from lightning_modules.judges.base import Judge
+from lightning_modules.protocol import Protocol
 
 _CHUNK_SIZE = 64
 """Rationales that a judge which asks nobody reads together: the step of a progress bar."""
@@ -15,14 +16,20 @@ DECORATION = " \t\r\n\"'`*_“”‘’.!"
 """Around a word, these leave it the same word: quotation marks, Markdown's emphasis, the end of a sentence."""
 
 
-def judge_prompt(rationale: str, taxonomy: Taxonomy) -> str:
+RELEASED_NAMES = {"dfew": {"happiness": "happy", "sadness": "sad", "anger": "angry"}}
+"""Taxonomy → class → its name in the released code's question, where that is another."""
+
+
+def judge_prompt(rationale: str, taxonomy: Taxonomy, protocol: Protocol = "paper") -> str:
     """The question to the judge.
 
     The paper's prompt to GPT-4.1-mini. The names are the taxonomy's classes in their order, separated by a comma and a
     space (decision 31).
     """
+    others = RELEASED_NAMES.get(taxonomy.name, {}) if protocol == "released" else {}
+    names = ", ".join(others.get(emotion, emotion) for emotion in taxonomy.classes)
     return (
-        f"Read the reasoning content and respond with the appropriate emotion in {', '.join(taxonomy.classes)}. "
+        f"Read the reasoning content and respond with the appropriate emotion in {names}. "
         f"Reply with only the emotion word.\nReason: {rationale}\nAnswer Emotion:"
     )
 
@@ -57,6 +64,9 @@ class Verdict:
 class PromptedJudge(Judge):
     """A judge that asks a language model; a subclass says how."""
 
+    protocol: Protocol = "paper"
+    """Whose question is asked; set by who evaluates."""
+
     def __init__(self, name: str) -> None:
         self.name = printable(name)
         self.num_judged = 0
@@ -80,7 +90,7 @@ class PromptedJudge(Judge):
         positions: dict[str, list[int]] = {}
         for i, rationale in enumerate(rationales):
             if rationale.strip():
-                positions.setdefault(judge_prompt(rationale, taxonomy), []).append(i)
+                positions.setdefault(judge_prompt(rationale, taxonomy, self.protocol), []).append(i)
             else:
                 yield i, self._counted(Verdict(None))
         prompts = list(positions)
@@ -108,6 +118,12 @@ class PromptedJudge(Judge):
         """What was judged so far by this process, for the screen."""
         example = "" if self.unread_reply is None else f", such as the reply {self.unread_reply[:60]!r}"
         return f"{self.name}: {self.num_judged} rationales judged, {self.num_invalid} invalid{example}."
+
+
+def follow(judge: Judge | None, protocol: Protocol) -> None:
+    """Let a judge that asks a language model ask as a protocol says; others have nothing to ask."""
+    if isinstance(judge, PromptedJudge):
+        judge.protocol = protocol
 
 
 def each_verdict(judge: Judge, rationales: Sequence[str], taxonomy: Taxonomy) -> Iterator[tuple[int, Verdict]]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from datamodules.emotions import Taxonomy, members
 from lightning_modules.metrics.counts import EmotionMetric, class_indices, num_clips
 from lightning_modules.metrics.explanation import (
+    answer_by_explanation,
     explanation_emotion_accuracy,
     explanation_prediction_consistency,
     faithful_consistency_rate,
@@ -20,37 +21,45 @@ from lightning_modules.metrics.recognition import (
     warn_absent,
     weighted_average_recall,
 )
+from lightning_modules.protocol import Protocol
 
 
-def emotion_report(counts: Tensor, taxonomy: Taxonomy, judge: str | None) -> dict[str, Any]:
+def emotion_report(
+    counts: Tensor, taxonomy: Taxonomy, judge: str | None, protocol: Protocol = "paper"
+) -> dict[str, Any]:
     """All metrics from the counts, as plain JSON values. Rates are fractions in [0, 1].
 
     Args:
         counts: K as in `counts`, int64 `[C, C+1, C+1]`.
         taxonomy: the classes.
-        judge: name of the judge; None when there was none, then `eea`, `epc`, `fcr` and `judge_failures` are None.
+        judge: name of the judge; None when there was none, then `eea`, `epc`, `fcr`, `answer_by_explanation` and
+            `judge_failures` are None.
+        protocol: whose EEA and UAR.
 
     Returns:
-        `taxonomy`, `num_samples`, `compound_clips` (0), `war`, `uar`, `uar_answered_only` (None when no answer names a
-        class), `eea`, `epc`, `fcr`, `unknown_answers`, `judge`, `judge_failures`, `absent_classes`, `per_class`
-        (emotion → figures), and `confusion_matrix` with its `rows` (targets), `columns` (predictions, then `unknown`)
-        and `counts` (clips).
+        `protocol`, `taxonomy`, `num_samples`, `compound_clips` (0), `war`, `uar`, `uar_answered_only` (None when no
+        answer names a class), `eea`, `epc`, `fcr`, `answer_by_explanation` (clips by which of the two is right),
+        `unknown_answers`, `judge`, `judge_failures`, `absent_classes`, `per_class` (emotion → figures), and
+        `confusion_matrix` with its `rows` (targets), `columns` (predictions, then `unknown`) and `counts` (clips).
 
     Raises:
         ValueError: no clip was counted.
     """
     counts = counts.cpu()
     confusion = counts.sum(dim=2)
+    released = protocol == "released"
     return {
+        "protocol": protocol,
         "taxonomy": taxonomy.name,
         "num_samples": num_clips(counts),
         "compound_clips": 0,
         "war": weighted_average_recall(counts),
-        "uar": unweighted_average_recall(counts),
+        "uar": unweighted_average_recall(counts, all_classes=released),
         "uar_answered_only": unweighted_average_recall(counts, answered_only=True),
-        "eea": explanation_emotion_accuracy(counts) if judge else None,
+        "eea": explanation_emotion_accuracy(counts, answered=released) if judge else None,
         "epc": explanation_prediction_consistency(counts) if judge else None,
         "fcr": faithful_consistency_rate(counts) if judge else None,
+        "answer_by_explanation": answer_by_explanation(counts) if judge else None,
         "unknown_answers": int(confusion[:, -1].sum()),
         "judge": judge,
         "judge_failures": int(counts[:, :, -1].sum()) if judge else None,
@@ -67,14 +76,16 @@ def emotion_report(counts: Tensor, taxonomy: Taxonomy, judge: str | None) -> dic
     }
 
 
-def compound_report(counts: Tensor, taxonomy: Taxonomy, judge: str | None, num_compound: int) -> dict[str, Any]:
+def compound_report(
+    counts: Tensor, taxonomy: Taxonomy, judge: str | None, num_compound: int, protocol: Protocol = "paper"
+) -> dict[str, Any]:
     """The dictionary of `emotion_report` for clips some of which have several emotions: WAR only.
 
     The other figures need one class per clip and are None or empty.
     """
     counts = counts.cpu()
-    report = emotion_report(counts, taxonomy, judge)
-    judged = ("eea", "epc", "fcr")
+    report = emotion_report(counts, taxonomy, judge, protocol)
+    judged = ("eea", "epc", "fcr", "answer_by_explanation")
     return report | {
         "compound_clips": num_compound,
         **dict.fromkeys(("uar", "uar_answered_only", *judged, "confusion_matrix")),
@@ -114,14 +125,16 @@ class EmotionReport(EmotionMetric):
     Args:
         taxonomy: the classes.
         judge: name of the judge whose emotions `update` gets; None without a judge.
+        protocol: whose EEA and UAR.
     """
 
     higher_is_better = None
     num_compound: Tensor
 
-    def __init__(self, taxonomy: Taxonomy, judge: str | None = None) -> None:
+    def __init__(self, taxonomy: Taxonomy, judge: str | None = None, protocol: Protocol = "paper") -> None:
         super().__init__(taxonomy)
         self.judge = judge
+        self.protocol: Protocol = protocol
         self.add_state("num_compound", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update_clips(
@@ -150,6 +163,6 @@ class EmotionReport(EmotionMetric):
     def compute(self) -> dict[str, Any]:
         """The dictionary of `emotion_report`, or of `compound_report`; warns about classes without a clip."""
         if self.num_compound:
-            return compound_report(self.counts, self.taxonomy, self.judge, int(self.num_compound))
+            return compound_report(self.counts, self.taxonomy, self.judge, int(self.num_compound), self.protocol)
         warn_absent(self.counts, self.taxonomy)
-        return emotion_report(self.counts, self.taxonomy, self.judge)
+        return emotion_report(self.counts, self.taxonomy, self.judge, self.protocol)

@@ -9,9 +9,28 @@ from torch import Tensor
 from lightning_modules.metrics.counts import EmotionMetric, num_clips
 
 
-def explanation_emotion_accuracy(counts: Tensor) -> float:
-    """EEA = #(e = target) / N = Σ_c K[c, ·, c] / N."""
-    return int(counts.sum(dim=1).diagonal().sum()) / num_clips(counts)
+def explanation_emotion_accuracy(counts: Tensor, answered: bool = False) -> float:
+    """EEA = #(e = target) / N = Σ_c K[c, ·, c] / N.
+
+    Args:
+        counts: K.
+        answered: a clip with an unknown answer counts as wrong, as in the paper's released code.
+    """
+    judged = (counts[:, :-1] if answered else counts).sum(dim=1)
+    return int(judged.diagonal().sum()) / num_clips(counts)
+
+
+def answer_by_explanation(counts: Tensor) -> dict[str, int]:
+    """The four ways in which a clip can be right: `both`, `answer_only`, `explanation_only`, `neither`; sums to N."""
+    both = int(counts.diagonal(dim1=0, dim2=1).diagonal().sum())
+    answers = int(counts.sum(dim=2).diagonal().sum())
+    explanations = int(counts.sum(dim=1).diagonal().sum())
+    return {
+        "both": both,
+        "answer_only": answers - both,
+        "explanation_only": explanations - both,
+        "neither": num_clips(counts) - answers - explanations + both,
+    }
 
 
 def explanation_prediction_consistency(counts: Tensor) -> float:

@@ -17,13 +17,13 @@ def weighted_average_recall(counts: Tensor) -> float:
     return int(counts.sum(dim=2).diagonal().sum()) / num_clips(counts)
 
 
-def unweighted_average_recall(counts: Tensor, answered_only: bool = False) -> float | None:
+def unweighted_average_recall(counts: Tensor, answered_only: bool = False, all_classes: bool = False) -> float | None:
     """UAR = mean over the classes with at least one clip of K[t, t, ·] / K[t, ·, ·]. An unknown answer is wrong.
 
     Args:
         counts: K, int64 `[C, C+1, C+1]`.
-        answered_only: leave clips with an unknown answer out of numerators and denominators, and with them any class
-            that has no answered clip, as the paper's released code does on MAFW.
+        answered_only: leave clips with an unknown answer out of numerators and denominators.
+        all_classes: the mean is over all C classes; the recall of one without a clip is 0.
 
     Returns:
         The mean, or None when no clip is left (`answered_only`, and every answer unknown).
@@ -32,6 +32,8 @@ def unweighted_average_recall(counts: Tensor, answered_only: bool = False) -> fl
     confusion = counts.sum(dim=2)
     totals = (confusion[:, :-1] if answered_only else confusion).sum(dim=1).tolist()
     recalls = [hits / total for hits, total in zip(confusion.diagonal().tolist(), totals, strict=True) if total]
+    if all_classes:
+        return sum(recalls) / len(totals)
     return fmean(recalls) if recalls else None
 
 
@@ -64,8 +66,7 @@ class UAR(EmotionMetric):
 
     Args:
         taxonomy: the classes.
-        answered_only: leave clips with an unknown answer out, as the paper's released code does on MAFW. NaN when no
-            clip is left.
+        answered_only: leave clips with an unknown answer out. NaN when no clip is left.
     """
 
     def __init__(self, taxonomy: Taxonomy, answered_only: bool = False) -> None:

@@ -56,6 +56,26 @@ def test_golden_rewards(taxonomy, source, tmp_path):
         assert row["target"] == case["canonical_target"]
 
 
+def test_the_released_protocol(tmp_path):
+    folder = GOLDEN / "metrics/dfew_clean"
+    paper, released = (
+        score(
+            str(folder / "completions.jsonl"),
+            "dfew",
+            TINY,
+            str(tmp_path / protocol),
+            judge=str(folder / "judge.jsonl"),
+            protocol=protocol,
+        )
+        for protocol in ("paper", "released")
+    )
+    unanswered = [row for row in read_rows(tmp_path / "paper") if row["prediction"] is None]
+    lost = sum(row["judged"] == row["target"] for row in unanswered)
+    assert released["eea"] == pytest.approx(paper["eea"] - lost / paper["num_samples"])
+    assert released["uar"] == pytest.approx(paper["uar"] * (7 - len(paper["absent_classes"])) / 7)
+    assert (released["war"], released["fcr"]) == (paper["war"], paper["fcr"])
+
+
 def test_row_schema(source, tmp_path):
     source.write_text(LINE + '{"id": 2, "completion": "", "target": "ANGRY"}\n')
     metrics = score(str(source), "dfew", TINY, str(tmp_path / "out"))

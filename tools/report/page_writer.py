@@ -4,6 +4,7 @@ import base64
 import hashlib
 import html
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from string import Template
 from typing import Any
@@ -15,11 +16,17 @@ _IN_SCRIPT = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\
 """Legal in JSON; in a script element the first three could end it, the last two are line ends to older browsers."""
 
 
-def build_page(data: dict[str, Any]) -> str:
-    """The page for the data of `data.page_data`."""
-    style = _part("style.css")
-    script = "\n".join(_part(name) for name in _SCRIPTS)
-    return Template(_part("page.html")).substitute(
+def build_page(data: dict[str, Any], package: str = __package__, scripts: Sequence[str] = _SCRIPTS) -> str:
+    """A page of the parts that lie in a package's `page/`: `page.html`, `style.css` and scripts.
+
+    Args:
+        data: what the scripts find in the element `data`; has a `title`.
+        package: whose page; the report's, for the data of `data.page_data`.
+        scripts: file names, in their order.
+    """
+    style = _part(package, "style.css")
+    script = "\n".join(_part(package, name) for name in scripts)
+    return Template(_part(package, "page.html")).substitute(
         title=html.escape(data["title"]),
         policy=_policy(style, script),
         style=style,
@@ -40,8 +47,8 @@ def embed_json(data: Any) -> str:
     return whole_characters(text)
 
 
-def _part(name: str) -> str:
-    return files(__package__).joinpath("page", name).read_text(encoding="utf-8")
+def _part(package: str, name: str) -> str:
+    return files(package).joinpath("page", name).read_text(encoding="utf-8")
 
 
 def _policy(style: str, script: str) -> str:

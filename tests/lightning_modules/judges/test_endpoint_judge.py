@@ -8,7 +8,7 @@ import pytest
 
 from datamodules.emotions import DFEW_TAXONOMY
 from lightning_modules.judges import Judge
-from lightning_modules.judges.prompt import judge_prompt
+from lightning_modules.judges.prompt import follow, judge_prompt
 from tests.chat_server import KEY, Answer, ChatServer, Request, then_fine
 
 pytestmark = pytest.mark.unit
@@ -36,6 +36,16 @@ def test_parameters_are_added_and_null_takes_a_field_out(make_judge):
     body = server.requests[0].body
     assert "max_tokens" not in body
     assert (body["max_completion_tokens"], body["chat_template_kwargs"]) == (4, {"enable_thinking": False})
+
+
+def test_the_released_protocol_sends_no_temperature_of_its_own(make_judge):
+    with ChatServer() as server:
+        for parameters in (None, {"temperature": 0.7}):
+            judge = make_judge(server.url, parameters=parameters)
+            follow(judge, "released")
+            judge.judge([f"a {parameters}"], DFEW_TAXONOMY)
+    first, second = (request.body for request in server.requests)
+    assert "temperature" not in first and second["temperature"] == 0.7
 
 
 def test_order_duplicates_and_empty_rationales(make_judge):

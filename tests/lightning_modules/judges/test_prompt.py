@@ -6,7 +6,7 @@ import pytest
 
 from datamodules.emotions import DFEW_TAXONOMY, MAFW_TAXONOMY
 from datamodules.synthetic.grammar import OracleJudge
-from lightning_modules.judges.prompt import PromptedJudge, Verdict, each_verdict, judge_prompt, read_reply
+from lightning_modules.judges.prompt import PromptedJudge, Verdict, each_verdict, follow, judge_prompt, read_reply
 
 pytestmark = pytest.mark.unit
 
@@ -30,6 +30,17 @@ def test_the_papers_prompt():
         "Read the reasoning content and respond with the appropriate emotion in happiness, sadness, neutral, anger, "
         "surprise, disgust, fear. Reply with only the emotion word.\nReason: He {smiles}.\nAnswer Emotion:"
     )
+
+
+def test_the_released_codes_prompt() -> None:
+    assert "emotion in happy, sad, neutral, angry, surprise, disgust, fear. " in judge_prompt(
+        "He.", DFEW_TAXONOMY, "released"
+    )
+    assert judge_prompt("He.", MAFW_TAXONOMY, "released") == judge_prompt("He.", MAFW_TAXONOMY)
+    judge = Parrot()
+    follow(judge, "released")
+    assert judge.judge(["so happy"], DFEW_TAXONOMY) == ["happiness"], "its names are aliases here"
+    assert judge.prompts == [judge_prompt("so happy", DFEW_TAXONOMY, "released")]
 
 
 @pytest.mark.parametrize(

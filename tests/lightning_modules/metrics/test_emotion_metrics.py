@@ -174,3 +174,28 @@ def test_no_clip_is_an_error(metric):
 def test_bad_indices_are_errors(values, message):
     with pytest.raises(ValueError, match=message):
         WAR(DFEW_TAXONOMY).update(*(torch.tensor(value) for value in values))
+
+
+def test_answer_by_explanation_and_the_released_protocol() -> None:
+    """EEA, UAR and the 2 × 2 by hand, as the paper defines them and as its code computes them."""
+    clips = [
+        ("happiness", "happiness", "happiness"),  # both right
+        ("happiness", "happiness", "sadness"),  # the answer alone
+        ("happiness", "fear", "happiness"),  # the explanation alone
+        ("sadness", None, "sadness"),  # the explanation of a clip without a readable answer
+        ("sadness", "anger", None),  # neither
+    ]
+    reports = {}
+    for protocol in ("paper", "released"):
+        metric = EmotionReport(DFEW_TAXONOMY, "judge", protocol)
+        metric.update_clips([own[1] for own in clips], [own[0] for own in clips], [own[2] for own in clips])
+        reports[protocol] = metric.compute()
+    for report in reports.values():
+        expected = {"both": 1, "answer_only": 1, "explanation_only": 2, "neither": 1}
+        assert report["answer_by_explanation"] == expected
+        assert (report["war"], report["fcr"]) == (2 / 5, 1 / 5)
+    paper, released = reports["paper"], reports["released"]
+    assert (paper["eea"], released["eea"]) == (3 / 5, 2 / 5)
+    assert paper["uar"] == pytest.approx((2 / 3 + 0) / 2)
+    assert released["uar"] == pytest.approx((2 / 3 + 0) / 7)
+    assert (paper["protocol"], released["protocol"]) == ("paper", "released")

@@ -1,31 +1,22 @@
 """The report in a real browser, from disk: what a reader sees and what the keys do."""
 
 import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
 from datamodules.files.writing import write_rows
+from tests.tools.chromium import NEEDS_CHROMIUM
 from tools.report.report import report
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-CHROMEDRIVER = shutil.which("chromedriver")
-
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(
-        CHROMIUM is None or CHROMEDRIVER is None, reason="Chromium or chromedriver is not installed: see .ci/chromium"
-    ),
-]
+pytestmark = [pytest.mark.e2e, NEEDS_CHROMIUM]
 
 NUM_CLIPS = 400
 HOSTILE = (
@@ -55,27 +46,6 @@ def pages(row: Rows, sentence: Rows, clip: Path, tmp_path_factory: pytest.TempPa
         write_rows(root / name / "predictions.jsonl", own)
     paths = [str(root / name / "predictions.jsonl") for name in files]
     return report(paths, str(root), num_frames=2, num_workers=1).as_uri()
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
-    yield driver
-    driver.quit()
-
-
-@pytest.fixture
-def browser(chromium: webdriver.Chrome) -> webdriver.Chrome:
-    """An empty page, and nothing logged yet."""
-    chromium.get("about:blank")
-    for kind in ("browser", "performance"):
-        chromium.get_log(kind)
-    return chromium
 
 
 def until(browser: webdriver.Chrome, condition: Callable[[webdriver.Chrome], Any]) -> Any:
