@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 from datamodules.emotions import Taxonomy
 
-_QUOTE_OR_GAP = re.compile(r"\"|(?<=[.!?])\s+")
+_QUOTE_OR_GAP = re.compile(
+    r"\"|(?<=[.!?。！？])\s+|(?<=[。！？])(?![\s。！？”’」』）\"])|(?<=[。！？][”’」』）])(?!\s)"
+)
+"""An ASCII quotation mark, or where a sentence ends: after `.`, `!`, `?` and white space; full-width ends need none."""
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 """Of a response: rationale, then answer."""
@@ -35,7 +38,8 @@ class Response:
 def split_sentences(rationale: str) -> tuple[str, ...]:
     """Split at white space that follows `.`, `!` or `?` and has an even number of ASCII `"` to its right.
 
-    Empty pieces are dropped. Abbreviations, list numbers and full-width punctuation get no special care.
+    Full-width ends (`。！？`, with a closing quotation mark behind them) need no white space. Empty pieces are dropped.
+    Abbreviations and list numbers get no special care.
     """
     text = rationale.strip()
     pieces, start, quotes_to_the_right = [], 0, text.count('"')

@@ -76,6 +76,13 @@ def test_an_emotion_of_another_taxonomy_is_unknown():
         ('He says "No. Never." Then he goes.', ('He says "No. Never." Then he goes.',)),  # `."` is no sentence end
         ('He says "No. Never" and goes. She stays.', ('He says "No. Never" and goes.', "She stays.")),
         ('One. Two " three.', ('One. Two " three.',)),  # an odd number of quotation marks to the right
+        ("她皱着眉头。她的声音颤抖！为什么？她害怕。", ("她皱着眉头。", "她的声音颤抖！", "为什么？", "她害怕。")),
+        (
+            "他说：“你好。”然后笑了。 再见。",
+            ("他说：“你好。”", "然后笑了。", "再见。"),
+        ),  # a quotation belongs to its end
+        ("真的吗！？好。。。", ("真的吗！？", "好。。。")),
+        ("他笑了。She leaves. 再见", ("他笑了。", "She leaves.", "再见")),
     ],
 )
 def test_sentence_boundaries(rationale, sentences):
@@ -83,7 +90,7 @@ def test_sentence_boundaries(rationale, sentences):
 
 
 def test_sentences_are_those_of_the_definition():
-    """Split at every run of white space behind `.!?` with an even number of quotation marks to its right."""
+    """Without full-width ends: split at white space behind `.!?` with an even number of quotation marks to its right."""
     draw = random.Random(0)
     for _ in range(3000):
         text = "".join(
