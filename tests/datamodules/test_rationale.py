@@ -90,7 +90,7 @@ def test_sentence_boundaries(rationale, sentences):
 
 
 def test_sentences_are_those_of_the_definition():
-    """Without full-width ends: split at white space behind `.!?` with an even number of quotation marks to its right."""
+    """Split at white space behind `.!?` with an even number of quotation marks to its right; no full-width ends."""
     draw = random.Random(0)
     for _ in range(3000):
         text = "".join(
