@@ -1,7 +1,7 @@
 """Two arms over several seeds: is the difference more than chance, of seeds and of clips?
 
-Shape legend: S seeds, C clips. `values` of a comparison are float64 `[S, C]`: what clip c adds to the difference of the
-arms in seed s, such that the mean over clips is that seed's difference (`rate_values`, `recall_values`, `ratio_values`).
+Shape legend: S seeds, C clips. `Values` of a comparison are float64 `[S, C]`: what clip c adds to the difference of the
+arms in seed s; the mean over clips is that seed's difference (`rate_values`, `recall_values`, `ratio_values`).
 """
 
 import math
@@ -129,7 +129,10 @@ def _difference(mean: float, variance: float, freedom: float) -> SeedDifference:
 
 
 def student_p(t: float, freedom: float) -> float:
-    """Two-sided p of Student's t: P(|T| ≥ |t|) = I_x(ν/2, ½) with x = ν / (ν + t²). Source: Abramowitz, Stegun 26.7.1."""
+    """Two-sided p of Student's t: P(|T| ≥ |t|) = I_x(ν/2, ½) with x = ν / (ν + t²).
+
+    Source: Abramowitz and Stegun 1964, 26.7.1.
+    """
     return _incomplete_beta(freedom / (freedom + t * t), freedom / 2, 0.5)
 
 
@@ -153,9 +156,7 @@ def _incomplete_beta(x: float, a: float, b: float) -> float:
         return float(x >= 1)
     if x > (a + 1) / (a + b + 2):  # where the fraction converges fast
         return 1 - _incomplete_beta(1 - x, b, a)
-    front = math.exp(
-        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    ) / a
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)) / a
     tiny = 1e-300
     c, d = 1.0, 1 / ((1 - (a + b) * x / (a + 1)) or tiny)
     result = d

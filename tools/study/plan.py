@@ -63,7 +63,8 @@ class Study:
         folder: of a seed, within the output.
         threads: of each job.
         truth: the `synthetic.json` of generated clips that the result was tested on, as in a command line.
-        curves: the job whose training is drawn, and the names of its curves.
+        curves: job whose training is drawn → the names of its curves.
+        figures: further figures of the table: name → where `metrics.json` has it, keys joined by dots.
     """
 
     seeds: tuple[int, ...]
@@ -76,6 +77,7 @@ class Study:
     threads: int = 1
     truth: str | None = None
     curves: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    figures: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ def read_study(path: str | Path) -> Study:
             "words": _texts(path, "words", content.get("words") or {}),
             "baselines": tuple(_list(path, "baselines", content.get("baselines") or [])),
             "curves": _mapping(path, "curves", content.get("curves") or {}),
+            "figures": _texts(path, "figures", content.get("figures") or {}),
         }
     )
     _check_names(path, study)
@@ -180,7 +183,7 @@ def make_plan(study: Study, output: Path) -> Plan:
         first, second = _same_folder(jobs.values())
         raise ValueError(
             f"Two jobs would work in {output / first.folder}: `{shlex.join(first.words)}` of seed {first.seed} and "
-            f"`{shlex.join(second.words)}` of seed {second.seed}. Give their `folder`s {{arm}}, or the study's {{seed}}."
+            f"`{shlex.join(second.words)}` of seed {second.seed}. Let `folder` have {{arm}}, or the study's {{seed}}."
         )
     return Plan(output, by_folder, folders, truths)
 
@@ -188,13 +191,13 @@ def make_plan(study: Study, output: Path) -> Plan:
 class _Builder:
     """The jobs of one arm and seed, made in the order in which they are needed."""
 
-    def __init__(
-        self, study: Study, output: Path, seed: int, arm: str, jobs: dict[tuple[str, ...], Job]
-    ) -> None:
+    def __init__(self, study: Study, output: Path, seed: int, arm: str, jobs: dict[tuple[str, ...], Job]) -> None:
         self.study, self.output, self.seed, self.arm, self.jobs = study, output, seed, arm, jobs
         self.words = {**study.words, **study.arms[arm].words}
         try:
-            TopologicalSorter({word: self.words.keys() & set(_PLACE.findall(own)) for word, own in self.words.items()}).prepare()
+            TopologicalSorter(
+                {word: self.words.keys() & set(_PLACE.findall(own)) for word, own in self.words.items()}
+            ).prepare()
         except CycleError as error:
             raise ValueError(f"Words of arm {arm} name each other: {' → '.join(error.args[1])}.") from None
         self.own: dict[str, str] = {}

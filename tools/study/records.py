@@ -123,7 +123,9 @@ class Records:
     def _stamps(self, job: Job) -> dict[str, str | None]:
         """When each job that this one needs has ended."""
         files = {folder: self.output / "jobs" / f"{folder}.json" for folder in job.needs}
-        return {name: read_json_object(file).get("finished") if file.is_file() else None for name, file in files.items()}
+        return {
+            name: read_json_object(file).get("finished") if file.is_file() else None for name, file in files.items()
+        }
 
 
 def config_digests(words: Sequence[str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -188,19 +188,15 @@ def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         _signal(process, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_SECONDS
     for process in processes:
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(max(deadline - time.monotonic(), 0.0))
-        except subprocess.TimeoutExpired:
-            pass
         _signal(process, signal.SIGKILL)  # also what its children left behind
         process.wait()
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    try:
+    with suppress(ProcessLookupError):  # all of them have ended
         os.killpg(process.pid, number)
-    except ProcessLookupError:
-        pass  # all of them have ended
 
 
 def _added(job: Job, goes_on: bool) -> list[str]:

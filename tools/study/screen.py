@@ -50,7 +50,7 @@ class StudyScreen:
         said = {
             "running": "goes on" if run.state == "stopped" else "starts",
             "done": f"[green]done[/] in {clock_time(run.seconds or 0)}",
-            "failed": f"[bold red]failed[/] with status {run.exit_status} after {clock_time(run.seconds or 0)}; {escape(str(log))} ends with",
+            "failed": f"[bold red]failed[/] with status {run.exit_status}; {escape(str(log))} ends with",
             "left out": "[yellow]left out[/]: what it needs failed",
         }[run.status]
         self.console.print(f"{self._elapsed()} {escape(run.job.folder)} {said}", highlight=False, soft_wrap=True)
@@ -69,15 +69,17 @@ class StudyScreen:
             self._live.update(self._table(running, summary))
         elif time.monotonic() - self._last_line >= _LINE_SECONDS:
             self._last_line = time.monotonic()
-            self.console.print(summary, highlight=False)
-            for run in running:
-                self.console.print(f"    {run.job.folder}: {self._progress(run)}", markup=False, highlight=False)
+            lines = [f"    {run.job.folder}: {self._progress(run)}" for run in running]
+            self.console.print("\n".join([summary, *map(escape, lines)]), highlight=False, soft_wrap=True)
 
     def _table(self, running: Sequence[Run], summary: str) -> Table:
         table = Table(box=box.SIMPLE, show_header=False, padding=(0, 1), title=summary, title_justify="left")
         for run in running:
             table.add_row(
-                Text(run.job.folder), clock_time(time.monotonic() - run.started), Text(self._progress(run)), style="cyan"
+                Text(run.job.folder),
+                clock_time(time.monotonic() - run.started),
+                Text(self._progress(run)),
+                style="cyan",
             )
         return table
 
