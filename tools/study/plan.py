@@ -28,7 +28,7 @@ class JobTemplate:
         run: the command line after `main.py`.
         folder: within the seed's folder; may name `{arm}`, words and jobs. By default the job's name, with the arm's
             where the arm changes the job.
-        threads: of the command; by default the study's.
+        threads: of the command; by default the study's. It takes the place of as many other jobs.
     """
 
     run: str
@@ -91,6 +91,7 @@ class Job:
         words: the command after `main.py`.
         needs: folders of the jobs that it waits for.
         threads: that it may use.
+        slots: workers whose place it takes, for these threads.
         arms: that need it.
     """
 
@@ -100,6 +101,7 @@ class Job:
     words: tuple[str, ...]
     needs: tuple[str, ...]
     threads: int
+    slots: int
     arms: tuple[str, ...]
 
 
@@ -238,7 +240,8 @@ class _Builder:
         filled = tuple(word.replace(_OWN_FOLDER, str(self.output / folder)) for word in words)
         waits = tuple(self.own[job] for job in needs)
         threads = template.threads or self.study.threads
-        self.jobs[key] = Job(name, self.seed, folder, filled, waits, threads, (self.arm,))
+        slots = -(-threads // self.study.threads)
+        self.jobs[key] = Job(name, self.seed, folder, filled, waits, threads, slots, (self.arm,))
         return folder
 
     def _line(self, line: str, where: str) -> list[str]:

@@ -101,16 +101,17 @@ class Pool:
         write_text(plan.output / "commands.sh", commands(plan))
         urgency = _urgency(plan)
         processes: dict[str, subprocess.Popen[bytes]] = {}
-        slots: dict[str, int] = {}
+        slots: dict[str, set[int]] = {}
         with _terminated_as_interrupted():
             try:
                 while True:
                     self._leave_out(runs, screen)
-                    free = [slot for slot in range(self.num_workers) if slot not in slots.values()]
-                    for slot, run in zip(free, _ready(runs, urgency), strict=False):
-                        processes[run.job.folder] = self._start(run, slot)
-                        slots[run.job.folder] = slot
-                        screen.changed(run)
+                    for run in _ready(runs, urgency):
+                        free = sorted(set(range(self.num_workers)).difference(*slots.values()))
+                        if len(free) >= min(run.job.slots, self.num_workers):
+                            slots[run.job.folder] = set(free[: run.job.slots])
+                            processes[run.job.folder] = self._start(run, free[0])
+                            screen.changed(run)
                     if not processes:
                         return runs
                     for folder in [name for name, process in processes.items() if process.poll() is not None]:
