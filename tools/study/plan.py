@@ -129,7 +129,7 @@ def read_study(path: str | Path) -> Study:
         FileNotFoundError: no such file.
         ValueError: a key is missing, unknown or of another kind; names file and key.
     """
-    content = read_yaml_mapping(path)
+    content = _extended(Path(path))
     known = Study.__dataclass_fields__
     _check_keys(path, "", content, known, required=("seeds", "jobs", "arms", "result"))
     jobs = {name: _template(path, name, own) for name, own in _mapping(path, "jobs", content["jobs"]).items()}
@@ -148,6 +148,20 @@ def read_study(path: str | Path) -> Study:
     )
     _check_names(path, study)
     return study
+
+
+def _extended(path: Path) -> dict[str, Any]:
+    """The content of a file, over that of the file beside it which it `extends`."""
+    content = read_yaml_mapping(path)
+    base = content.pop("extends", None)
+    return content if base is None else _merged(_extended(path.parent / str(base)), content)
+
+
+def _merged(base: Any, own: Any) -> Any:
+    """Mappings are put together key by key; of all else the later one counts."""
+    if not isinstance(base, dict) or not isinstance(own, dict):
+        return own
+    return {**base, **{key: _merged(base.get(key), value) for key, value in own.items()}}
 
 
 def choose(study: Study, seeds: Sequence[int] | None, arms: Sequence[str] | None) -> Study:
@@ -277,7 +291,7 @@ class _Builder:
             if name in ("seed", "output"):
                 return str(self.seed if name == "seed" else self.output)
             known = ", ".join(("seed", "folder", "output", *self.words, *self.study.jobs))
-            raise ValueError(f"{where[0].upper()}{where[1:]} names {{{name}}}, which is none of: {known}.")
+            raise ValueError(f"{where} names {{{name}}}, which is none of: {known}.")
 
         return _PLACE.sub(value, text)
 

@@ -73,7 +73,7 @@ def means_table(arms: Arms, figures: Sequence[str], missing: Mapping[str, int]) 
     Args:
         arms: of the study.
         figures: columns.
-        missing: arm → seeds without a result.
+        missing: arm → number of seeds without a result.
     """
     rows = []
     for name, tests in arms.items():
@@ -82,11 +82,11 @@ def means_table(arms: Arms, figures: Sequence[str], missing: Mapping[str, int]) 
             mean, deviation = spread([own.figures.get(figure) for own in tests.values()]) if tests else (None, None)
             shown = "–" if mean is None else f"{mean:.3f}"
             cells.append([shown] if deviation is None else [shown, f"± {deviation:.3f}"])
-        lacks = [f"({missing[name]} failed)"] if missing.get(name) else []
-        rows.append([[name, *lacks], [str(len(tests))], *cells])
-    seeds = max((len(tests) for tests in arms.values()), default=0)
-    title = "Mean ± standard deviation over seeds" if seeds > 1 else "One seed"
-    return StudyTable(title, ["arm", "seeds", *map(heading, figures)], rows)
+        lacks = [f"(without {missing[name]})"] if missing.get(name) else []
+        rows.append([[name, *lacks], *cells])
+    seeds = max(len(tests) for tests in arms.values())
+    title = f"Mean ± standard deviation over {seeds} seeds" if seeds > 1 else "One seed"
+    return StudyTable(title, ["arm", *map(heading, figures)], rows)
 
 
 def differences_table(
@@ -103,11 +103,8 @@ def differences_table(
 
 def _difference(own: Difference) -> Cell:
     star = " *" if own.difference.excludes_zero else ""
-    lines = [
-        f"{_points(own.difference.value)}{star}",
-        f"{_points(own.difference.low)} to",
-        _points(own.difference.high),
-    ]
+    low, high = _points(own.difference.low), _points(own.difference.high)
+    lines = [f"{_points(own.difference.value)}{star}", f"[{low},", f"{high}]"]
     return lines if own.p_holm is None else [*lines, f"p {own.p_holm:.3f}" if own.p_holm >= 0.001 else "p <0.001"]
 
 
