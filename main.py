@@ -63,6 +63,7 @@ _NOT_SET_UP = (
 )
 CROSS_VALIDATE = "cross_validate"
 ESTIMATE = "estimate"
+STUDY = "study"
 EVALUATED = "lightning_modules.policy.PolicyModule"
 """The model of `validate`, `test` and `predict` where nothing names one."""
 
@@ -78,11 +79,12 @@ CONFIG_HINT = """Stages are configured by stacked YAML files; what comes later w
 
 def usage() -> str:
     """The top-level help; needs no heavy import."""
-    of_fit = {
+    of_stages = {
         CROSS_VALIDATE: "fit and test the folds of a corpus: pooled and averaged metrics",
         ESTIMATE: "memory, checkpoint size and least time of stage 3, before it is run",
+        STUDY: "run arms and seeds of commands in a pool of processes: one table, one page",
     }
-    commands = {**STAGES, **of_fit, **{name: text for name, (_, text) in TOOLS.items()}}
+    commands = {**STAGES, **of_stages, **{name: text for name, (_, text) in TOOLS.items()}}
     width = max(map(len, commands))
     lines = [f"  {name:<{width}}  {text}" for name, text in commands.items()]
     return "\n".join(["usage: python main.py COMMAND [options]", "", "commands:", *lines, "", CONFIG_HINT])
@@ -255,6 +257,10 @@ def run(arguments: list[str]) -> None:
         from tools.estimate.command import run_estimate
 
         run_estimate(options)
+    elif command == STUDY:
+        from tools.study.command import run_study
+
+        run_study(options)
     else:
         raise ValueError(f"There is no command {command!r}. `python main.py --help` lists them.")
 

@@ -14,6 +14,7 @@ from callbacks.curves import CurvesMayEnd
 from callbacks.export import ExportCallback
 from callbacks.inspection.callback import InspectionCallback
 from callbacks.prediction_writer import PredictionWriter
+from callbacks.progress_lines import ProgressLines
 from callbacks.run_record import RunRecord
 from callbacks.verifier_figures import VerifierFigures
 from datamodules.clip_datamodule import ClipDataModule
@@ -34,6 +35,7 @@ EVERY_RUN: dict[str, type[Callback]] = {
     "inspection": InspectionCallback,
     "alarms": AlarmCallback,
     "curves": CurvesMayEnd,
+    "progress": ProgressLines,
     "run_record": RunRecord,
 }
 """Option → callback of every run, e.g. `--inspection.every_n_steps 5`. One of its class, or a subclass, that

@@ -52,3 +52,10 @@ def _read_as_chinese(name: str) -> str:
         return os.fsencode(name).decode("gb18030")
     except UnicodeError:
         return name
+
+
+def clock_time(seconds: float) -> str:
+    """Seconds as `m:ss` or `h:mm:ss`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

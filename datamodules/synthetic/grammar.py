@@ -8,6 +8,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -214,3 +215,24 @@ def verifier_sentences(
         text = _sentence(rng, _pick(rng, VERIFIER_SUBJECTS), phrase, VERIFIER_ADVERBS)
         sentences.append(LabelledSentence(text, tuple(labels)))
     return [sentences[i] for i in rng.permutation(count)]
+
+
+def with_wrong_labels(
+    rng: np.random.Generator, sentences: Sequence[LabelledSentence], share: float, taxonomy: Taxonomy
+) -> list[LabelledSentence]:
+    """The sentences, a share of them with the label of a class that they do not speak of instead of their own labels.
+
+    Args:
+        rng: source of the choices.
+        sentences: with the right labels.
+        share: of the sentences, rounded to whole ones.
+        taxonomy: the emotions.
+    """
+    labels = [VERIFIER_LABELS[emotion] for emotion in taxonomy.classes]
+    wrong = set(rng.permutation(len(sentences))[: round(share * len(sentences))].tolist())
+    return [
+        replace(own, emotions=(_pick(rng, [label for label in labels if label not in own.emotions]),))
+        if i in wrong
+        else own
+        for i, own in enumerate(sentences)
+    ]

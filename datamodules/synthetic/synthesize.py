@@ -23,7 +23,14 @@ from rich.progress import track
 from datamodules.emotions import DFEW_TAXONOMY, MAFW_TAXONOMY, Taxonomy, get_taxonomy
 from datamodules.files.writing import written_whole
 from datamodules.synthetic.face import draw_face
-from datamodules.synthetic.grammar import SPLITS, View, rationale_emotion, verifier_sentences, write_rationale
+from datamodules.synthetic.grammar import (
+    SPLITS,
+    View,
+    rationale_emotion,
+    verifier_sentences,
+    with_wrong_labels,
+    write_rationale,
+)
 from datamodules.synthetic.layouts import ClipLayout, SyntheticClip, media_path, write_dfew, write_emer, write_mafw
 from datamodules.synthetic.performance import draw_performance
 from datamodules.synthetic.truth import TRUTH_FILE
@@ -186,7 +193,9 @@ def _truth(plan: ClipPlan, records: Sequence[SyntheticClip]) -> dict[str, object
     }
 
 
-def write_rationale_sentences(output_file: str | Path, num_sentences: int, seed: int, taxonomy: Taxonomy) -> None:
+def write_rationale_sentences(
+    output_file: str | Path, num_sentences: int, seed: int, taxonomy: Taxonomy, wrong_labels: float = 0.0
+) -> None:
     """Write one file of stage 2's sentences: JSON lines `{"text", "emotions": [GoEmotions labels]}`.
 
     The file's stem names the split, whose combinations of phrases no other split has.
@@ -196,6 +205,7 @@ def write_rationale_sentences(output_file: str | Path, num_sentences: int, seed:
         num_sentences: number of lines.
         seed: of the choices; the splits of one seed are drawn independently.
         taxonomy: the emotions.
+        wrong_labels: share of the sentences that have another class' label; the texts stay the same.
 
     Raises:
         ValueError: the file's stem is not the name of a split.
@@ -206,16 +216,18 @@ def write_rationale_sentences(output_file: str | Path, num_sentences: int, seed:
         raise ValueError(f"{path}: the stem must name the split, one of {', '.join(SPLITS)}; got {path.stem!r}.")
     rng = np.random.default_rng([seed, zlib.crc32(f"sentences/{split}".encode())])
     sentences = verifier_sentences(rng, split, num_sentences, taxonomy)
+    sentences = with_wrong_labels(rng, sentences, wrong_labels, taxonomy)
     lines = [json.dumps({"text": item.text, "emotions": list(item.emotions)}) + "\n" for item in sentences]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def _write_sentence_files(output: Path, num_sentences: int, seed: int, taxonomy: Taxonomy) -> None:
-    """Eight tenths of the sentences in `train.jsonl`, one each in `val.jsonl` and `test.jsonl`."""
+def _write_sentence_files(output: Path, num_sentences: int, seed: int, taxonomy: Taxonomy, wrong_labels: float) -> None:
+    """Eight tenths of the sentences in `train.jsonl`; one each in `val.jsonl` and `test.jsonl`, with right labels."""
     held_out = num_sentences // 10
-    for split, count in (("train", num_sentences - 2 * held_out), ("val", held_out), ("test", held_out)):
-        write_rationale_sentences(output / f"{split}.jsonl", count, seed, taxonomy)
+    write_rationale_sentences(output / "train.jsonl", num_sentences - 2 * held_out, seed, taxonomy, wrong_labels)
+    for split in ("val", "test"):
+        write_rationale_sentences(output / f"{split}.jsonl", held_out, seed, taxonomy)
 
 
 def _check_plan(plan: ClipPlan) -> None:
@@ -255,6 +267,7 @@ def synthesize(
     face_disagreement: float = 0.4,
     voice_disagreement: float = 0.1,
     face_only_rate: float = 0.75,
+    wrong_labels: float = 0.0,
     num_workers: int = 0,
     overwrite: bool = False,
 ) -> None:
@@ -275,6 +288,7 @@ def synthesize(
         voice_disagreement: share of clips whose voice does; never both.
         face_only_rate: share of rationales that describe the face alone; of the others, half describe the voice alone
             and half both. The higher it is, the more rationales contradict their label.
+        wrong_labels: share of the training sentences of `sentences` that have another class' label.
         num_workers: processes that draw and encode; 0 takes one per CPU.
         overwrite: write into a directory that is not empty. Files of the same name are replaced, others stay.
 
@@ -286,9 +300,11 @@ def synthesize(
         raise ValueError(f"num_clips is {num_clips}; give at least 10, so that there is something in every split.")
     if seed < 0 or num_workers < 0:
         raise ValueError(f"Got seed={seed}, num_workers={num_workers}. Expected 0 or more of each.")
+    if not 0 <= wrong_labels <= 1:
+        raise ValueError(f"wrong_labels is {wrong_labels}; it is a share of sentences, from 0 to 1.")
     _check_output(directory, overwrite)
     if layout == "sentences":
-        _write_sentence_files(directory, num_clips, seed, get_taxonomy(taxonomy))
+        _write_sentence_files(directory, num_clips, seed, get_taxonomy(taxonomy), wrong_labels)
         return
     plan = ClipPlan(
         layout=layout,

@@ -107,7 +107,7 @@ class SplicedBackbone(DecoderBackbone):
             frames.new_tensor(self._image_settings[key], dtype=self.vision_tower.dtype).view(3, 1, 1)
             for key in ("image_mean", "image_std")
         )
-        return (frames.flatten(0, 1).to(self.vision_tower.dtype) / 255 - mean) / std
+        return frames.flatten(0, 1).to(self.vision_tower.dtype).div_(255).sub_(mean).div_(std)
 
     def _log_mel(self, batch: ClipBatch) -> Tensor:
         """Features from the loader, else computed here, where the device has to wait for them."""

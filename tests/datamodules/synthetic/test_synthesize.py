@@ -123,3 +123,20 @@ def test_arguments_out_of_range_leave_nothing_behind(tmp_path: Path, arguments: 
     with pytest.raises(ValueError, match=message):
         synthesize(**{"layout": "dfew", "output": str(tmp_path / "new"), "num_clips": 10, **arguments})
     assert not (tmp_path / "new").exists()
+
+
+def test_a_share_of_the_training_sentences_has_another_classs_label(tmp_path: Path):
+    taught = {}
+    for share in (0.0, 0.3):
+        synthesize("sentences", str(tmp_path / str(share)), 500, seed=1, wrong_labels=share)
+        for split in ("train", "val", "test"):
+            lines = (tmp_path / str(share) / f"{split}.jsonl").read_text().splitlines()
+            taught[share, split] = [json.loads(line) for line in lines]
+    right, wrong = taught[0.0, "train"], taught[0.3, "train"]
+    assert [one["text"] for one in right] == [one["text"] for one in wrong]
+    changed = [(a["emotions"], b["emotions"]) for a, b in zip(right, wrong, strict=True) if a != b]
+    assert len(changed) == 120, "three tenths of 400"
+    assert all(not set(before) & set(after) for before, after in changed)
+    assert len({tuple(after) for _, after in changed}) == 7, "any class may be the wrong one"
+    for split in ("val", "test"):
+        assert taught[0.0, split] == taught[0.3, split]
