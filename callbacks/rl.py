@@ -1,46 +1,35 @@
 """The RL callback: the rewards of a run, computed for the completions that `GRPOModule` asks about."""
 
-from collections.abc import Sequence
+from collections import Counter
 
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.rewards.base import Reward, sum_rewards
-from lightning_modules.emotion_verifier import SentenceReading
+from callbacks.rewards.base import Reward, RewardInput
 from lightning_modules.grpo import GRPOModule
-from lightning_modules.rl.experience import Rollout
-from lightning_modules.rl.rewarder import Rewarder
-
-OVERLONG = "overlong"
-"""Name of the penalty among the rewards."""
+from lightning_modules.rl.rewarder import Rewarded, Rewarder
 
 
 class RLCallback(Callback, Rewarder):
-    """The rewards of a batch's completions, and their weighted sum, from which the step takes its advantages.
+    """The rewards of a batch's completions, and the weights by which the step adds them.
 
     Args:
         rewards: the rewards to add, each times its weight. Format + accuracy is R1-Omni's reward; with the explanation
             reward it is the ERV paper's.
-        overlong_buffer_tokens: punish long completions, as a reward named `overlong` (DAPO, arXiv 2503.14476): 0 up to
-            this many tokens before `max_new_tokens`, then falling linearly to -1 there. None: no punishment.
-        overlong_weight: factor of that penalty in the sum of the rewards.
 
     Raises:
         ValueError: no rewards, or two of one name.
     """
 
-    def __init__(
-        self, rewards: list[Reward], overlong_buffer_tokens: int | None = None, overlong_weight: float = 1.0
-    ) -> None:
+    def __init__(self, rewards: list[Reward]) -> None:
         self.rewards = rewards
-        self.overlong_buffer_tokens = overlong_buffer_tokens
-        self.overlong_weight = overlong_weight
         if not rewards or len(set(self.names)) < len(self.names):
             raise ValueError(f"RLCallback needs rewards of different names, got {self.names}.")
+        self.missing: Counter[str] = Counter()
 
     @property
     def names(self) -> list[str]:
-        return [reward.name for reward in self.rewards] + ([] if self.overlong_buffer_tokens is None else [OVERLONG])
+        return [reward.name for reward in self.rewards]
 
     @property
     def needs_verifier(self) -> bool:
@@ -49,52 +38,41 @@ class RLCallback(Callback, Rewarder):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(pl_module, GRPOModule):
             raise ValueError(f"RLCallback works with GRPOModule, got {type(pl_module).__name__}.")
-        if self.needs_verifier and pl_module.verifier is None:
-            raise ValueError("The explanation reward needs a verifier: set model.verifier to a directory or hub id.")
-        if self.overlong_buffer_tokens is not None:
-            check_buffer(pl_module.rollout_sampling.max_new_tokens, self.overlong_buffer_tokens)
+        for reward in self.rewards:
+            reward.check(pl_module)
 
-    def reward(
-        self, rollout: Rollout, readings: Sequence[Sequence[SentenceReading]] | None, max_new_tokens: int
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        device = rollout.completions.logprobs.device
-        rewards = {
-            reward.name: reward(rollout.responses, rollout.targets, readings).to(device) for reward in self.rewards
-        }
-        total = sum_rewards(self.rewards, rewards)
-        if self.overlong_buffer_tokens is not None:
-            lengths = rollout.completions.lengths
-            rewards[OVERLONG] = overlong_penalty(lengths, max_new_tokens, self.overlong_buffer_tokens)
-            total = total + self.overlong_weight * rewards[OVERLONG]
-        return rewards, total
+    def reward(self, given: RewardInput) -> Rewarded:
+        values = {reward.name: _checked(reward, reward(given), given) for reward in self.rewards}
+        self.missing.update({name: int(value.isnan().sum()) for name, value in values.items()})
+        return Rewarded(values, {reward.name: reward.weight_at(given.step) for reward in self.rewards})
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        for reward in self.rewards:
+            if reward.may_abstain:
+                count = float(self.missing.pop(reward.name, 0))
+                pl_module.log(f"reward/{reward.name}_missing", count, reduce_fx="sum", sync_dist=True, batch_size=1)
 
 
-def check_buffer(max_new_tokens: int, buffer_tokens: int) -> None:
-    """Refuse a buffer that does not fit into a completion.
+def _checked(reward: Reward, values: Tensor, given: RewardInput) -> Tensor:
+    """What a reward gave, if it can be learned from.
 
     Raises:
-        ValueError: fewer than one token, or more than `max_new_tokens`.
+        ValueError: another number of values than completions, one that is infinite, or NaN where that may not be.
     """
-    if not 1 <= buffer_tokens <= max_new_tokens:
+    if values.shape != (len(given),):
         raise ValueError(
-            f"An overlong buffer of {buffer_tokens} tokens does not fit completions of at most {max_new_tokens}. "
-            f"Expected 1 to {max_new_tokens} (max_new_tokens of the rollouts' sampling)."
+            f"Reward {reward.name!r} gave {tuple(values.shape)} for {len(given)} completions. Expected one number each."
         )
-
-
-def overlong_penalty(lengths: Tensor, max_new_tokens: int, buffer_tokens: int) -> Tensor:
-    """0 up to `max_new_tokens - buffer_tokens` tokens, then falling linearly to -1 at `max_new_tokens`.
-
-    Args:
-        lengths: tokens per completion, the end-of-sequence token included, int64 `[N]`.
-        max_new_tokens: longest completion that is sampled.
-        buffer_tokens: length of the fall.
-
-    Returns:
-        float32 `[N]`, in [-1, 0].
-
-    Raises:
-        ValueError: see `check_buffer`.
-    """
-    check_buffer(max_new_tokens, buffer_tokens)
-    return ((max_new_tokens - buffer_tokens - lengths) / buffer_tokens).clamp(-1.0, 0.0)
+    values = values.float()
+    wrong = values.isinf() if reward.may_abstain else ~values.isfinite()
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        clip = f" of clip {given.ids[row]}" if given.ids else ""
+        abstain = "" if reward.may_abstain else " (a reward that may have nothing to say sets `may_abstain`)"
+        raise ValueError(
+            f"Reward {reward.name!r} gave {values[row].item()} for completion {row}{clip}: "
+            f"{given.responses[row].completion[:80]!r}. Expected finite numbers{abstain}."
+        )
+    return values

@@ -10,6 +10,8 @@ _QUOTE_OR_GAP = re.compile(r"\"|(?<=[.!?])\s+")
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 """Of a response: rationale, then answer."""
 
+_TAG = re.compile("|".join(TAGS))
+
 
 @dataclass
 class Response:
@@ -53,14 +55,25 @@ def first_tagged(completion: str, tag: str) -> str | None:
     return text.strip() if opened and closed else None
 
 
-def read_response(completion: str, taxonomy: Taxonomy, bare: bool = False) -> Response:
+def is_well_formed(completion: str) -> bool:
+    """Whether a completion has each tag once and in order, nothing before or after, white space in the middle."""
+    if tuple(_TAG.findall(completion)) != TAGS:
+        return False
+    before, _, between, _, after = _TAG.split(completion)
+    return not (before or between.strip() or after)
+
+
+def read_response(completion: str, taxonomy: Taxonomy, bare: bool = False, strict: bool = False) -> Response:
     """Read a completion; malformed text gets a defined value, never an exception.
 
     Args:
         completion: the generated text.
         taxonomy: the classes that an answer may name.
         bare: take the whole completion as the answer, for baselines trained without tags (decision 1).
+        strict: a completion that is not well-formed has neither rationale nor answer (decision 46).
     """
+    if strict and not bare and not is_well_formed(completion):
+        return Response(completion, "", None, None, ())
     rationale = first_tagged(completion, "think") or ""
     answer = completion.strip() if bare else first_tagged(completion, "answer")
     return Response(completion, rationale, answer, taxonomy.canonical(answer), split_sentences(rationale))

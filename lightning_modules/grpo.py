@@ -23,11 +23,12 @@ from datamodules.rationale import Response
 from lightning_modules.backbones.interface import Backbone, Completions, Percept, Sampling, Scores, SharedPrompt
 from lightning_modules.global_batch import GlobalBatch
 from lightning_modules.processes import Tally, sum_over_processes
-from lightning_modules.rl.advantages import group_advantages, has_spread
+from lightning_modules.rl.advantages import Normalise
 from lightning_modules.rl.experience import Experience, PolicyUpdate, Rollout, UniformGroups, group_rows
 from lightning_modules.rl.losses import Denominator, Importance, grpo_loss
-from lightning_modules.rl.rewarder import Rewarder
+from lightning_modules.rl.rewarder import Rewarder, reward_input
 from lightning_modules.rl.rows import join, spans, take
+from lightning_modules.rl.scoring import balance_over_processes, scored
 from lightning_modules.rl.statistics import completion_statistics, note, policy_statistics, reward_statistics
 from lightning_modules.rl.timing import StepMeter
 from lightning_modules.sharding import Shards, gathered, shard_mesh
@@ -48,7 +49,11 @@ class GRPOModule(TrainablePolicyModule):
         epsilon_high: the importance ratio is clipped above at 1 + `epsilon_high`.
         denominator: "sequence" (GRPO), "token" (DAPO) or "constant" (Dr. GRPO: `max_new_tokens` per completion).
         importance: "token" (GRPO) or "sequence" (GSPO) importance ratio.
-        normalise_std: divide advantages by the group's standard deviation.
+        strict: read rollouts strictly: a completion that repeats a tag, or has text outside them, earns nothing. The
+            published reading takes the first of each tag. Evaluation always uses that one.
+        normalise: what is compared within a group: the "sum" of the rewards, or "per_reward" each of them, brought to
+            unit spread before they are added (GDPO, arXiv 2601.05242).
+        normalise_std: divide advantages by the group's standard deviation, under "sum".
         mask_truncated: leave completions that `max_new_tokens` cut short out of the loss.
         uniform_groups: what becomes of prompts whose completions all scored the same. "keep" (the paper's): their
             advantages are 0, the KL penalty still acts. "skip": left out of the loss, its denominators and the update's
@@ -85,6 +90,8 @@ class GRPOModule(TrainablePolicyModule):
         epsilon_high: float = 0.2,
         denominator: Denominator = "sequence",
         importance: Importance = "token",
+        strict: bool = True,
+        normalise: Normalise = "sum",
         normalise_std: bool = True,
         mask_truncated: bool = False,
         uniform_groups: UniformGroups = "keep",
@@ -104,8 +111,12 @@ class GRPOModule(TrainablePolicyModule):
                 f"micro_batch_size, completion_batch_size: {counts}. Expected group_size >= 2 (advantages compare "
                 "completions of one prompt) and counts >= 1."
             )
-        if uniform_groups not in get_args(UniformGroups):
-            raise ValueError(f"uniform_groups is {uniform_groups!r}. Expected {', '.join(get_args(UniformGroups))}.")
+        for name, value, kind in (
+            ("uniform_groups", uniform_groups, UniformGroups),
+            ("normalise", normalise, Normalise),
+        ):
+            if value not in get_args(kind):
+                raise ValueError(f"{name} is {value!r}. Expected {', '.join(get_args(kind))}.")
         self.automatic_optimization = False
         self.rollout_sampling = rollout_sampling
         self.group_size = group_size
@@ -119,6 +130,8 @@ class GRPOModule(TrainablePolicyModule):
             denominator=denominator,
             importance=importance,
         )
+        self.strict = strict
+        self.normalise: Normalise = normalise
         self.normalise_std = normalise_std
         self.mask_truncated = mask_truncated
         self.uniform_groups: UniformGroups = uniform_groups
@@ -237,16 +250,15 @@ class GRPOModule(TrainablePolicyModule):
                 parts.append(self.backbone.generate(prompt, self.group_size, self.rollout_sampling))
         completions = join(parts, self.backbone.tokenizer.pad_token_id)
         self.meter.add_tokens(int(completions.lengths.sum()))
-        return completions, self.read(self.backbone.texts(completions))
+        return completions, self.read(self.backbone.texts(completions), self.strict)
 
     @torch.no_grad()
     def _score(self, rollout: Rollout) -> Experience:
         """The rewards of a rollout, and how each completion compares with its group."""
         with self.meter.phase("score"):
             readings = self.read_sentences(rollout.responses) if self.rewarder.needs_verifier else None
-            rewards, total = self.rewarder.reward(rollout, readings, self.rollout_sampling.max_new_tokens)
-            advantages = group_advantages(total, self.group_size, self.normalise_std)
-            return Experience(rollout, rewards, total, advantages, has_spread(total, self.group_size), readings)
+            rewarded = self.rewarder.reward(reward_input(self, rollout, readings))
+            return scored(rollout, rewarded, readings, self.normalise, self.normalise_std)
 
     @torch.no_grad()
     def _resample(self, experience: Experience) -> tuple[Experience, int]:
@@ -273,6 +285,8 @@ class GRPOModule(TrainablePolicyModule):
             reference_logprobs = None if experience is None else self._reference_logprobs(experience.rollout)
         first = last = None
         with self.meter.phase("update"):
+            if self.normalise == "per_reward":
+                experience = balance_over_processes(experience, self.device)
             totals = self._totals(experience)
             for number in range(self.num_updates):
                 old_logprobs = None if first is None else first.logprobs

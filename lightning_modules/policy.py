@@ -157,9 +157,9 @@ class PolicyModule(LightningModule):
             return self.backbone.perceive(batch)
         return self.feature_cache.perceive(self.backbone, batch)
 
-    def read(self, texts: list[str]) -> list[Response]:
-        """Completions as responses of this module's taxonomy."""
-        return [read_response(text, self.taxonomy, self.bare_answers) for text in texts]
+    def read(self, texts: list[str], strict: bool = False) -> list[Response]:
+        """Completions as responses of this module's taxonomy; see `read_response`."""
+        return [read_response(text, self.taxonomy, self.bare_answers, strict) for text in texts]
 
     def read_sentences(self, responses: list[Response]) -> list[list[SentenceReading]]:
         """The verifier's reading of each response's sentences: all sentences in one pass, repeated ones once.

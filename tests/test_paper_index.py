@@ -241,9 +241,19 @@ def test_what_is_asked_and_which_label_each_emotion_has() -> None:
 def test_variants_of_the_loss_are_off() -> None:
     config, cells = configured("grpo"), rows()
     (callback,) = (c["init_args"] for c in config["trainer"]["callbacks"] if c["class_path"].endswith("RLCallback"))
-    assert callback["overlong_buffer_tokens"] is None and callback["overlong_weight"] == 1.0
+    assert [reward["class_path"].rsplit(".")[-1] for reward in callback["rewards"]] == [
+        "FormatReward",
+        "AccuracyReward",
+        "ExplanationReward",
+    ]
     assert [reward["init_args"]["weight"] for reward in callback["rewards"]] == [1.0] * 3
-    off = {"denominator": "sequence", "importance": "token", "normalise_std": True, "mask_truncated": False}
+    off = {
+        "denominator": "sequence",
+        "importance": "token",
+        "normalise": "sum",
+        "normalise_std": True,
+        "mask_truncated": False,
+    }
     assert {name: value_at(config, f"model.{name}") for name in off} == off
     (row,) = [
         cell for (_, what), cell in cells.items() if what == "groups of equal rewards sampled again, then left out"

@@ -1,16 +1,19 @@
 """Rewards of stage 3, one per file."""
 
 from callbacks.rewards.accuracy import AccuracyReward, accuracy_score
-from callbacks.rewards.base import Reward, sum_rewards
+from callbacks.rewards.base import Reward
 from callbacks.rewards.explanation import ExplanationReward
 from callbacks.rewards.format import FormatReward, format_score
+from callbacks.rewards.judge import JudgeReward
+from callbacks.rewards.overlong import OverlongPenalty
 
 __all__ = [
     "AccuracyReward",
     "ExplanationReward",
     "FormatReward",
+    "JudgeReward",
+    "OverlongPenalty",
     "Reward",
     "accuracy_score",
     "format_score",
-    "sum_rewards",
 ]

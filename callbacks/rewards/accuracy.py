@@ -1,14 +1,10 @@
 """Accuracy reward: the answer names the target."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from callbacks.rewards.base import Reward
+from callbacks.rewards.base import Reward, RewardInput
 from datamodules.emotions import members
-from datamodules.rationale import Response
-from lightning_modules.emotion_verifier import SentenceReading
 
 
 def accuracy_score(prediction: str | None, target: str) -> float:
@@ -24,12 +20,7 @@ class AccuracyReward(Reward):
 
     name = "accuracy"
 
-    def __call__(
-        self,
-        responses: Sequence[Response],
-        targets: Sequence[str],
-        readings: Sequence[Sequence[SentenceReading]] | None = None,
-    ) -> Tensor:
-        pairs = zip(responses, targets, strict=True)
+    def __call__(self, given: RewardInput) -> Tensor:
+        pairs = zip(given.responses, given.targets, strict=True)
         scores = [accuracy_score(response.prediction, target) for response, target in pairs]
         return torch.tensor(scores, dtype=torch.float32)

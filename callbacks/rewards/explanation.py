@@ -4,30 +4,60 @@ The released code crashes on a batch in which no completion has a sentence; here
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from callbacks.rewards.base import Reward
-from datamodules.rationale import Response
+from callbacks.rewards.base import Reward, RewardInput, Weight
 from lightning_modules.coherence import explanation_score
-from lightning_modules.emotion_verifier import SentenceReading
+from lightning_modules.emotion_verifier import MAX_LABELS, THRESHOLD, SentenceReading, label_sets
 
 
 class ExplanationReward(Reward):
-    """Share of the rationale's emotional sentences in which the verifier reads the target; 0 without such sentences."""
+    """Share of the rationale's emotional sentences in which the verifier reads the target; 0 without such sentences.
+
+    Args:
+        threshold: a label is read in a sentence when its probability is greater.
+        max_labels: largest number of labels read in a sentence; the most probable is always read.
+        unit: "sentence", or "rationale": all of it is read as one sentence.
+        weight: see `Reward`.
+
+    Raises:
+        ValueError: a threshold that is no probability, or fewer than one label.
+    """
 
     name = "explanation"
     needs_verifier = True
 
-    def __call__(
+    def __init__(
         self,
-        responses: Sequence[Response],
-        targets: Sequence[str],
-        readings: Sequence[Sequence[SentenceReading]] | None = None,
-    ) -> Tensor:
-        if readings is None:
+        threshold: float = THRESHOLD,
+        max_labels: int = MAX_LABELS,
+        unit: Literal["sentence", "rationale"] = "sentence",
+        weight: Weight = 1.0,
+    ) -> None:
+        super().__init__(weight)
+        if not 0 <= threshold <= 1 or max_labels < 1 or unit not in ("sentence", "rationale"):
+            raise ValueError(
+                "The explanation reward expects 0 <= threshold <= 1, max_labels >= 1 and unit sentence or rationale; "
+                f"got {threshold}, {max_labels}, {unit!r}."
+            )
+        self.threshold = threshold
+        self.max_labels = max_labels
+        self.unit = unit
+
+    def __call__(self, given: RewardInput) -> Tensor:
+        if given.readings is None:
             raise ValueError("The explanation reward needs a verifier's readings; got none. Give the run a verifier.")
-        pairs = zip(readings, targets, strict=True)
-        scores = [explanation_score([reading.emotions for reading in rows], target) for rows, target in pairs]
+        readings = given.readings
+        if self.unit == "rationale":
+            assert given.verifier is not None, "who else has read the sentences"
+            readings = given.verifier.read_groups([[own.rationale] * bool(own.rationale) for own in given.responses])
+        pairs = zip(readings, given.targets, strict=True)
+        scores = [explanation_score([self._emotions(reading) for reading in rows], target) for rows, target in pairs]
         return torch.tensor(scores, dtype=torch.float32)
+
+    def _emotions(self, reading: SentenceReading) -> Sequence[str]:
+        (found,) = label_sets(reading.probabilities[None], self.threshold, self.max_labels)
+        return [reading.labels[i] for i in found]

@@ -6,8 +6,67 @@ paper's setting (arXiv 2510.23506); `normalise_std=False` is Dr. GRPO (arXiv 250
 Shape legend: B prompts, G completions per prompt; row `b·G + g` is completion g of prompt b.
 """
 
+import math
+from collections.abc import Mapping
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+Normalise = Literal["sum", "per_reward"]
+"""What is brought to unit spread in a group: the sum of the rewards, or each reward before they are added."""
+
+
+def fill_missing(values: Tensor, group_size: int) -> Tensor:
+    """A reward with nothing missing: NaN becomes the mean of the group's other completions, 0 where there is none.
+
+    So a completion without this reward is neither better nor worse by it.
+
+    Args:
+        values: what a reward gave, `[B·G]`.
+        group_size: G.
+    """
+    groups = values.view(-1, group_size)
+    means = groups.nanmean(dim=1, keepdim=True).nan_to_num(0.0)
+    return torch.where(groups.isnan(), means, groups).view(values.shape)
+
+
+def weighted_sum(rewards: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Sum of the rewards, each times its weight, float32 `[N]`; both by the rewards' names, at least one."""
+    return torch.stack([weights[name] * values for name, values in rewards.items()]).sum(dim=0)
+
+
+def decoupled_advantages(
+    rewards: Mapping[str, Tensor], weights: Mapping[str, float], group_size: int, eps: float = 1e-4
+) -> Tensor:
+    """Group-relative advantages of each reward alone, added by weight (GDPO, arXiv 2601.05242).
+
+    Two rewards that are added first can cancel: a completion that is right and incoherent then equals one that is wrong
+    and coherent. Here each reward keeps its say, whatever its spread. `balanced` gives the sum unit spread again.
+
+    Args:
+        rewards: reward name → `[B·G]`.
+        weights: reward name → factor.
+        group_size: G, completions per prompt, at least 2.
+        eps: see `group_advantages`.
+
+    Returns:
+        float32 `[B·G]`.
+    """
+    apart = {name: group_advantages(values, group_size, eps=eps) for name, values in rewards.items()}
+    return weighted_sum(apart, weights)
+
+
+def balanced(advantages: Tensor, sum_of_squares: float, count: float, eps: float = 1e-4) -> Tensor:
+    """Advantages over the standard deviation of all of the batch, so that their scale is not that of the weights.
+
+    Args:
+        advantages: of `decoupled_advantages`, whose mean is 0 in each group and hence in the batch.
+        sum_of_squares: of all the batch's, on whichever processes.
+        count: how many these are.
+        eps: see `group_advantages`.
+    """
+    return advantages / (math.sqrt(sum_of_squares / max(count - 1, 1)) + eps)
 
 
 def group_advantages(rewards: Tensor, group_size: int, normalise_std: bool = True, eps: float = 1e-4) -> Tensor:

@@ -25,8 +25,8 @@ class SpreadPerProcess(Reward):
     name = "spread_per_process"
     step = 0
 
-    def __call__(self, responses, targets, readings=None) -> Tensor:
-        rank, values = int(os.environ["LOCAL_RANK"]), torch.arange(len(responses), dtype=torch.float32)
+    def __call__(self, given) -> Tensor:
+        rank, values = int(os.environ["LOCAL_RANK"]), torch.arange(len(given.responses), dtype=torch.float32)
         if (self.step, rank) == (0, 0):
             values.zero_()
         if (self.step, rank) == (1, 1):

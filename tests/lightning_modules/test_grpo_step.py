@@ -9,8 +9,8 @@ from lightning import Callback, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
-from callbacks.rewards import ExplanationReward
-from callbacks.rewards.base import Reward
+from callbacks.rewards import ExplanationReward, OverlongPenalty
+from callbacks.rewards.base import Reward, RewardInput
 from callbacks.rl import RLCallback
 from datamodules.batch import Clip, ClipBatch, collate
 from lightning_modules.backbones.composed import ComposedBackbone
@@ -39,9 +39,11 @@ class SomeUniformReward(Reward):
         super().__init__()
         self.target, self.calls = target, calls
 
-    def __call__(self, responses, targets, readings=None) -> Tensor:
+    def __call__(self, given) -> Tensor:
         self.calls -= 1
-        values = [0.0 if target == self.target and self.calls >= 0 else float(i) for i, target in enumerate(targets)]
+        values = [
+            0.0 if target == self.target and self.calls >= 0 else float(i) for i, target in enumerate(given.targets)
+        ]
         return torch.tensor(values)
 
 
@@ -216,7 +218,7 @@ def test_sampling_again_is_bounded(
 
 def test_overlong_completions_are_punished(make_grpo: Make, batches: list[ClipBatch], fit: Fit) -> None:
     module = make_grpo()
-    callback = RLCallback([LengthReward()], overlong_buffer_tokens=8, overlong_weight=0.5)
+    callback = RLCallback([LengthReward(), OverlongPenalty(8, weight=0.5)])
     metrics = fit(module, batches[:1], callback).callback_metrics
     experience = module.experience
     penalty = -experience.rollout.completions.lengths / 8
@@ -224,7 +226,44 @@ def test_overlong_completions_are_punished(make_grpo: Make, batches: list[ClipBa
     torch.testing.assert_close(experience.total, experience.rewards["length"] + 0.5 * penalty)
     assert float(metrics["reward/overlong"]) == pytest.approx(float(penalty.mean()))
     with pytest.raises(ValueError, match=r"9 tokens does not fit completions of at most 8"):
-        fit(make_grpo(), batches[:1], RLCallback([LengthReward()], overlong_buffer_tokens=9))
+        fit(make_grpo(), batches[:1], RLCallback([LengthReward(), OverlongPenalty(9)]))
+
+
+class AbsentReward(Reward):
+    """Has nothing to say of the first completion of each three."""
+
+    name = "absent"
+    may_abstain = True
+
+    def __call__(self, given) -> Tensor:
+        return torch.tensor([float("nan") if i % 3 == 0 else float(i % 3) for i in range(len(given))])
+
+
+def test_a_reward_that_is_missing_is_counted_and_counts_for_nothing(
+    make_grpo: Make, batches: list[ClipBatch], fit: Fit
+) -> None:
+    module = make_grpo()
+    metrics = fit(module, batches[:1], RLCallback([AbsentReward()])).callback_metrics
+    assert metrics["reward/absent_missing"] == 2
+    advantages = module.experience.advantages.view(2, 3)
+    assert advantages[:, 0].tolist() == [0, 0] and (advantages[:, 2] > 0).all()
+
+
+def test_rewards_see_the_clips_and_the_step(make_grpo: Make, batches: list[ClipBatch], fit: Fit) -> None:
+    seen: list[RewardInput] = []
+
+    class Watching(LengthReward):
+        def __call__(self, given: RewardInput) -> Tensor:
+            seen.append(given)
+            return super().__call__(given)
+
+    fit(make_grpo(num_updates=2), batches[:2], RLCallback([Watching()]))
+    given, batch = seen[1], batches[1]
+    assert [own.step for own in seen] == [0, 1], "rollouts, not optimizer steps"
+    for found, own in ((given.ids, batch.ids), (given.media, batch.media), (given.prompts, batch.instructions)):
+        assert list(found) == [value for value in own for _ in range(3)]
+    assert given.corpora == [name for name in batch.datasets for _ in range(3)]
+    assert given.logprobs.shape == given.mask.shape == given.token_ids.shape and len(given.logprobs) == 6
 
 
 def test_settings_of_a_step_are_checked(make_grpo: Make) -> None:
@@ -232,6 +271,8 @@ def test_settings_of_a_step_are_checked(make_grpo: Make) -> None:
         make_grpo(rollout_batch_size=0)
     with pytest.raises(ValueError, match="Expected keep, skip, resample"):
         make_grpo(uniform_groups="drop")
+    with pytest.raises(ValueError, match="Expected sum, per_reward"):
+        make_grpo(normalise="group")
 
 
 def test_all_sentences_of_a_step_are_read_in_one_pass(

@@ -49,9 +49,11 @@ class WrittenReward(Reward):
 
     name = "written"
 
-    def __call__(self, responses, targets, readings=None) -> Tensor:
-        counts = [float(len(response.completion)) for response in responses]
-        return torch.tensor([0.0 if target == "neutral" else n for n, target in zip(counts, targets, strict=True)])
+    def __call__(self, given) -> Tensor:
+        counts = [float(len(response.completion)) for response in given.responses]
+        return torch.tensor(
+            [0.0 if target == "neutral" else n for n, target in zip(counts, given.targets, strict=True)]
+        )
 
 
 class Scores(Record):
@@ -133,7 +135,10 @@ def learn(tiny_models: Path, make_clip: Callable[..., Clip], steps: list[Step], 
 
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddp, by token, uniform groups skipped": ("ddp", {"denominator": "token", "uniform_groups": "skip"}),
+    "ddp, by token, rewards apart, uniform groups skipped": (
+        "ddp",
+        {"denominator": "token", "normalise": "per_reward", "uniform_groups": "skip"},
+    ),
     "ddp, constant, sampled again": (
         "ddp",
         {"denominator": "constant", "uniform_groups": "resample", "max_resamples": 1, "completion_batch_size": 2},

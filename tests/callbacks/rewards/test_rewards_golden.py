@@ -11,8 +11,8 @@ from callbacks.rewards import (
     ExplanationReward,
     FormatReward,
     accuracy_score,
-    sum_rewards,
 )
+from callbacks.rewards.base import RewardInput
 from datamodules.emotions import DFEW_TAXONOMY, GO_EMOTIONS, get_taxonomy
 from datamodules.rationale import read_response
 from lightning_modules.coherence import explanation_score
@@ -34,7 +34,7 @@ def readings():
 
 @pytest.mark.parametrize("reward", [FormatReward(), AccuracyReward(), ExplanationReward()], ids=lambda r: r.name)
 def test_golden_rewards(reward, readings):
-    values = reward(RESPONSES, TARGETS, readings)
+    values = reward(RewardInput(RESPONSES, TARGETS, readings, strict=False))
     assert values.dtype == torch.float32
     assert len(CASES) == 211
     wrong = {
@@ -67,7 +67,8 @@ def test_golden_label_sets(readings):
     ],
 )
 def test_format(completion, expected):
-    assert FormatReward()([read_response(completion, DFEW_TAXONOMY)], ["anger"]).tolist() == [expected]
+    given = RewardInput([read_response(completion, DFEW_TAXONOMY)], ["anger"], strict=False)
+    assert FormatReward()(given).tolist() == [expected]
 
 
 @pytest.mark.parametrize(
@@ -90,20 +91,14 @@ def test_explanation(label_sets, target, expected):
 
 def test_a_batch_without_a_sentence_gets_zeros():
     responses = [read_response(text, DFEW_TAXONOMY) for text in ("", "<think></think><answer>anger</answer>")]
-    assert ExplanationReward()(responses, ["anger", "neutral"], [[], []]).tolist() == [0, 0]
+    assert ExplanationReward()(RewardInput(responses, ["anger", "neutral"], [[], []])).tolist() == [0, 0]
 
 
 def test_the_explanation_reward_needs_readings():
     assert ExplanationReward.needs_verifier
     assert not FormatReward.needs_verifier
     with pytest.raises(ValueError, match="needs a verifier"):
-        ExplanationReward()([read_response("", DFEW_TAXONOMY)], ["anger"], None)
-
-
-def test_rewards_add_up_by_weight():
-    rewards = [FormatReward(), AccuracyReward(weight=0.5)]
-    values = {"format": torch.tensor([1.0, 0.0, 1.0]), "accuracy": torch.tensor([1.0, 1.0, 0.0])}
-    assert sum_rewards(rewards, values).tolist() == [1.5, 0.5, 1.0]
+        ExplanationReward()(RewardInput([read_response("", DFEW_TAXONOMY)], ["anger"]))
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf")])

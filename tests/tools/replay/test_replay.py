@@ -37,8 +37,8 @@ class LengthReward(Reward):
 
     name = "length"
 
-    def __call__(self, responses, targets, readings=None) -> Tensor:
-        return torch.tensor([float(len(response.completion) % 7) for response in responses])
+    def __call__(self, given) -> Tensor:
+        return torch.tensor([float(len(response.completion) % 7) for response in given.responses])
 
 
 class PlantAdvantage(Callback):
