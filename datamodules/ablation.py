@@ -6,7 +6,6 @@ from random import Random
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
 
 from datamodules.batch import Clip, ClipBatch, collate
 from datamodules.clip_dataset import ClipDataset
@@ -59,27 +58,18 @@ def _darkened(batch: ClipBatch) -> ClipBatch:
     return replace(batch, frames=torch.zeros_like(batch.frames))
 
 
-def blank(batch: ClipBatch) -> ClipBatch:
-    """Black frames and silence, of the clips' durations and as many samples, so that towers return the same shapes."""
-    return replace(_darkened(batch), waveform=torch.zeros_like(batch.waveform), mel=_silent_mel(batch))
-
-
 def _silenced(batch: ClipBatch) -> ClipBatch:
+    mel = batch.mel
+    if mel is not None:
+        settings = MelSettings(num_bins=mel.shape[1], seconds=mel.shape[2] // _MEL_FRAMES_PER_SECOND)
+        mel = log_mel(torch.zeros(0), settings).to(mel).expand_as(mel).contiguous()
     return replace(
         batch,
         waveform=batch.waveform.new_zeros(len(batch), 0),
         waveform_lengths=torch.zeros_like(batch.waveform_lengths),
         has_audio=torch.zeros_like(batch.has_audio),
-        mel=_silent_mel(batch),
+        mel=mel,
     )
-
-
-def _silent_mel(batch: ClipBatch) -> Tensor | None:
-    mel = batch.mel
-    if mel is None:
-        return None
-    settings = MelSettings(num_bins=mel.shape[1], seconds=mel.shape[2] // _MEL_FRAMES_PER_SECOND)
-    return log_mel(torch.zeros(0), settings).to(mel).expand_as(mel).contiguous()
 
 
 def _dubbed(batch: ClipBatch, partners: ClipBatch | None) -> ClipBatch:

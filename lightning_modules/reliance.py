@@ -1,153 +1,155 @@
-"""Does a sentence rest on what is seen and heard? What its probability loses when a modality is taken away.
+"""Does a sentence rest on what is seen and heard? Its log-probability with each modality of other clips instead.
 
-Nothing needs to be known of the clip: a sentence that a model would write as readily of black frames, or of silence,
-was not read off the pictures, or the sound. Towers run once per clip; the prompt is encoded and the completion scored
-anew per modality.
+Nothing needs to be known of the clips, and nobody labels anything: other clips of the batch lend their pictures and
+their sound, so that the model sees and hears what it knows, and the towers run once per clip. Each sentence is scored
+alone, as a rationale's first: after others, its emotion follows from theirs (decision 48 has the measurement).
 
-Shape legend: B clips, G completions per clip, C completion tokens; row `b·G + g` is completion g of clip b.
+Shape legend: B clips, G completions per clip, U different sentences of a clip at most, C tokens, K other clips.
 """
 
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from datamodules.ablation import blank
 from datamodules.batch import ClipBatch
-from datamodules.rationale import Response
-from lightning_modules.backbones.interface import Backbone, Completions, Modality, Percept
+from lightning_modules.backbones.interface import Backbone, Percept
+from lightning_modules.metrics.reliance import Reliance
+from lightning_modules.rl.rows import spans, take
 
-BOTH = "both"
-"""Pictures and sound, taken away together."""
-
-Span = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Reliance:
-    """How much a sentence rests on each modality.
-
-    Args:
-        losses: modality, or `both` → what the sentence's log-probability loses without it, in nats, summed over its
-            tokens; negative where the sentence is more probable without.
-        num_tokens: of the sentence.
-    """
-
-    losses: Mapping[str, float]
-    num_tokens: int
-
-    def per_token(self, modality: str) -> float:
-        """Loss per token, in nats."""
-        return self.losses[modality] / self.num_tokens
-
-
-def sentence_positions(response: Response) -> list[Span]:
-    """Where each sentence of a response stands in its completion, in characters."""
-    spans, cursor = [], response.completion.find("<think>") + len("<think>")
-    for sentence in response.sentences:
-        start = response.completion.index(sentence, cursor)
-        cursor = start + len(sentence)
-        spans.append((start, cursor))
-    return spans
-
-
-def token_spans(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], spans: Sequence[Span]) -> list[Span]:
-    """The tokens that some stretches of a decoded text come from: a stretch → its first token, and that after its last.
-
-    Sampled tokens need not be those that the text would be cut into, so that prefixes are decoded. A token that is only
-    partly in a stretch belongs to it.
-
-    Args:
-        tokenizer: decodes, special tokens dropped.
-        token_ids: of the text.
-        spans: in characters of the text.
-    """
-    text = tokenizer.decode(token_ids, skip_special_tokens=True)
-
-    def end(count: int) -> int:
-        """How much of the text the first tokens settle: a cut character stands as another one at the end."""
-        prefix = tokenizer.decode(token_ids[:count], skip_special_tokens=True)
-        return next((i for i, (own, whole) in enumerate(zip(prefix, text, strict=False)) if own != whole), len(prefix))
-
-    counts = range(len(token_ids) + 1)
-    found = []
-    for start, stop in spans:
-        first = bisect_left(counts, start, key=end)
-        first -= end(first) > start
-        found.append((first, bisect_left(counts, stop, key=end)))
-    return found
+OPENING = "<think>"
 
 
 @torch.no_grad()
-def blank_percept(backbone: Backbone, batch: ClipBatch) -> Percept:
-    """What the towers return for black frames and silence as long as each clip; clips of one length share a pass."""
-    blanks = blank(batch)
-    lengths = list(zip(batch.waveform_lengths.tolist(), batch.durations_seconds.tolist(), strict=True))
-    kinds = list(dict.fromkeys(lengths))
-    perceived = backbone.perceive(blanks.take([lengths.index(kind) for kind in kinds]))
-    rows = [kinds.index(length) for length in lengths]
-    return type(perceived).join([perceived.rows(row, row + 1) for row in rows])
-
-
-def losses_without(
+def sentence_reliance(
     backbone: Backbone,
     batch: ClipBatch,
     percept: Percept,
-    other: Percept,
-    completions: Completions,
-    temperature: float = 1.0,
-) -> dict[str, Tensor]:
-    """What each token's log-probability loses, float32 `[B·G, C]` by modality and for `both`, 0 where masked out.
+    others: Sequence[Percept],
+    sentences: Sequence[Sequence[str]],
+    with_both: bool = False,
+    size: int | None = None,
+) -> list[list[Reliance]]:
+    """What each modality tells the backbone about each sentence.
+
+    Args:
+        backbone: that scores; without dropout, so in eval mode.
+        batch: the clips.
+        percept: what its towers made of them.
+        others: another clip in the place of each; K of them, see `other_clips`.
+        sentences: of each completion, row `b·G + g` for completion g of clip b.
+        with_both: also take both away together, for half as much time again.
+        size: clips that are scored at once; None: all.
+
+    Returns:
+        Of each sentence of each completion.
+
+    Raises:
+        ValueError: a percept that does not hold pictures and sound apart.
+    """
+    if not percept.modalities:
+        raise ValueError(
+            f"{type(percept).__name__} does not hold pictures and sound apart, so that neither can be taken from "
+            "another clip. Name the fields in its `modality_fields`, or leave reliance out."
+        )
+    group_size = len(sentences) // len(batch)
+    groups = [sentences[b * group_size : (b + 1) * group_size] for b in range(len(batch))]
+    distinct = [list(dict.fromkeys(s for own in group for s in own)) for group in groups]
+    if not any(distinct):
+        return [[] for _ in sentences]
+    nats: list[dict[str, Reliance]] = []
+    for start, stop in spans(len(batch), size):
+        alone = _Alone(backbone, batch.rows(start, stop), distinct[start:stop])
+        own = percept.rows(start, stop)
+        lent = [other.rows(start, stop) for other in others]
+        full = alone.logprobs(own)
+        values = {
+            modality: information(full, torch.stack([alone.logprobs(own.replaced(modality, o)) for o in lent]))
+            for modality in percept.modalities
+        }
+        if with_both and len(values) > 1:
+            both = torch.stack([alone.logprobs(_replaced_all(own, o)) for o in lent])
+            values["both"] = information(full, both)
+        columns = {name: value.view(stop - start, -1).tolist() for name, value in values.items()}
+        for b, texts in enumerate(distinct[start:stop]):
+            nats.append({t: Reliance(**{n: rows[b][i] for n, rows in columns.items()}) for i, t in enumerate(texts)})
+    return [[nats[b][sentence] for sentence in own] for b, group in enumerate(groups) for own in group]
+
+
+def information(own: Tensor, others: Tensor) -> Tensor:
+    """Nats that the own evidence gives a sentence: float64 `[S]`.
+
+    Args:
+        own: log-probability of each sentence on its clip, `[S]`.
+        others: the same with a modality of K other clips, `[K, S]`.
+    """
+    return own.double() - (others.double().logsumexp(dim=0) - math.log(len(others)))
+
+
+class _Alone:
+    """Sentences of some clips, each as the first of a rationale.
 
     Args:
         backbone: that scores.
         batch: the clips.
-        percept: of the clips.
-        other: what stands in the place of a modality that is taken away.
-        completions: G of each clip.
-        temperature: of the policy.
-
-    Raises:
-        ValueError: the percept does not hold the modalities apart.
+        sentences: of each clip; padded to U with a repeated one.
     """
-    without: dict[str, Percept] = {modality: percept.replaced(modality, other) for modality in percept.modalities}
-    if not without:
-        raise ValueError(f"{type(percept).__name__} does not hold pictures and sound apart: neither can be taken away.")
-    if len(without) > 1:
-        without[BOTH] = other
-    full = backbone.logprobs(backbone.encode(batch, percept), completions, temperature)
-    return {
-        name: full - backbone.logprobs(backbone.encode(batch, poorer), completions, temperature)
-        for name, poorer in without.items()
-    }
+
+    def __init__(self, backbone: Backbone, batch: ClipBatch, sentences: Sequence[Sequence[str]]) -> None:
+        width = max(1, max(map(len, sentences)))
+        padded = [text for own in sentences for text in [*own, *[own[0] if own else ""] * (width - len(own))]]
+        self.backbone, self.batch = backbone, batch
+        self.completions = backbone.completion_ids([OPENING + text for text in padded])
+        self.mask = sentence_tokens(backbone.tokenizer, self.completions.token_ids, self.completions.mask)
+
+    def logprobs(self, percept: Percept) -> Tensor:
+        """Of each sentence, float32 `[B·U]`."""
+        prompt = self.backbone.encode(self.batch, percept)
+        return (self.backbone.logprobs(prompt, self.completions) * self.mask).sum(dim=1)
 
 
-def sentence_reliance(
-    tokenizer: PreTrainedTokenizerBase,
-    completions: Completions,
-    responses: Sequence[Response],
-    losses: Mapping[str, Tensor],
-) -> list[list[Reliance]]:
-    """How much each sentence of each completion rests on each modality.
+def sentence_tokens(tokenizer: PreTrainedTokenizerBase, token_ids: Tensor, mask: Tensor) -> Tensor:
+    """Tokens of the text behind the opening tag, bool `[N, C]`: neither the tag's nor the end of the sequence.
+
+    A token that holds a piece of both counts. Prefixes are decoded, as not every tokenizer knows its tokens' places.
 
     Args:
-        tokenizer: that the completions are written in.
-        completions: token ids, N rows.
-        responses: the same, read.
-        losses: see `losses_without`.
+        tokenizer: of the tokens.
+        token_ids: int64 `[N, C]`, of texts that begin with the tag.
+        mask: bool `[N, C]`, True up to and including the end of the sequence.
     """
-    own = {name: values.double().cpu() for name, values in losses.items()}
-    reliances = []
-    for row, response in enumerate(responses):
-        ids = completions.token_ids[row][completions.mask[row]].tolist()
-        spans = token_spans(tokenizer, ids, sentence_positions(response)) if response.sentences else []
-        reliances.append(
-            [
-                Reliance({name: float(values[row, first:stop].sum()) for name, values in own.items()}, stop - first)
-                for first, stop in spans
-            ]
+    own = torch.zeros_like(mask)
+    for row, ids in enumerate(token_ids.tolist()):
+        end = int(mask[row].sum()) - 1
+        start = next((i for i in range(end) if len(tokenizer.decode(ids[: i + 1])) > len(OPENING)), end)
+        own[row, start:end] = True
+    return own
+
+
+def other_clips(percept: Percept, count: int) -> list[Percept]:
+    """Percepts in which another clip of the batch stands in each clip's place, evenly spread over the batch.
+
+    Args:
+        percept: of the batch.
+        count: of others for each clip, at least one; all there are where there are fewer.
+
+    Raises:
+        ValueError: there is a single clip.
+    """
+    size = len(percept)
+    if size < 2:
+        raise ValueError(
+            "What sentences rest on shows beside other clips of the batch, and this one has a single clip. Set "
+            "data.batch_size (in evaluation data.eval_batch_size) to 2 or more, better to 8."
         )
-    return reliances
+    count = min(count, size - 1)
+    shifts = [1 + k * (size - 1) // count for k in range(count)]
+    return [take(percept, [(row + shift) % size for row in range(size)]) for shift in shifts]
+
+
+def _replaced_all(own: Percept, other: Percept) -> Percept:
+    for modality in own.modalities:
+        own = own.replaced(modality, other)
+    return own

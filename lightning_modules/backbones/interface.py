@@ -180,6 +180,10 @@ class Percept:
     modality_fields: ClassVar[Mapping[Modality, str]] = {}
     """Modality → the field that holds it and nothing else."""
 
+    def __len__(self) -> int:
+        """Clips."""
+        return len(getattr(self, fields(self)[0].name))
+
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """The modalities that are held apart, so that each can be replaced."""
@@ -194,7 +198,9 @@ class Percept:
         name = self.modality_fields[modality]
         own, new = getattr(self, name), getattr(other, name)
         if own.shape != new.shape:
-            raise ValueError(f"The {modality} have the shape {tuple(own.shape)}, those of the other {tuple(new.shape)}.")
+            raise ValueError(
+                f"The {modality} have the shape {tuple(own.shape)}, those of the other {tuple(new.shape)}."
+            )
         return replace(self, **{name: new})
 
     def rows(self, start: int, stop: int) -> Self:

@@ -15,6 +15,7 @@ from torch import Tensor
 from datamodules.emotions import Taxonomy
 from datamodules.rationale import Response
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
+from lightning_modules.metrics.reliance import Reliance
 from lightning_modules.rl.experience import Rollout
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class RewardInput:
         responses: the completions, read.
         targets: canonical emotion of each completion's clip.
         readings: what the verifier read in each completion's sentences; None where no reward needs a verifier.
+        reliances: what the reference finds that each completion's sentences rest on; None where no reward asks for it.
         verifier: the verifier itself, for what else there is to read.
         taxonomy: the classes that targets and answers come from.
         strict: whether the completions were read strictly; see `GRPOModule`.
@@ -46,6 +48,7 @@ class RewardInput:
     responses: Sequence[Response]
     targets: Sequence[str]
     readings: Sequence[Sequence[SentenceReading]] | None = None
+    reliances: Sequence[Sequence[Reliance]] | None = None
     verifier: EmotionVerifier | None = None
     taxonomy: Taxonomy | None = None
     strict: bool = True
@@ -64,7 +67,10 @@ class RewardInput:
 
 
 def reward_input(
-    module: "GRPOModule", rollout: Rollout, readings: Sequence[Sequence[SentenceReading]] | None
+    module: "GRPOModule",
+    rollout: Rollout,
+    readings: Sequence[Sequence[SentenceReading]] | None,
+    reliances: Sequence[Sequence[Reliance]] | None,
 ) -> RewardInput:
     """What rewards may look at of a rollout, row `b·G + g` for completion g of clip b."""
 
@@ -76,6 +82,7 @@ def reward_input(
         rollout.responses,
         rollout.targets,
         readings,
+        reliances,
         module.verifier,
         module.taxonomy,
         module.strict,
@@ -131,6 +138,11 @@ class Rewarder(ABC):
     @abstractmethod
     def needs_verifier(self) -> bool:
         """Whether `reward` needs the verifier's readings."""
+
+    @property
+    @abstractmethod
+    def num_others(self) -> int:
+        """Other clips that each clip's sentences are held against, for `reward` to see what they rest on; 0: none."""
 
     @abstractmethod
     def reward(self, given: RewardInput) -> Rewarded:

@@ -1,0 +1,98 @@
+"""What sentences rest on, over a test set; and does it tell what is true? See `reliance`.
+
+Shape legend: S sentences.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.classification import binary_auroc
+
+from datamodules.synthetic.grammar import sentence_claims
+from datamodules.synthetic.truth import ClipTruth
+from lightning_modules.metrics.reliance import NEITHER, Evidence, Reliance
+
+_CHANNELS = ("face", "voice")
+
+
+class RelianceReport(Metric):
+    """Mean nats per sentence by modality, and the share of sentences that rest on neither.
+
+    With the truth about the clips: how well reliance tells true claims from untrue ones, the area under the ROC curve
+    over sentences that make one claim about the face, or the voice. ½ is chance.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    nats: list[Tensor]
+    claims: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("nats", [], dist_reduce_fx="cat")
+        self.add_state("claims", [], dist_reduce_fx="cat")
+
+    def update(
+        self,
+        sentences: Sequence[Sequence[str]],
+        reliances: Sequence[Sequence[Reliance]],
+        truths: Sequence[ClipTruth] | None = None,
+    ) -> None:
+        """Take the sentences of N clips in.
+
+        Args:
+            sentences: of each clip's rationale.
+            reliances: of each sentence.
+            truths: of the clips.
+        """
+        for row, (said, own) in enumerate(zip(sentences, reliances, strict=True)):
+            for sentence, reliance in zip(said, own, strict=True):
+                values = [getattr(reliance, name) for name in get_args(Evidence)]
+                self.nats.append(torch.tensor([[math.nan if v is None else v for v in values]], dtype=torch.float64))
+                truth = None if truths is None else truths[row]
+                self.claims.append(torch.tensor([_claim(sentence, truth)], dtype=torch.long))
+
+    def compute(self) -> dict[str, Any]:
+        """`num_sentences`, `pictures`, `sound`, `both`, `neither`, `auc_face` and `auc_voice`.
+
+        A figure that cannot be computed is None.
+        """
+        nats, claims = (_joined(state) for state in (self.nats, self.claims))
+        if nats is None or claims is None:
+            return {"num_sentences": 0, **dict.fromkeys((*get_args(Evidence), "neither", "auc_face", "auc_voice"))}
+        strongest = nats[:, :2].nan_to_num(-math.inf).amax(dim=1)
+        means = dict(zip(get_args(Evidence), nats.mean(dim=0).tolist(), strict=True))
+        return {
+            "num_sentences": len(nats),
+            **{name: None if math.isnan(mean) else mean for name, mean in means.items()},
+            "neither": float((strongest <= NEITHER).double().mean()),
+            **{f"auc_{name}": _auc(strongest, claims, channel) for channel, name in enumerate(_CHANNELS)},
+        }
+
+
+def _claim(sentence: str, truth: ClipTruth | None) -> list[int]:
+    """Channel by number and whether the claim is true; -1 where there is no truth, or not one claim."""
+    claims = sentence_claims(sentence)
+    if truth is None or len(claims) != 1 or claims[0][0] not in _CHANNELS:
+        return [-1, -1]
+    return [_CHANNELS.index(claims[0][0]), int(bool(truth.supports(claims[0])))]
+
+
+def _joined(state: list[Tensor] | Tensor) -> Tensor | None:
+    """A state of a metric, which several processes leave joined."""
+    if isinstance(state, Tensor):
+        return state
+    return torch.cat(state) if state else None
+
+
+def _auc(scores: Tensor, claims: Tensor, channel: int) -> float | None:
+    """Of the claims about a channel; None unless some are true and some are not."""
+    chosen = claims[:, 0] == channel
+    truths = claims[chosen, 1]
+    # Ranks: the library squashes what is outside [0, 1], and thereby ties large scores.
+    ranks = scores[chosen].unique(return_inverse=True)[1].double() / max(int(chosen.sum()), 1)
+    return float(binary_auroc(ranks, truths)) if 0 < truths.sum() < len(truths) else None
