@@ -93,8 +93,9 @@ class PolicyModule(LightningModule):
         feature_cache: keeps what the towers return of each clip on disk; not with a strategy that shards them.
         truth: synthetic.json of the generated corpus that is tested: `test` then measures, too, how much of what the
             rationales claim is true of the clips.
-        reliance: `test` and `predict` also measure what each sentence rests on: how much less probable the policy finds
-            it with the pictures, the sound or both of other clips of the batch (docs/analysis.md).
+        reliance: `test` and `predict` also measure what each sentence rests on: how much less probable it is with the
+            pictures, the sound or both of other clips of the batch (docs/analysis.md). True: as the policy finds; or
+            the backbone that is asked, such as the cold start, which no reward has taught to please.
 
     Raises:
         FileNotFoundError: no file at `truth`.
@@ -111,7 +112,7 @@ class PolicyModule(LightningModule):
         bare_answers: bool = False,
         feature_cache: FeatureCache | None = None,
         truth: str | None = None,
-        reliance: bool = False,
+        reliance: bool | Backbone = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -128,7 +129,9 @@ class PolicyModule(LightningModule):
         self.test_report = EmotionReport(self.taxonomy, self.judge_name)
         self.truth = None if truth is None else read_truth(truth)
         self.grounding = Grounding()
-        self.reliance = reliance
+        self.reliance_backbone = reliance if isinstance(reliance, Backbone) else backbone if reliance else None
+        if isinstance(reliance, Backbone):
+            reliance.set_trainable([])
         self.reliance_report = RelianceReport()
         self.silent_clips = SumMetric()
         self.undecodable_clips = SumMetric()
@@ -193,7 +196,7 @@ class PolicyModule(LightningModule):
             batch: the clips.
             with_cache: take tower outputs from the feature cache and add to it, where there is one. False for clips
                 that are not those of the corpus, which would fill it.
-            with_reliance: also measure what the sentences rest on, of two clips or more.
+            with_reliance: also measure what the sentences rest on, where that is asked for and there are two clips.
         """
         with eval_mode(self.backbone):
             percept = self.perceive(batch) if with_cache else self.backbone.perceive(batch)
@@ -202,12 +205,7 @@ class PolicyModule(LightningModule):
         check_sampled(completions, batch.ids)
         texts = self.backbone.texts(completions)
         responses = self.read(["" if f else t for t, f in zip(texts, batch.failures, strict=True)])
-        reliances = None
-        if with_reliance and len(batch) > 1:
-            sentences = [response.sentences for response in responses]
-            others = other_clips(percept, NUM_OTHERS)
-            with eval_mode(self.backbone):
-                reliances = sentence_reliance(self.backbone, batch, percept, others, sentences, with_both=True)
+        reliances = self._rest(batch, percept, responses) if with_reliance else None
         readings = None if self.verifier is None else self.read_sentences(responses)
         verdicts = None
         if self.judge is not None:
@@ -216,6 +214,15 @@ class PolicyModule(LightningModule):
             # The default judge reads the same sentences with the same verifier: they are read already.
             verdicts = [verifier_verdict(reading, self.taxonomy) for reading in readings]
         return Evaluation(batch, responses, readings, verdicts, reliances)
+
+    def _rest(self, batch: ClipBatch, percept: Percept, responses: list[Response]) -> list[list[Reliance]] | None:
+        judge = self.reliance_backbone
+        if judge is None or len(batch) < 2:
+            return None
+        with eval_mode(judge):
+            percept = percept if judge is self.backbone else judge.perceive(batch)
+            sentences = [response.sentences for response in responses]
+            return sentence_reliance(judge, batch, percept, other_clips(percept, NUM_OTHERS), sentences, with_both=True)
 
     def _update(self, report: EmotionReport, evaluation: Evaluation) -> None:
         predictions = [response.prediction for response in evaluation.responses]
@@ -249,7 +256,7 @@ class PolicyModule(LightningModule):
             metric.reset()
 
     def test_step(self, batch: ClipBatch, batch_idx: int) -> Evaluation:
-        evaluation = self.evaluate(batch, with_reliance=self.reliance)
+        evaluation = self.evaluate(batch, with_reliance=True)
         self._update(self.test_report, evaluation)
         self._ground(evaluation)
         self.silent_clips.update(float(num_silent(batch)))
@@ -267,7 +274,7 @@ class PolicyModule(LightningModule):
             self.print(self.judge.report())
 
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> Evaluation:
-        return self.evaluate(batch, with_reliance=self.reliance)
+        return self.evaluate(batch, with_reliance=True)
 
     def _log_report(self, report: EmotionReport, prefix: str) -> None:
         # The values are the same on every process; `sync_dist` says so to Lightning.
@@ -281,7 +288,7 @@ class PolicyModule(LightningModule):
         return {} if self.truth is None else self.grounding.compute()
 
     def _reliance_figures(self) -> dict[str, Any]:
-        return self.reliance_report.compute() if self.reliance else {}
+        return self.reliance_report.compute() if self.reliance_backbone is not None else {}
 
     def metrics_report(self) -> dict[str, Any]:
         """Metrics of the last test run, as written to `metrics.json`.

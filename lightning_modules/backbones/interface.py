@@ -198,9 +198,8 @@ class Percept:
         name = self.modality_fields[modality]
         own, new = getattr(self, name), getattr(other, name)
         if own.shape != new.shape:
-            raise ValueError(
-                f"The {modality} have the shape {tuple(own.shape)}, those of the other {tuple(new.shape)}."
-            )
+            shapes = f"{tuple(own.shape)}, those of the other clips {tuple(new.shape)}"
+            raise ValueError(f"{type(self).__name__}: the features of {modality} have the shape {shapes}.")
         return replace(self, **{name: new})
 
     def rows(self, start: int, stop: int) -> Self:

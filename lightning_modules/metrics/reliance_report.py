@@ -17,13 +17,17 @@ from datamodules.synthetic.truth import ClipTruth
 from lightning_modules.metrics.reliance import NEITHER, Evidence, Reliance
 
 _CHANNELS = ("face", "voice")
+"""In the order of their modalities."""
+
+_AUCS = ("auc_face", "auc_voice", "auc")
 
 
 class RelianceReport(Metric):
     """Mean nats per sentence by modality, and the share of sentences that rest on neither.
 
-    With the truth about the clips: how well reliance tells true claims from untrue ones, the area under the ROC curve
-    over sentences that make one claim about the face, or the voice. ½ is chance.
+    With the truth about the clips: how well reliance tells true claims from untrue ones, as the area under the ROC
+    curve over sentences that make one claim. Of the face by the pictures, of the voice by the sound, of both together
+    by the stronger of the two, which needs no one to know which is which. ½ is chance.
     """
 
     is_differentiable = False
@@ -57,20 +61,22 @@ class RelianceReport(Metric):
                 self.claims.append(torch.tensor([_claim(sentence, truth)], dtype=torch.long))
 
     def compute(self) -> dict[str, Any]:
-        """`num_sentences`, `pictures`, `sound`, `both`, `neither`, `auc_face` and `auc_voice`.
+        """`num_sentences`, `pictures`, `sound`, `both`, `neither`, and `auc_face`, `auc_voice` and `auc`.
 
         A figure that cannot be computed is None.
         """
         nats, claims = (_joined(state) for state in (self.nats, self.claims))
         if nats is None or claims is None:
-            return {"num_sentences": 0, **dict.fromkeys((*get_args(Evidence), "neither", "auc_face", "auc_voice"))}
+            return {"num_sentences": 0, **dict.fromkeys((*get_args(Evidence), "neither", *_AUCS))}
         strongest = nats[:, :2].nan_to_num(-math.inf).amax(dim=1)
+        judged = [(nats[:, channel], claims[:, 0] == channel) for channel in range(len(_CHANNELS))]
+        judged.append((strongest, claims[:, 0] >= 0))
         means = dict(zip(get_args(Evidence), nats.mean(dim=0).tolist(), strict=True))
         return {
             "num_sentences": len(nats),
             **{name: None if math.isnan(mean) else mean for name, mean in means.items()},
             "neither": float((strongest <= NEITHER).double().mean()),
-            **{f"auc_{name}": _auc(strongest, claims, channel) for channel, name in enumerate(_CHANNELS)},
+            **dict(zip(_AUCS, [_auc(scores, claims, chosen) for scores, chosen in judged], strict=True)),
         }
 
 
@@ -89,10 +95,10 @@ def _joined(state: list[Tensor] | Tensor) -> Tensor | None:
     return torch.cat(state) if state else None
 
 
-def _auc(scores: Tensor, claims: Tensor, channel: int) -> float | None:
-    """Of the claims about a channel; None unless some are true and some are not."""
-    chosen = claims[:, 0] == channel
-    truths = claims[chosen, 1]
+def _auc(scores: Tensor, claims: Tensor, chosen: Tensor) -> float | None:
+    """Of the chosen claims; None unless some are true and some are not, or where there is no score."""
+    truths, own = claims[chosen, 1], scores[chosen]
+    if own.isnan().any() or not 0 < truths.sum() < len(truths):
+        return None
     # Ranks: the library squashes what is outside [0, 1], and thereby ties large scores.
-    ranks = scores[chosen].unique(return_inverse=True)[1].double() / max(int(chosen.sum()), 1)
-    return float(binary_auroc(ranks, truths)) if 0 < truths.sum() < len(truths) else None
+    return float(binary_auroc(own.unique(return_inverse=True)[1].double() / len(own), truths))
