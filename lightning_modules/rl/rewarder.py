@@ -30,7 +30,6 @@ class RewardInput:
         responses: the completions, read.
         targets: canonical emotion of each completion's clip.
         readings: what the verifier read in each completion's sentences; None where no reward needs a verifier.
-        reliances: what the reference finds that each completion's sentences rest on; None where no reward asks for it.
         verifier: the verifier itself, for what else there is to read.
         taxonomy: the classes that targets and answers come from.
         strict: whether the completions were read strictly; see `GRPOModule`.
@@ -43,12 +42,12 @@ class RewardInput:
         mask: which tokens are part of the completions, bool `[N, C]`.
         logprobs: as sampling reported them, float32 `[N, C]`, 0 where masked out.
         max_new_tokens: longest completion that the rollout allows.
+        reliances: what the reference finds that each completion's sentences rest on; None where no reward asks for it.
     """
 
     responses: Sequence[Response]
     targets: Sequence[str]
     readings: Sequence[Sequence[SentenceReading]] | None = None
-    reliances: Sequence[Sequence[Reliance]] | None = None
     verifier: EmotionVerifier | None = None
     taxonomy: Taxonomy | None = None
     strict: bool = True
@@ -61,6 +60,7 @@ class RewardInput:
     mask: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.bool))
     logprobs: Tensor = field(default_factory=lambda: torch.empty(0, 0))
     max_new_tokens: int = 0
+    reliances: Sequence[Sequence[Reliance]] | None = None
 
     def __len__(self) -> int:
         return len(self.responses)
@@ -82,7 +82,6 @@ def reward_input(
         rollout.responses,
         rollout.targets,
         readings,
-        reliances,
         module.verifier,
         module.taxonomy,
         module.strict,
@@ -95,6 +94,7 @@ def reward_input(
         completions.mask,
         completions.logprobs,
         module.rollout_sampling.max_new_tokens,
+        reliances,
     )
 
 
