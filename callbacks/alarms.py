@@ -68,6 +68,7 @@ def experience_rationales(
             reward=rewards[row],
             length=lengths[row],
             second=None if second is None else label_sets(second[row]),
+            completion=response.completion,
         )
         for row, response in enumerate(rollout.responses)
     ]

@@ -9,7 +9,6 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from torch.utils.tensorboard import SummaryWriter
 
-from callbacks.rewards.base import Reward
 from callbacks.rl import RLCallback
 
 _RATES = ("fcr", "war", "uar", "eea", "epc")
@@ -66,17 +65,9 @@ def hyperparameters(trainer: Trainer, module: LightningModule) -> dict[str, floa
     rewards = [
         reward for callback in trainer.callbacks if isinstance(callback, RLCallback) for reward in callback.rewards
     ]
-    values["rewards"] = " + ".join(map(_described, rewards)) or None
+    values["rewards"] = " + ".join(map(str, rewards)) or None
     chosen = {name: values.get(name) for name in (*WORDS, *NUMBERS)}
     return {name: str(value) if name in WORDS else float(value) for name, value in chosen.items() if value is not None}
-
-
-def _described(reward: Reward) -> str:
-    """`explanation`, `0.5 format`, or the weights of a schedule by step: `{0: 0, 200: 1} grounding`."""
-    weights = [f"{weight:g}" for weight in reward.schedule.values()]
-    if len(weights) > 1:
-        weights = [f"{{{', '.join(f'{step}: {w}' for step, w in zip(reward.schedule, weights, strict=True))}}}"]
-    return reward.name if weights == ["1"] else f"{weights[0]} {reward.name}"
 
 
 def write_hyperparameters(writer: SummaryWriter, values: Mapping[str, float | str]) -> None:

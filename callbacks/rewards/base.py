@@ -48,6 +48,10 @@ class Reward(ABC):
             )
         self.schedule: Mapping[int, float] = dict(sorted(schedule.items()))
 
+    def __str__(self) -> str:
+        weights = list(self.schedule.values())
+        return self.name if weights == [1.0] else f"{' → '.join(f'{weight:g}' for weight in weights)} {self.name}"
+
     def weight_at(self, step: int) -> float:
         """The weight after so many rollouts."""
         steps = list(self.schedule)

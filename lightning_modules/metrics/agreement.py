@@ -1,5 +1,7 @@
 """How far two judges agree: Cohen's kappa (Cohen 1960), with percentile bootstrap intervals over clips.
 
+Raw agreement, a share of clips, has Wilson's interval.
+
 Shape legend: C classes of the taxonomy. `A[i, j]`, int64 `[C+1, C+1]`, is the number of clips of which the first judge
 says class i and the second class j. The last row and column are invalid verdicts. Invalid equals nothing, not even
 invalid.
@@ -12,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.emotions import Taxonomy
-from lightning_modules.metrics.intervals import Interval, percentile_interval, resample
+from lightning_modules.metrics.bootstrap import percentile_interval, resample
+from lightning_modules.metrics.intervals import Interval, wilson
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,6 @@ def verdict_counts(first: Sequence[str | None], second: Sequence[str | None], ta
         np.array([taxonomy.index(own) for own in judge], dtype=np.int64) % size for judge in (first, second)
     )
     return np.bincount(rows * size + columns, minlength=size * size).reshape(size, size)
-
-
-def raw_agreement(counts: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Share of all clips with the same class, float64 `[...]`, of counts A `[..., C+1, C+1]` with a clip."""
-    same = np.trace(counts[..., :-1, :-1], axis1=-2, axis2=-1)
-    return np.asarray(same / counts.sum(axis=(-2, -1)), dtype=np.float64)
 
 
 def cohens_kappa(counts: NDArray[np.generic]) -> NDArray[np.float64]:
@@ -92,7 +89,8 @@ def judge_agreement(counts: NDArray[np.int64], num_resamples: int = 2000, seed: 
     if not counts.sum():
         raise ValueError("No clip was judged, so there is no agreement to compute.")
     draws = resample(counts.ravel(), num_resamples, seed).reshape(num_resamples, *counts.shape)
-    agreement = percentile_interval(float(raw_agreement(counts)), raw_agreement(draws))
+    same, total = int(np.trace(counts[:-1, :-1])), int(counts.sum())
+    agreement = Interval(same / total, *wilson(same, total))
     kappa, resampled = float(cohens_kappa(counts)), cohens_kappa(draws)
     defined = resampled[~np.isnan(resampled)]
     return Agreement(agreement, None if np.isnan(kappa) else percentile_interval(kappa, defined))

@@ -4,11 +4,12 @@ torchmetrics keeps every probability instead, and has no curve.
 Shape legend: n sentences, L labels, B bins of probability.
 """
 
-from math import sqrt
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lightning_modules.metrics.intervals import wilson
 
 NUM_BINS = 20
 """Bins of equal width over [0, 1]; the reward's threshold of 0.1 is an edge."""
@@ -55,20 +56,6 @@ def calibration_error(counts: Tensor) -> float | None:
     return gaps / total if total else None
 
 
-def wilson_interval(part: int, whole: int) -> list[float]:
-    """95 % interval of a share (Wilson 1927), which holds for few cases and for shares of 0 and 1 as well.
-
-    Args:
-        part: cases that count.
-        whole: all cases, at least 1.
-    """
-    z = 1.959964
-    share = part / whole
-    centre = share + z * z / (2 * whole)
-    half = z * sqrt(share * (1 - share) / whole + z * z / (4 * whole * whole))
-    return [max((centre - half) / (1 + z * z / whole), 0.0), min((centre + half) / (1 + z * z / whole), 1.0)]
-
-
 def reliability_curve(counts: Tensor) -> list[dict[str, Any]]:
     """The reliability curve, one dictionary per bin.
 
@@ -86,7 +73,7 @@ def reliability_curve(counts: Tensor) -> list[dict[str, Any]]:
             "num_decisions": number,
             "mean_probability": mass / _SCALE / number if number else None,
             "share_true": true / number if number else None,
-            "interval": wilson_interval(true, number) if number else None,
+            "interval": list(wilson(true, number)) if number else None,
         }
         for i, (number, true, mass) in enumerate(counts.tolist())
     ]

@@ -1,14 +1,14 @@
 """Two runs over the same generated clips: does one say more of what is true?
 
-Shape legend as in `claims` and `intervals`. Claims of one clip go together: clips are resampled, not claims.
+Shape legend as in `claims` and `bootstrap`. Claims of one clip go together: clips are resampled, not claims.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_modules.metrics.bootstrap import percentile_interval, resample
 from lightning_modules.metrics.claims import FIGURES, GROUNDED_FCR, Counts
-from lightning_modules.metrics.intervals import percentile_interval, resample
-from lightning_modules.metrics.paired import McNemar, PairedRate, exact_mcnemar
+from lightning_modules.metrics.paired import PairedRate, paired_share
 
 
 def compare_grounding(
@@ -34,10 +34,13 @@ def compare_grounding(
         before, after = map(float, values[:, i])
         differences = resampled[:, 1, i] - resampled[:, 0, i]
         differences = differences[np.isfinite(differences)]  # a resample may have nothing to count
-        if np.isfinite(after - before) and len(differences):
-            interval = percentile_interval(after - before, differences)
-            test = _test(baseline[:, i], other[:, i]) if name == GROUNDED_FCR else None
-            rates[name] = PairedRate(before, after, interval, test)
+        if not np.isfinite(after - before) or not len(differences):
+            continue
+        if name == GROUNDED_FCR:
+            first, second = (counts[:, i, 0] > 0 for counts in (baseline, other))
+            rates[name] = paired_share(before, after, second & ~first, first & ~second)
+        else:
+            rates[name] = PairedRate(before, after, percentile_interval(after - before, differences), None)
     return rates
 
 
@@ -45,10 +48,3 @@ def _shares(counts: NDArray[np.float64] | Counts) -> NDArray[np.float64]:
     """`[..., 2]` → numerator / denominator `[...]`; NaN where there is nothing to count."""
     parts, wholes = counts[..., 0], counts[..., 1]
     return np.divide(parts, wholes, out=np.full(parts.shape, np.nan), where=wholes > 0)
-
-
-def _test(baseline: Counts, other: Counts) -> McNemar:
-    """Of counts `[N, 2]` whose denominators are 1."""
-    before, after = baseline[:, 0], other[:, 0]
-    gained, lost = int((after > before).sum()), int((after < before).sum())
-    return McNemar(gained, lost, exact_mcnemar(gained, lost))

@@ -5,13 +5,14 @@ Every statistic is a `Ratio`, so that batches, steps and processes add up before
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, groupby
 from math import sqrt
 
 from datamodules.emotions import ALIASES, VERIFIER_LABELS, Taxonomy, members
+from datamodules.rationale import TAGS
 from lightning_modules.coherence import explanation_score
 
 LabelSets = tuple[tuple[str, ...], ...]
@@ -24,6 +25,10 @@ IMPLIED = 0.5
 """An explanation reward above this says that the rationale expresses its target."""
 
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
+
+_NEGATION = re.compile(
+    r"\b(?:not?|never|neither|nor|nobody|nothing|none|without|hardly|cannot)\b|n['’]t\b", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Rationale:
         length: of the completion in tokens, or of the rationale in words; one unit for all.
         judged: emotion that the judge reads in the rationale; None: an invalid reply, or no judge.
         second: label sets by a second verifier, which gives no reward; None without one.
+        completion: all that was written; None where it was not kept.
     """
 
     clip: str
@@ -51,6 +57,7 @@ class Rationale:
     length: int
     judged: str | None = None
     second: LabelSets | None = None
+    completion: str | None = None
 
 
 @dataclass(frozen=True)
@@ -170,16 +177,55 @@ def _repeated(rationales: Sequence[Rationale]) -> Ratio:
 
 def _shared(rationales: Sequence[Rationale]) -> Iterator[float]:
     """Of each different sentence of a rationale, the share of the other clips' rationales that hold it, too."""
-    sentences = [set(_normalised(rationale)) for rationale in rationales]
-    overall = Counter(sentence for own in sentences for sentence in own)
+    return _held_by_others(rationales, [set(_normalised(rationale)) for rationale in rationales])
+
+
+def _with_answers(rationales: Sequence[Rationale]) -> list[list[Rationale]]:
+    """Rationales with a sentence, by their answers."""
+    groups: dict[str | None, list[Rationale]] = defaultdict(list)
+    for rationale in rationales:
+        if rationale.sentences:
+            groups[rationale.prediction].append(rationale)
+    return list(groups.values())
+
+
+def _template_sentences(rationales: Sequence[Rationale]) -> Iterator[float]:
+    """The same among the clips with the same answer: what a template per class repeats."""
+    for group in _with_answers(rationales):
+        yield from _shared(group)
+
+
+def _template_rationales(rationales: Sequence[Rationale]) -> Iterator[float]:
+    """Of each rationale, the share of the other clips' with the same answer that say just the same."""
+    for group in _with_answers(rationales):
+        yield from _held_by_others(group, [{" ".join(_normalised(rationale))} for rationale in group])
+
+
+def _held_by_others(rationales: Sequence[Rationale], texts: Sequence[Set[str]]) -> Iterator[float]:
+    """Of each text of a rationale, the share of the other clips' rationales that hold it, too."""
+    overall = Counter(text for own in texts for text in own)
     within: dict[str, Counter[str]] = defaultdict(Counter)
-    for rationale, own in zip(rationales, sentences, strict=True):
+    for rationale, own in zip(rationales, texts, strict=True):
         within[rationale.clip].update(own)
     sizes = Counter(rationale.clip for rationale in rationales)
-    for rationale, own in zip(rationales, sentences, strict=True):
+    for rationale, own in zip(rationales, texts, strict=True):
         others = len(rationales) - sizes[rationale.clip]
         if others:
-            yield from ((overall[sentence] - within[rationale.clip][sentence]) / others for sentence in own)
+            yield from ((overall[text] - within[rationale.clip][text]) / others for text in own)
+
+
+def _repeated_tags(rationales: Sequence[Rationale]) -> Iterator[float]:
+    for rationale in rationales:
+        if rationale.completion is not None:
+            yield any(rationale.completion.count(tag) > 1 for tag in TAGS)
+
+
+def _negated(rationales: Sequence[Rationale]) -> Iterator[float]:
+    """Of the sentences in which the verifier reads an emotion, those that negate something."""
+    for rationale in rationales:
+        for sentence, labels in zip(rationale.sentences, rationale.emotions or (), strict=bool(rationale.emotions)):
+            if set(labels) != {"neutral"}:
+                yield _NEGATION.search(sentence) is not None
 
 
 def _reward_length(rationales: Iterable[Rationale]) -> list[float]:
@@ -262,6 +308,10 @@ def rationale_statistics(rationales: Sequence[Rationale], taxonomy: Taxonomy) ->
         "distinct_2": Ratio.of(_present(distinct(rationale, 2) for rationale in rationales)),
         "repeated_sentences": _repeated(rationales),
         "shared_sentences": Ratio.of(_shared(rationales)),
+        "template_sentences": Ratio.of(_template_sentences(rationales)),
+        "template_rationales": Ratio.of(_template_rationales(rationales)),
+        "repeated_tags": Ratio.of(_repeated_tags(rationales)),
+        "negated_sentences": Ratio.of(_negated(rationales)),
         "reward_length": Ratio.of(_reward_length(rationales)),
         "reward_length_within": Ratio.of(_reward_length_within(rationales)),
         "explanation": own,

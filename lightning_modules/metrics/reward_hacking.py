@@ -115,6 +115,31 @@ CHECKS: dict[str, Check] = {
         "share of the other clips' rationales that hold the same sentence, mean over sentences",
         "Templates that do not depend on the clip: list the most frequent sentences; run the modality ablation.",
     ),
+    "template_sentences": Check(
+        None,
+        0.5,
+        "share of the other clips' rationales with the same answer that hold the same sentence, mean over sentences",
+        "A template per class: read the rationales of one class beside its clips; run the modality ablation.",
+    ),
+    "template_rationales": Check(
+        None,
+        0.5,
+        "share of the other clips' rationales with the same answer that are the same, mean over rationales; 1 over it "
+        "is the effective number of different rationales per answer",
+        "A rationale per class, whatever the clip: as template_sentences.",
+    ),
+    "repeated_tags": Check(
+        None,
+        0.05,
+        "share of completions with a tag more than once",
+        "Two rationales or two answers, of which the published reading takes the first: set model.strict to true.",
+    ),
+    "negated_sentences": Check(
+        None,
+        0.4,
+        "share of the sentences with an emotion, as the verifier reads it, that hold a negation",
+        "The verifier may read `not angry` as anger: read these sentences, and what a judge says of them.",
+    ),
     "reward_length": Check(
         -0.5,
         0.5,
@@ -247,4 +272,5 @@ def predicted_rationale(prediction: Prediction) -> Rationale:
         reward=sum(reward for reward in rewards if reward is not None),
         length=count_words(sentences),
         judged=prediction.judged,
+        completion=prediction.completion,
     )

@@ -20,7 +20,7 @@ Normalise = Literal["sum", "per_reward"]
 def fill_missing(values: Tensor, group_size: int) -> Tensor:
     """A reward with nothing missing: NaN becomes the mean of the group's other completions, 0 where there is none.
 
-    So a completion without this reward is neither better nor worse by it.
+    So a completion without this reward is neither better nor worse by it (decision 47).
 
     Args:
         values: what a reward gave, `[B·G]`.

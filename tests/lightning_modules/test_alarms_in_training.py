@@ -49,7 +49,7 @@ def say(module: GRPOModule, monkeypatch: pytest.MonkeyPatch, *steps: Sequence[st
     """Let the policy seem to say given completions, over and over; one list per rollout or evaluated batch."""
     left = list(steps)
 
-    def read(texts: list[str]) -> list:
+    def read(texts: list[str], strict: bool = False) -> list:
         said = left.pop(0)
         return [read_response(said[i % len(said)], DFEW_TAXONOMY) for i in range(len(texts))]
 
@@ -191,7 +191,7 @@ def one_thread():
 def test_processes_are_pooled(make_grpo: Make, fit: Fit, make_clip: Callable[..., Clip], tmp_path: Path) -> None:
     """Process 1 has no clip: the values are those of process 0, on both."""
     module = make_grpo()
-    module.read = lambda texts: [read_response(HACKED, DFEW_TAXONOMY) for _ in texts]
+    module.read = lambda texts, strict=False: [read_response(HACKED, DFEW_TAXONOMY) for _ in texts]
     batches = [collate([make_clip(0), make_clip(1)]), collate([make_clip(2, failure="empty")], drop_failures=True)]
     fit(
         module,

@@ -37,7 +37,7 @@ Make, Fit = Callable[..., GRPOModule], Callable[..., Trainer]
 def speaking(module: GRPOModule) -> GRPOModule:
     """The module, whose completions are read as rationales: random weights never write one."""
     text = "<think>The man frowns hard. He shouts in a loud voice.</think><answer>angry</answer>"
-    module.read = lambda texts: [read_response(text + "." * (len(t) % 5), DFEW_TAXONOMY) for t in texts]
+    module.read = lambda texts, strict=False: [read_response(text + "." * (len(t) % 5), DFEW_TAXONOMY) for t in texts]
     return module
 
 

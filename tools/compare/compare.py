@@ -15,7 +15,7 @@ from datamodules.emotions import members
 from datamodules.files.writing import require_directory, write_json
 from datamodules.synthetic.truth import ClipTruth, read_truth
 from lightning_modules.metrics.claims import FIGURES, clip_counts, prediction_truths, run_grounding
-from lightning_modules.metrics.intervals import LEVEL, RATES, bootstrap_rates
+from lightning_modules.metrics.intervals import LEVEL, RATES, rate_intervals
 from lightning_modules.metrics.paired import Comparison, PairedRate, compare_runs
 from lightning_modules.metrics.paired_grounding import compare_grounding
 from lightning_modules.metrics.predictions import Prediction, PredictionFile, joint_ids, read_predictions
@@ -52,7 +52,7 @@ def compare(
         intersect: leave clips that some file lacks out, instead of refusing the files.
         allow_different_judges: compare EEA, EPC and FCR of runs whose judges have different names, for instance because
             each run has its own file of the same judge's verdicts.
-        num_resamples: bootstrap resamples.
+        num_resamples: bootstrap resamples of the intervals of claims, with `truth`; the others need none.
         seed: of the resamples; the same seed gives the same intervals.
         truth: the synthetic.json of the generated corpus that the clips come from: how much of what the rationales
             claim is true of the clips is compared, too.
@@ -77,7 +77,7 @@ def compare(
     comparisons, judge_notes = {}, {}
     for name in track(names[1:], description="Comparing runs"):
         judged, judge_notes[name] = _judging(files, first, name, allow_different_judges)
-        comparisons[name] = compare_runs(runs[first], runs[name], files[first].taxonomy, judged, num_resamples, seed)
+        comparisons[name] = compare_runs(runs[first], runs[name], files[first].taxonomy, judged)
         if not comparisons[name].overall:
             reasons = " ".join(notes + judge_notes[name])
             raise ValueError(f"Nothing can be compared between {first} and {name}. {reasons}")
@@ -95,7 +95,7 @@ def compare(
         "seed": seed,
         "notes": notes,
         "runs": {
-            name: _run(file, runs[name], dropped[file.path], num_resamples, seed)
+            name: _run(file, runs[name], dropped[file.path])
             | _grounding(runs[name], truths.get(name), file.judge is not None)
             for name, file in files.items()
         },
@@ -121,11 +121,8 @@ def _checked_baseline(predictions: Mapping[str, str], output: str, baseline: str
     return first
 
 
-def _run(
-    file: PredictionFile, clips: Sequence[Prediction], dropped: int, num_resamples: int, seed: int
-) -> dict[str, Any]:
-    judged = file.judge is not None
-    rates = bootstrap_rates(clips, file.taxonomy, num_resamples, seed, judged)
+def _run(file: PredictionFile, clips: Sequence[Prediction], dropped: int) -> dict[str, Any]:
+    rates = rate_intervals(clips, file.taxonomy, judged=file.judge is not None)
     return {
         "path": str(file.path),
         "judge": file.judge,
@@ -192,8 +189,8 @@ def _print(
             console.print(f"[bold yellow]Warning:[/] {escape(note)}")
         console.print(_table(comparison, first, name))
     console.print(
-        "Percent; changes in percentage points, with their 95 % interval (paired bootstrap over clips); * excludes 0.\n"
-        "won/lost: clips that count in one of the two runs only. p: McNemar's exact test of these; Holm: p adjusted "
+        "Percent; changes in percentage points, with their 95 % interval over clips; * excludes 0.\n"
+        "won/lost: clips that count in one of the two runs only. p: McNemar's test of these; Holm: p adjusted "
         "over the classes.",
         markup=False,
     )
@@ -275,8 +272,5 @@ def _draw(comparisons: Mapping[str, Comparison], first: str, file: Path) -> None
         if any(rows.values()):
             panels[f"{_heading(rate)} per class (clips)"] = rows
     num_clips = next(iter(comparisons.values())).num_clips
-    title = (
-        f"Difference to {first}, {num_clips} clips, percentage points\n"
-        "95 % interval (paired bootstrap); filled: excludes 0"
-    )
+    title = f"Difference to {first}, {num_clips} clips, percentage points\n95 % interval over clips; filled: excludes 0"
     draw_forest(panels, title, file)

@@ -11,12 +11,10 @@ from datamodules.rationale import read_response
 from datamodules.synthetic.truth import ClipTruth
 from lightning_modules.coherence import relation
 from lightning_modules.metrics.claims import FIGURES, run_grounding, sentence_support
-from lightning_modules.metrics.intervals import LEVEL, RATES, bootstrap_rates
+from lightning_modules.metrics.intervals import LEVEL, RATES, rate_intervals
 from lightning_modules.metrics.predictions import INVALID, UNKNOWN, PredictedSentence, Prediction, PredictionFile
 from lightning_modules.metrics.reward_hacking import prediction_alarms
 from tools.report.media import ClipMedia
-
-NUM_RESAMPLES = 2000
 
 _SHOWN_LABELS = 6
 """The verifier's most probable labels of a sentence that the page shows, beside its label set and the target's."""
@@ -99,7 +97,7 @@ def page_data(
             "labels": {emotion: VERIFIER_LABELS[emotion] for emotion in taxonomy.classes},
         },
         "colours": {"relations": RELATIONS, "symbols": SYMBOLS, "emotions": EMOTIONS},
-        "intervals": f"below them {100 * LEVEL:.0f} % intervals (percentile bootstrap over clips).",
+        "intervals": f"below them {100 * LEVEL:.0f} % intervals over clips (score intervals).",
         "notes": _notes(media),
         "grounding": FIGURES,
         "runs": [_run_data(run, truths) for run in runs],
@@ -122,7 +120,7 @@ def _notes(media: Mapping[str, ClipMedia]) -> list[str]:
 
 def _run_data(run: Run, truths: Mapping[str, ClipTruth] | None) -> dict[str, Any]:
     predictions, taxonomy, judge = run.file.predictions, run.file.taxonomy, run.file.judge
-    rates = bootstrap_rates(predictions, taxonomy, NUM_RESAMPLES)
+    rates = rate_intervals(predictions, taxonomy)
     known = None if truths is None else [truths[prediction.id] for prediction in predictions]
     return {
         "name": run.name,

@@ -17,11 +17,10 @@ from lightning_modules.metrics.calibration import (
     NUM_BINS,
     calibration_error,
     reliability_counts,
-    wilson_interval,
 )
 from lightning_modules.metrics.counts import joint_counts
 from lightning_modules.metrics.emotion_report import emotion_report
-from lightning_modules.metrics.paired import exact_mcnemar
+from lightning_modules.metrics.intervals import wilson
 from lightning_modules.metrics.rationale_statistics import spearman
 from lightning_modules.metrics.recognition import unweighted_average_recall, weighted_average_recall
 from lightning_modules.metrics.sentences import SentenceLabelReport
@@ -138,19 +137,4 @@ def test_rank_correlation() -> None:
 )
 def test_wilson_interval(part: int, whole: int, low: float, high: float) -> None:
     """`scipy.stats.binomtest(part, whole).proportion_ci(0.95, "wilson")`."""
-    assert wilson_interval(part, whole) == pytest.approx([low, high], abs=1e-8)
-
-
-@pytest.mark.parametrize(
-    ("gained", "lost", "p_value"),
-    [
-        (1, 9, 0.021484375),
-        (310, 390, 0.0028012501445072646),
-        (5, 5, 1.0),
-        (0, 5, 0.0625),
-        (40, 71, 0.004195534185394861),
-    ],
-)
-def test_exact_mcnemar(gained: int, lost: int, p_value: float) -> None:
-    """`scipy.stats.binomtest(gained, gained + lost).pvalue`."""
-    assert exact_mcnemar(gained, lost) == pytest.approx(p_value, rel=1e-10)
+    assert wilson(part, whole) == pytest.approx([low, high], abs=1e-8)

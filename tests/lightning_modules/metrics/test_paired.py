@@ -1,16 +1,15 @@
-"""Two runs over the same clips: differences against slow loops, tests against numbers computed by hand."""
+"""Two runs over the same clips: differences and tests against numbers computed by hand and by trying."""
 
 import random
 from dataclasses import replace
 from itertools import product
-from math import comb
 
 import numpy as np
 import pytest
 
 from datamodules.emotions import DFEW_TAXONOMY, MAFW_TAXONOMY
-from lightning_modules.metrics.intervals import RATES, Interval, bootstrap_rates, clip_outcomes
-from lightning_modules.metrics.paired import compare_runs, exact_mcnemar, holm
+from lightning_modules.metrics.intervals import RATES, rate_intervals
+from lightning_modules.metrics.paired import compare_runs, holm, mcnemar, score_interval, uar_difference
 from lightning_modules.metrics.predictions import Prediction
 
 pytestmark = pytest.mark.numerics
@@ -36,32 +35,42 @@ def run_of(right: dict[str, str]) -> list[Prediction]:
     return [clip(i, emotion, emotion if own else None) for i, (emotion, own) in enumerate(clips)]
 
 
-@pytest.mark.parametrize(
-    ("gained", "lost", "p_value"),
-    [
-        (1, 9, 2 * (1 + 10) / 1024),  # 0.021484375
-        (9, 1, 0.021484375),
-        (0, 0, 1.0),
-        (5, 5, 1.0),
-        (0, 5, 2 / 32),
-        (4, 0, 2 / 16),
-        (2, 6, 2 * (1 + 8 + 28) / 256),
-    ],
-)
-def test_exact_mcnemar_by_hand(gained: int, lost: int, p_value: float) -> None:
-    assert exact_mcnemar(gained, lost) == p_value
+def test_mcnemar_by_hand() -> None:
+    # z = 8 / √10 and 3 / √9; of a normal distribution 0.27 % lies beyond ±3.
+    assert mcnemar(9, 1) == mcnemar(1, 9) == pytest.approx(0.011412, abs=1e-6)
+    assert mcnemar(6, 3) == pytest.approx(0.317311, abs=1e-6)  # z = 1
+    assert mcnemar(0, 0) == mcnemar(5, 5) == 1.0
 
 
-def test_exact_mcnemar_of_many_clips() -> None:
-    every_outcome = sum(comb(700, k) for k in range(701) if comb(700, k) <= comb(700, 310))
-    assert exact_mcnemar(310, 390) == pytest.approx(every_outcome / 2**700, rel=1e-12)
-    assert 0 <= exact_mcnemar(0, 5000) < 1e-300
+def likeliest_lost(gained: int, lost: int, count: int, difference: float) -> float:
+    """Share of clips lost that makes the counts likeliest among those of a difference, by trying them all."""
+    shares = np.linspace(max(0.0, -difference) + 1e-9, (1 - difference) / 2 - 1e-9, 200_001)
+    likelihood = gained * np.log(shares + difference) + lost * np.log(shares)
+    likelihood += (count - gained - lost) * np.log1p(-2 * shares - difference)
+    return float(shares[likelihood.argmax()])
 
 
-def test_exact_mcnemar_counts_what_chance_does() -> None:
-    """All 2^6 ways in which six clips can differ: those at least as one-sided as 5 to 1."""
-    extreme = [ways for ways in product([0, 1], repeat=6) if sum(ways) in (0, 1, 5, 6)]
-    assert exact_mcnemar(5, 1) == len(extreme) / 64
+@pytest.mark.parametrize(("gained", "lost", "count"), [(7, 1, 21), (30, 22, 322), (3, 5, 50)])
+def test_at_the_ends_the_score_is_z(gained: int, lost: int, count: int) -> None:
+    for end, z in zip(score_interval(gained, lost, count), (1.959964, -1.959964), strict=True):
+        q = likeliest_lost(gained, lost, count, end)
+        score = (gained - lost - count * end) / (count * (2 * q + end - end**2)) ** 0.5
+        assert score == pytest.approx(z, abs=1e-3)
+
+
+def test_interval_and_test_agree() -> None:
+    for gained, lost in product(range(40), repeat=2):
+        low, high = score_interval(gained, lost, 100)
+        assert (low > 0 or high < 0) == (mcnemar(gained, lost) < 0.05), (gained, lost)
+        assert low <= (gained - lost) / 100 <= high
+
+
+def test_a_run_that_gains_what_it_loses_has_a_symmetric_interval() -> None:
+    low, high = score_interval(6, 6, 50)
+    assert low == pytest.approx(-high, abs=1e-12) and 0.1 < high < 0.2
+    low, high = score_interval(0, 0, 50)
+    assert -0.08 < low < 0 < high < 0.08, "no clip differs of fifty: a difference of a few percent remains possible"
+    assert score_interval(50, 0, 50)[1] == pytest.approx(1.0)
 
 
 def test_holm_by_hand() -> None:
@@ -72,37 +81,37 @@ def test_holm_by_hand() -> None:
 
 def test_a_run_does_not_differ_from_itself() -> None:
     run = random_run(90, 0.6, seed=0)
-    comparison = compare_runs(run, run, DFEW_TAXONOMY, judged=True, num_resamples=500)
+    comparison = compare_runs(run, run, DFEW_TAXONOMY, judged=True)
     sections = [comparison.overall, *(own.rates for own in comparison.per_class.values())]
     assert list(comparison.overall) == list(RATES) and len(sections) == 4
     for paired in (paired for rates in sections for paired in rates.values()):
-        assert paired.difference == Interval(0.0, 0.0, 0.0) and not paired.difference.excludes_zero
+        assert paired.difference.value == 0 and not paired.difference.excludes_zero
         assert paired.test is None or (paired.test.gained, paired.test.lost, paired.test.p_value) == (0, 0, 1.0)
 
 
 def test_per_class_by_hand() -> None:
     before = run_of({"happiness": "0000011111", "fear": "1100"})
     after = run_of({"happiness": "1111111110", "fear": "1000"})
-    comparison = compare_runs(before, after, DFEW_TAXONOMY, judged=False, num_resamples=200)
+    comparison = compare_runs(before, after, DFEW_TAXONOMY, judged=False)
     assert list(comparison.overall) == ["war", "uar"]
     war, uar = comparison.overall["war"], comparison.overall["uar"]
     assert (war.baseline, war.other, war.difference.value) == (7 / 14, 10 / 14, 10 / 14 - 7 / 14)
     assert war.test is not None and (war.test.gained, war.test.lost, war.test.p_holm) == (5, 2, None)
-    assert war.test.p_value == 2 * (1 + 7 + 21) / 128
+    assert war.test.p_value == mcnemar(5, 2)
     assert uar.test is None and uar.difference.value == pytest.approx((0.9 + 0.25) / 2 - 0.5)
     assert {emotion: own.num_clips for emotion, own in comparison.per_class.items()} == {"happiness": 10, "fear": 4}
     joy, fear = (comparison.per_class[emotion].rates["recall"] for emotion in ("happiness", "fear"))
     assert (joy.baseline, joy.other, fear.baseline, fear.other) == (0.5, 0.9, 0.5, 0.25)
     assert joy.test is not None and fear.test is not None
-    assert (joy.test.gained, joy.test.lost, joy.test.p_value) == (5, 1, 14 / 64)
-    assert (fear.test.gained, fear.test.lost, fear.test.p_value) == (0, 1, 1.0)
-    assert (joy.test.p_holm, fear.test.p_holm) == (28 / 64, 1.0)
+    assert (joy.test.gained, joy.test.lost, joy.test.p_value) == (5, 1, mcnemar(5, 1))
+    assert (fear.test.gained, fear.test.lost, fear.test.p_value) == (0, 1, mcnemar(0, 1))
+    assert (joy.test.p_holm, fear.test.p_holm) == (2 * mcnemar(5, 1), mcnemar(0, 1))
 
 
 def test_judged_rates_of_one_class_by_hand() -> None:
     before = [clip(0, "fear", "fear", "anger"), clip(1, "fear", "anger", "anger"), clip(2, "fear", None, None)]
     after = [clip(0, "fear", "fear", "fear"), clip(1, "fear", "anger", "fear"), clip(2, "fear", None, None)]
-    rates = compare_runs(before, after, DFEW_TAXONOMY, judged=True, num_resamples=10).per_class["fear"].rates
+    rates = compare_runs(before, after, DFEW_TAXONOMY, judged=True).per_class["fear"].rates
     expected = {"recall": (1, 1, 0, 0), "eea": (0, 2, 2, 0), "epc": (1, 1, 1, 1), "fcr": (0, 1, 1, 0)}
     for rate, (hits_before, hits_after, gained, lost) in expected.items():
         paired = rates[rate]
@@ -110,37 +119,25 @@ def test_judged_rates_of_one_class_by_hand() -> None:
         assert paired.test is not None and (paired.test.gained, paired.test.lost) == (gained, lost)
 
 
-def test_differences_as_of_clips_drawn_one_by_one() -> None:
-    """Another computation: the same drawn clips for both runs, counted in a loop."""
-    before, after = random_run(120, 0.5, seed=1), random_run(120, 0.7, seed=2)
-    first, second = (clip_outcomes(run, DFEW_TAXONOMY, judged=True) for run in (before, after))
-    chance = np.random.default_rng(5)
-    samples = []
-    for _ in range(2000):
-        drawn = chance.integers(0, 120, 120)
-        one, two = first.take(drawn).values(), second.take(drawn).values()
-        samples.append({rate: two[rate] - one[rate] for rate in RATES})
-    comparison = compare_runs(before, after, DFEW_TAXONOMY, judged=True, num_resamples=20_000)
-    for rate in RATES:
-        low, high = np.percentile([sample[rate] for sample in samples], [2.5, 97.5])
-        assert comparison.overall[rate].difference.low == pytest.approx(low, abs=0.02)
-        assert comparison.overall[rate].difference.high == pytest.approx(high, abs=0.02)
+def test_uar_of_one_class_is_the_difference_of_its_shares() -> None:
+    ends = uar_difference(np.array([9]), np.array([4]), np.array([60]))
+    assert ends == pytest.approx(score_interval(9, 4, 60), abs=0.01)
 
 
 def test_what_is_hard_for_both_runs_cancels() -> None:
     """Runs that differ in 6 of 200 clips: a gain that their own intervals, which overlap, do not show."""
     before = run_of({"fear": "1" * 100 + "0" * 100})
     after = run_of({"fear": "1" * 106 + "0" * 94})
-    war = compare_runs(before, after, DFEW_TAXONOMY, judged=False, num_resamples=2000).overall["war"]
+    war = compare_runs(before, after, DFEW_TAXONOMY, judged=False).overall["war"]
     assert war.difference.excludes_zero
-    assert war.test is not None and war.test.p_value == 2 / 64
-    one, two = (bootstrap_rates(run, DFEW_TAXONOMY)["war"] for run in (before, after))
+    assert war.test is not None and war.test.p_value == mcnemar(6, 0)
+    one, two = (rate_intervals(run, DFEW_TAXONOMY)["war"] for run in (before, after))
     assert two.low < one.value < two.high
 
 
 def test_compound_targets_have_war_alone() -> None:
     before, after = ([clip(0, "anger_disgust", own, "anger"), clip(1, "fear", own)] for own in ("fear", "disgust"))
-    comparison = compare_runs(before, after, MAFW_TAXONOMY, judged=True, num_resamples=100)
+    comparison = compare_runs(before, after, MAFW_TAXONOMY, judged=True)
     assert list(comparison.overall) == ["war"] and comparison.per_class == {}
     war = comparison.overall["war"].test
     assert war is not None and (war.gained, war.lost) == (1, 1)

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 
-from lightning_modules.metrics.calibration import wilson_interval
 from lightning_modules.metrics.sentences import SentenceLabelReport
 
 pytestmark = pytest.mark.numerics
@@ -77,13 +76,6 @@ def test_calibration_by_hand():
     assert values["error"] == pytest.approx((above + 0.21 + (2 - 0.17)) / 16, abs=1e-6)
     # d: four decisions at 0.01, none true.
     assert report_of(slice(0, 4)).compute()["per_label"]["d"]["calibration_error"] == pytest.approx(0.01, abs=1e-6)
-
-
-def test_wilson_interval_by_hand():
-    # With z² = 3.8415: z² / (n + z²) bounds a share of 0; and (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n).
-    assert wilson_interval(0, 10) == pytest.approx([0, 3.8415 / 13.8415], abs=1e-4)
-    assert wilson_interval(10, 10) == pytest.approx([10 / 13.8415, 1], abs=1e-4)
-    assert wilson_interval(3, 10) == pytest.approx([0.1078, 0.6032], abs=1e-4)
 
 
 def test_confusion_by_hand():
