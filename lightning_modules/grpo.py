@@ -268,7 +268,7 @@ class GRPOModule(TrainablePolicyModule):
             return scored(rollout, rewarded, readings, reliances, self.normalise, self.normalise_std)
 
     def _reliances(self, rollout: Rollout) -> list[list[Reliance]]:
-        """What sentences rest on, by the reference: training cannot teach it what a reward likes."""
+        """What sentences rest on, by the reference: training cannot teach it what a reward likes (decision 49)."""
         assert self.reference is not None, "made in setup"
         sentences = [response.sentences for response in rollout.responses]
         return sentence_reliance(

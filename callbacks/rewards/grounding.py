@@ -23,7 +23,7 @@ class GroundingReward(Reward):
     The exact version counts claims about face and voice that are true, among all claims. It shows what could be had;
     no real corpus has such a truth.
 
-    A rationale that says nothing, or makes no claim, earns 0: silence is no way out.
+    A rationale that says nothing, or makes no claim, earns 0: silence is no way out (decision 50).
 
     Args:
         oracle: the synthetic.json of the generated corpus that is trained on; null for the estimate.
