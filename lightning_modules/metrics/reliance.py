@@ -42,4 +42,4 @@ class Reliance:
             num_emotions: equally frequent ones that a sentence could speak of: what rests on nothing is true of one in
                 so many clips.
         """
-        return min(1.0, math.exp(self.strongest) / num_emotions)
+        return math.exp(min(self.strongest - math.log(num_emotions), 0.0))

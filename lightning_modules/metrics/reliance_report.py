@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_auroc
+from torchmetrics.utilities import dim_zero_cat
 
 from datamodules.synthetic.grammar import sentence_claims
 from datamodules.synthetic.truth import ClipTruth
@@ -32,13 +33,12 @@ class RelianceReport(Metric):
 
     is_differentiable = False
     full_state_update = False
-    nats: list[Tensor]
-    claims: list[Tensor]
+    rows: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("nats", [], dist_reduce_fx="cat")
-        self.add_state("claims", [], dist_reduce_fx="cat")
+        # Flat, in the type of an empty state: a process without a sentence joins in with nothing.
+        self.add_state("rows", [], dist_reduce_fx="cat")
 
     def update(
         self,
@@ -55,19 +55,20 @@ class RelianceReport(Metric):
         """
         for row, (said, own) in enumerate(zip(sentences, reliances, strict=True)):
             for sentence, reliance in zip(said, own, strict=True):
-                values = [getattr(reliance, name) for name in get_args(Evidence)]
-                self.nats.append(torch.tensor([[math.nan if v is None else v for v in values]], dtype=torch.float64))
-                truth = None if truths is None else truths[row]
-                self.claims.append(torch.tensor([_claim(sentence, truth)], dtype=torch.long))
+                nats = [getattr(reliance, name) for name in get_args(Evidence)]
+                claim = _claim(sentence, None if truths is None else truths[row])
+                values = [*(math.nan if own is None else own for own in nats), *claim]
+                self.rows.append(torch.tensor(values, device=self.device))
 
     def compute(self) -> dict[str, Any]:
         """`num_sentences`, `pictures`, `sound`, `both`, `neither`, and `auc_face`, `auc_voice` and `auc`.
 
         A figure that cannot be computed is None.
         """
-        nats, claims = (_joined(state) for state in (self.nats, self.claims))
-        if nats is None or claims is None:
+        if not len(self.rows):
             return {"num_sentences": 0, **dict.fromkeys((*get_args(Evidence), "neither", *_AUCS))}
+        rows = dim_zero_cat(self.rows).cpu().view(-1, len(get_args(Evidence)) + 2)
+        nats, claims = rows[:, :-2].double(), rows[:, -2:].long()
         strongest = nats[:, :2].nan_to_num(-math.inf).amax(dim=1)
         judged = [(nats[:, channel], claims[:, 0] == channel) for channel in range(len(_CHANNELS))]
         judged.append((strongest, claims[:, 0] >= 0))
@@ -86,13 +87,6 @@ def _claim(sentence: str, truth: ClipTruth | None) -> list[int]:
     if truth is None or len(claims) != 1 or claims[0][0] not in _CHANNELS:
         return [-1, -1]
     return [_CHANNELS.index(claims[0][0]), int(bool(truth.supports(claims[0])))]
-
-
-def _joined(state: list[Tensor] | Tensor) -> Tensor | None:
-    """A state of a metric, which several processes leave joined."""
-    if isinstance(state, Tensor):
-        return state
-    return torch.cat(state) if state else None
 
 
 def _auc(scores: Tensor, claims: Tensor, chosen: Tensor) -> float | None:

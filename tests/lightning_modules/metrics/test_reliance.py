@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torchmetrics.utilities import dim_zero_cat
 
 from datamodules.synthetic.truth import ClipTruth
 from lightning_modules.metrics.reliance import Reliance
@@ -35,7 +36,9 @@ def test_belief_is_the_chance_of_one_emotion_in_so_many_times_what_the_clip_adds
     assert Reliance(0.0, -3.0).belief(7) == pytest.approx(1 / 7), "what suits every clip"
     assert Reliance(-3.0, math.log(3.5)).belief(7) == pytest.approx(0.5), "by what it rests on most"
     assert Reliance(50.0).belief(7) == 1.0
+    assert Reliance(1e6).belief(7) == 1.0
     assert Reliance(sound=-50.0).belief(7) == pytest.approx(0.0)
+    assert Reliance(sound=-math.inf).belief(7) == 0.0
 
 
 def test_figures_by_hand() -> None:
@@ -43,7 +46,7 @@ def test_figures_by_hand() -> None:
     said = [[FACE_ANGER, FACE_FEAR, BODY], [VOICE_ANGER, FACE_ANGER, SCENE], [VOICE_SADNESS, f"{FACE_FEAR} {BODY}"]]
     # Of the face by the pictures: 0.5 and 1.5 are untrue, 1.0 is true. The sound has to play no part in it.
     values = [
-        [Reliance(0.5, 9.0, 1.0), Reliance(1.0, 0.0, 1.0), Reliance(0.1, 0.1, 0.0)],
+        [Reliance(0.5, 9.0, 1.0), Reliance(1.0, 0.0, 1.0), Reliance(0.05, 0.05, 0.0)],
         [Reliance(0.0, 20.0, 3.0), Reliance(1.5, -2.0, 1.0), Reliance(-1.0, -1.0, -1.0)],
         [Reliance(0.0, 10.0, 2.0), Reliance(5.0, 5.0, 5.0)],
     ]
@@ -51,12 +54,25 @@ def test_figures_by_hand() -> None:
     report.update(said[2:], values[2:], [TRUTH])
     figures = report.compute()
     assert (figures["num_sentences"], figures["neither"]) == (8, 2 / 8)
-    assert figures["pictures"] == pytest.approx((0.5 + 1 + 0.1 + 0 + 1.5 - 1 + 0 + 5) / 8)
+    assert figures["pictures"] == pytest.approx((0.5 + 1 + 0.05 + 0 + 1.5 - 1 + 0 + 5) / 8)
     assert figures["both"] == pytest.approx(12 / 8)
     assert figures["auc_face"] == pytest.approx(0.5), "above one of two untrue claims"
     assert figures["auc_voice"] == 1.0, "20 nats and 10 are not the same"
     # True: 1.0, 20.0; untrue: 9.0, 1.5, 10.0.
     assert figures["auc"] == pytest.approx(3 / 6)
+
+
+def test_processes_count_the_sentences_of_all() -> None:
+    both, first, second, silent = (RelianceReport() for _ in range(4))
+    halves = [([[FACE_ANGER]], [[Reliance(0.5, 9.0, 1.0)]]), ([[FACE_FEAR], []], [[Reliance(1.0, 0.0, 1.0)], []])]
+    for own, half in zip((first, second), halves, strict=True):
+        own.update(*half, [TRUTH] * 2)
+        both.update(*half, [TRUTH] * 2)
+    silent.update([[]], [[]])
+    others = [dim_zero_cat(second.rows), torch.tensor([], dtype=silent.dtype)]
+    first.sync(dist_sync_fn=lambda own, group=None: [own, *others], distributed_available=lambda: True)
+    first._to_sync = False
+    assert first.compute() == both.compute()
 
 
 def test_figures_that_cannot_be_had_are_none() -> None:
