@@ -11,7 +11,7 @@ _LEGEND = (
     f"**{SYMBOLS['contradicting']}** another emotion."
 )
 
-_RELIANCE = "In brackets: what pictures and sound add to a sentence's log-probability, beside those of other clips."
+_RELIANCE = "With a sign: what pictures and sound add to a sentence's log-probability, beside those of other clips."
 
 
 def escaped(text: str) -> str:
@@ -34,7 +34,7 @@ def _reliance(sentence: ShownSentence) -> str:
         return ""
     nats = {"pictures": sentence.reliance.pictures, "sound": sentence.reliance.sound}
     shown = ", ".join(f"{name} {value:+.1f}" for name, value in nats.items() if value is not None)
-    return f" [{shown}]"
+    return f" ({shown})"
 
 
 def marked_rationale(completion: ShownCompletion) -> str:
