@@ -45,12 +45,6 @@ def sentence_support(sentence: str, truth: ClipTruth) -> Support | None:
     return "untrue" if False in supports else "unsupported" if None in supports else "true"
 
 
-def true_share(sentences: Sequence[str], truth: ClipTruth) -> float:
-    """Of a rationale's claims, those that are true; 0 where it makes none."""
-    claims = [claim for sentence in sentences for claim in sentence_claims(sentence)]
-    return sum(truth.supports(claim) is True for claim in claims) / max(len(claims), 1)
-
-
 def claim_counts(sentences: Sequence[str], truth: ClipTruth, faithful: bool | None) -> Counts:
     """What one clip adds to each figure, int64 `[F, 2]`.
 
