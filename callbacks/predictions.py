@@ -12,6 +12,7 @@ from datamodules.rationale import Response
 from lightning_modules.coherence import explanation_score
 from lightning_modules.emotion_verifier import SentenceReading
 from lightning_modules.metrics.predictions import PredictedSentence, Prediction
+from lightning_modules.metrics.reliance import Reliance
 from lightning_modules.policy import Evaluation
 
 
@@ -21,6 +22,7 @@ def score_responses(
     targets: Sequence[str | None],
     readings: Sequence[Sequence[SentenceReading]] | None,
     verdicts: Sequence[str | None] | None,
+    reliances: Sequence[Sequence[Reliance]] | None = None,
 ) -> list[Prediction]:
     """Completions with their rewards before weighting.
 
@@ -31,9 +33,12 @@ def score_responses(
         readings: what the verifier read in each completion's sentences. None without a verifier: then `explanation`
             and the sentences' `emotions` and `probabilities` are None.
         verdicts: the judge's emotion of each rationale; None where its reply is invalid. None without a judge.
+        reliances: what each completion's sentences rest on; None where that was not measured.
     """
     judged: Sequence[str | None] = [None] * len(responses) if verdicts is None else verdicts
     read: Sequence[Sequence[SentenceReading] | None] = [None] * len(responses) if readings is None else readings
+    rested: Sequence[Sequence[Reliance] | None] = [None] * len(responses) if reliances is None else reliances
+    clips = zip(ids, responses, targets, read, judged, rested, strict=True)
     return [
         Prediction(
             id=identifier,
@@ -44,17 +49,19 @@ def score_responses(
             explanation=(
                 None if target is None or own is None else explanation_score([one.emotions for one in own], target)
             ),
-            sentences=_sentences(response, own),
+            sentences=_sentences(response, own, reliance),
             judged=verdict,
         )
-        for identifier, response, target, own, verdict in zip(ids, responses, targets, read, judged, strict=True)
+        for identifier, response, target, own, verdict, reliance in clips
     ]
 
 
 def score_evaluation(evaluation: Evaluation) -> list[Prediction]:
     """The clips of an evaluated batch, with corpus, file, completion and why a clip could not be decoded."""
     batch, responses = evaluation.batch, evaluation.responses
-    scored = score_responses(batch.ids, responses, batch.targets, evaluation.readings, evaluation.verdicts)
+    scored = score_responses(
+        batch.ids, responses, batch.targets, evaluation.readings, evaluation.verdicts, evaluation.reliances
+    )
     return [
         replace(
             prediction,
@@ -67,12 +74,19 @@ def score_evaluation(evaluation: Evaluation) -> list[Prediction]:
     ]
 
 
-def _sentences(response: Response, readings: Sequence[SentenceReading] | None) -> tuple[PredictedSentence, ...]:
+def _sentences(
+    response: Response, readings: Sequence[SentenceReading] | None, reliances: Sequence[Reliance] | None
+) -> tuple[PredictedSentence, ...]:
+    rested: Sequence[Reliance | None] = [None] * len(response.sentences) if reliances is None else reliances
     if readings is None:
-        return tuple(PredictedSentence(sentence) for sentence in response.sentences)
+        pairs = zip(response.sentences, rested, strict=True)
+        return tuple(PredictedSentence(sentence, reliance=reliance) for sentence, reliance in pairs)
     return tuple(
         PredictedSentence(
-            reading.text, reading.emotions, dict(zip(reading.labels, reading.probabilities.tolist(), strict=True))
+            reading.text,
+            reading.emotions,
+            dict(zip(reading.labels, reading.probabilities.tolist(), strict=True)),
+            reliance,
         )
-        for reading in readings
+        for reading, reliance in zip(readings, rested, strict=True)
     )

@@ -35,6 +35,10 @@ class RLCallback(Callback, Rewarder):
     def needs_verifier(self) -> bool:
         return any(reward.needs_verifier for reward in self.rewards)
 
+    @property
+    def num_others(self) -> int:
+        return max(reward.num_others for reward in self.rewards)
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(pl_module, GRPOModule):
             raise ValueError(f"RLCallback works with GRPOModule, got {type(pl_module).__name__}.")

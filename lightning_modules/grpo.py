@@ -22,7 +22,9 @@ from datamodules.emotions import TaxonomyName
 from datamodules.rationale import Response
 from lightning_modules.backbones.interface import Backbone, Completions, Percept, Sampling, Scores, SharedPrompt
 from lightning_modules.global_batch import GlobalBatch
+from lightning_modules.metrics.reliance import Reliance
 from lightning_modules.processes import Tally, sum_over_processes
+from lightning_modules.reliance import other_clips, sentence_reliance
 from lightning_modules.rl.advantages import Normalise
 from lightning_modules.rl.experience import Experience, PolicyUpdate, Rollout, UniformGroups, group_rows
 from lightning_modules.rl.losses import Denominator, Importance, grpo_loss
@@ -152,7 +154,8 @@ class GRPOModule(TrainablePolicyModule):
                 "Stage 3 does not run under DeepSpeed, which exchanges gradients in each backward pass, of which "
                 "processes make different numbers. Use configs/trainer/fsdp2.yaml."
             )
-        if stage == "fit" and self.beta > 0 and self.reference is None:
+        needs_reference = stage == "fit" and (self.beta > 0 or self.rewarder.num_others > 0)
+        if needs_reference and self.reference is None:
             # Before a checkpoint is restored: the reference is the policy that the run started from. Where weights are
             # sharded, it is filled from the shards, as whole copies for all processes of a node may not fit into it.
             self.reference = self.backbone.reference(empty=shard_mesh(self.trainer.strategy) is not None)
@@ -193,7 +196,8 @@ class GRPOModule(TrainablePolicyModule):
             return None
         self.seed_step(batch_idx)
         experience, tally = None, Tally()
-        with gathered(self.shards):
+        # The reference only where it takes part in the rewards: every process gathers the same.
+        with gathered(self.shards, self.reference_shards if self.rewarder.num_others else None):
             if len(batch):
                 experience = self._explore(batch, tally)
         # Groups without spread teach nothing: under "keep" they still pull the policy towards the reference.
@@ -239,7 +243,9 @@ class GRPOModule(TrainablePolicyModule):
         with self.meter.phase("encode"):
             percept = self.perceive(batch)
         targets = [target for target in batch.targets if target is not None for _ in range(self.group_size)]
-        return Rollout(batch, percept, *self._sample(batch, percept), targets)
+        num_others = self.rewarder.num_others
+        others = other_clips(percept, num_others) if num_others else []
+        return Rollout(batch, percept, *self._sample(batch, percept), targets, others)
 
     def _sample(self, batch: ClipBatch, percept: Percept) -> tuple[Completions, list[Response]]:
         parts = []
@@ -257,8 +263,17 @@ class GRPOModule(TrainablePolicyModule):
         """The rewards of a rollout, and how each completion compares with its group."""
         with self.meter.phase("score"):
             readings = self.read_sentences(rollout.responses) if self.rewarder.needs_verifier else None
-            rewarded = self.rewarder.reward(reward_input(self, rollout, readings))
-            return scored(rollout, rewarded, readings, self.normalise, self.normalise_std)
+            reliances = self._reliances(rollout) if rollout.others else None
+            rewarded = self.rewarder.reward(reward_input(self, rollout, readings, reliances))
+            return scored(rollout, rewarded, readings, reliances, self.normalise, self.normalise_std)
+
+    def _reliances(self, rollout: Rollout) -> list[list[Reliance]]:
+        """What sentences rest on, by the reference: training cannot teach it what a reward likes (decision 49)."""
+        assert self.reference is not None, "made in setup"
+        sentences = [response.sentences for response in rollout.responses]
+        return sentence_reliance(
+            self.reference, rollout.batch, rollout.percept, rollout.others, sentences, size=self.micro_batch_size
+        )
 
     @torch.no_grad()
     def _resample(self, experience: Experience) -> tuple[Experience, int]:

@@ -23,10 +23,17 @@ from lightning_modules.judges.verifier_judge import verifier_judge_name, verifie
 from lightning_modules.metrics.claims import match_truth
 from lightning_modules.metrics.emotion_report import EmotionReport
 from lightning_modules.metrics.grounding import Grounding
+from lightning_modules.metrics.reliance import Reliance
+from lightning_modules.metrics.reliance_report import RelianceReport
 from lightning_modules.protocol import Protocol
+from lightning_modules.reliance import other_clips, sentence_reliance
 
 EVALUATION_SAMPLING = Sampling(max_new_tokens=512, temperature=0.3, top_p=0.9)
 """How the paper's released code decodes in evaluation."""
+
+
+NUM_OTHERS = 8
+"""Clips of the batch that each clip's sentences are held against, in evaluation."""
 
 
 def check_sampled(completions: Completions, ids: list[str]) -> None:
@@ -57,12 +64,14 @@ class Evaluation:
         responses: one per clip; empty text for a clip that could not be decoded.
         readings: the verifier's reading of each response's sentences, or None without a verifier.
         verdicts: the judge's emotion of each rationale (None: invalid), or None without a judge.
+        reliances: what each response's sentences rest on, or None where nobody asked, or the batch has a single clip.
     """
 
     batch: ClipBatch
     responses: list[Response]
     readings: list[list[SentenceReading]] | None
     verdicts: list[str | None] | None
+    reliances: list[list[Reliance]] | None = None
 
 
 def num_silent(batch: ClipBatch) -> int:
@@ -86,6 +95,9 @@ class PolicyModule(LightningModule):
         truth: synthetic.json of the generated corpus that is tested: `test` then measures, too, how much of what the
             rationales claim is true of the clips.
         protocol: whose EEA, UAR and question to the judge: the paper's, or what its released code computes.
+        reliance: `test` and `predict` also measure what each sentence rests on: how much less probable it is with the
+            pictures, the sound or both of other clips of the batch (docs/analysis.md). True: as the policy finds; or
+            the backbone that is asked, such as the cold start, which no reward has taught to please.
 
     Raises:
         FileNotFoundError: no file at `truth`.
@@ -103,6 +115,7 @@ class PolicyModule(LightningModule):
         feature_cache: FeatureCache | None = None,
         truth: str | None = None,
         protocol: Protocol = "paper",
+        reliance: bool | Backbone = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -120,6 +133,10 @@ class PolicyModule(LightningModule):
         self.test_report = EmotionReport(self.taxonomy, self.judge_name, protocol)
         self.truth = None if truth is None else read_truth(truth)
         self.grounding = Grounding()
+        self.reliance_backbone = reliance if isinstance(reliance, Backbone) else backbone if reliance else None
+        if isinstance(reliance, Backbone):
+            reliance.set_trainable([])
+        self.reliance_report = RelianceReport()
         self.silent_clips = SumMetric()
         self.undecodable_clips = SumMetric()
 
@@ -176,13 +193,14 @@ class PolicyModule(LightningModule):
         return self.verifier.read_groups([response.sentences for response in responses])
 
     @torch.no_grad()
-    def evaluate(self, batch: ClipBatch, with_cache: bool = True) -> Evaluation:
+    def evaluate(self, batch: ClipBatch, with_cache: bool = True, with_reliance: bool = False) -> Evaluation:
         """Explain each clip of a batch once, without dropout.
 
         Args:
             batch: the clips.
             with_cache: take tower outputs from the feature cache and add to it, where there is one. False for clips
                 that are not those of the corpus, which would fill it.
+            with_reliance: also measure what the sentences rest on, where that is asked for and there are two clips.
         """
         with eval_mode(self.backbone):
             percept = self.perceive(batch) if with_cache else self.backbone.perceive(batch)
@@ -191,6 +209,7 @@ class PolicyModule(LightningModule):
         check_sampled(completions, batch.ids)
         texts = self.backbone.texts(completions)
         responses = self.read(["" if f else t for t, f in zip(texts, batch.failures, strict=True)])
+        reliances = self._rest(batch, percept, responses) if with_reliance else None
         readings = None if self.verifier is None else self.read_sentences(responses)
         verdicts = None
         if self.judge is not None:
@@ -198,19 +217,30 @@ class PolicyModule(LightningModule):
         elif readings is not None:
             # The default judge reads the same sentences with the same verifier: they are read already.
             verdicts = [verifier_verdict(reading, self.taxonomy) for reading in readings]
-        return Evaluation(batch, responses, readings, verdicts)
+        return Evaluation(batch, responses, readings, verdicts, reliances)
+
+    def _rest(self, batch: ClipBatch, percept: Percept, responses: list[Response]) -> list[list[Reliance]] | None:
+        judge = self.reliance_backbone
+        if judge is None or len(batch) < 2:
+            return None
+        with eval_mode(judge):
+            percept = percept if judge is self.backbone else judge.perceive(batch)
+            sentences = [response.sentences for response in responses]
+            return sentence_reliance(judge, batch, percept, other_clips(percept, NUM_OTHERS), sentences, with_both=True)
 
     def _update(self, report: EmotionReport, evaluation: Evaluation) -> None:
         predictions = [response.prediction for response in evaluation.responses]
         report.update_clips(predictions, evaluation.batch.targets, evaluation.verdicts)
 
     def _ground(self, evaluation: Evaluation) -> None:
-        if self.truth is None:
-            return
         batch, responses = evaluation.batch, evaluation.responses
-        truths = match_truth(zip(batch.ids, batch.media, batch.targets, strict=True), "test", self.truth)
-        predictions = [response.prediction for response in responses]
-        self.grounding.update([own.sentences for own in responses], truths, predictions, evaluation.verdicts)
+        sentences, truths = [own.sentences for own in responses], None
+        if self.truth is not None:
+            truths = match_truth(zip(batch.ids, batch.media, batch.targets, strict=True), "test", self.truth)
+            predictions = [response.prediction for response in responses]
+            self.grounding.update(sentences, truths, predictions, evaluation.verdicts)
+        if evaluation.reliances is not None:
+            self.reliance_report.update(sentences, evaluation.reliances, truths)
 
     def on_validation_epoch_start(self) -> None:
         self.validation_report.reset()
@@ -225,11 +255,12 @@ class PolicyModule(LightningModule):
 
     def on_test_epoch_start(self) -> None:
         # Not at the end: `metrics_report` is read after the test.
-        for metric in (self.test_report, self.grounding, self.silent_clips, self.undecodable_clips):
+        counts = (self.silent_clips, self.undecodable_clips)
+        for metric in (self.test_report, self.grounding, self.reliance_report, *counts):
             metric.reset()
 
     def test_step(self, batch: ClipBatch, batch_idx: int) -> Evaluation:
-        evaluation = self.evaluate(batch)
+        evaluation = self.evaluate(batch, with_reliance=True)
         self._update(self.test_report, evaluation)
         self._ground(evaluation)
         self.silent_clips.update(float(num_silent(batch)))
@@ -238,14 +269,16 @@ class PolicyModule(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._log_report(self.test_report, "test")
-        for name, figure in self._grounding_report().items():
-            if figure["value"] is not None:
-                self.log(f"test/{name}", figure["value"], sync_dist=True)
+        figures = {name: figure["value"] for name, figure in self._grounding_report().items()}
+        figures |= {f"reliance_{name}": value for name, value in self._reliance_figures().items()}
+        for name, value in figures.items():
+            if value is not None:
+                self.log(f"test/{name}", float(value), sync_dist=True)
         if isinstance(self.judge, PromptedJudge):
             self.print(self.judge.report())
 
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> Evaluation:
-        return self.evaluate(batch)
+        return self.evaluate(batch, with_reliance=True)
 
     def _log_report(self, report: EmotionReport, prefix: str) -> None:
         # The values are the same on every process; `sync_dist` says so to Lightning.
@@ -258,16 +291,21 @@ class PolicyModule(LightningModule):
     def _grounding_report(self) -> dict[str, Any]:
         return {} if self.truth is None else self.grounding.compute()
 
+    def _reliance_figures(self) -> dict[str, Any]:
+        return self.reliance_report.compute() if self.reliance_backbone is not None else {}
+
     def metrics_report(self) -> dict[str, Any]:
         """Metrics of the last test run, as written to `metrics.json`.
 
         Beside those of `score`: how many clips had no audio track (the model heard silence) or could not be decoded (a
-        wrong answer). With the truth about the clips, `grounding`: see `claims`.
+        wrong answer). With the truth about the clips, `grounding`: see `claims`. Where it was measured what sentences
+        rest on, `reliance`: see `RelianceReport`.
         """
-        grounding = self._grounding_report()
+        grounding, reliance = self._grounding_report(), self._reliance_figures()
         return {
             **self.test_report.compute(),
             **({"grounding": grounding} if grounding else {}),
+            **({"reliance": reliance} if reliance else {}),
             "clips_without_audio": int(self.silent_clips.compute()),
             "undecodable_clips": int(self.undecodable_clips.compute()),
         }

@@ -11,6 +11,8 @@ _LEGEND = (
     f"**{SYMBOLS['contradicting']}** another emotion."
 )
 
+_RELIANCE = "With a sign: what pictures and sound add to a sentence's log-probability, beside those of other clips."
+
 
 def escaped(text: str) -> str:
     """Plain text inside a Markdown table cell: generated text can show as nothing but text."""
@@ -23,7 +25,16 @@ def escaped(text: str) -> str:
 def _sentence(sentence: ShownSentence) -> str:
     mark = "" if sentence.relation is None else f"**{SYMBOLS[sentence.relation]}** "
     emotions = f" *({', '.join(map(escaped, sentence.emotions))})*" if sentence.emotions else ""
-    return f"{mark}{escaped(sentence.text)}{emotions}"
+    return f"{mark}{escaped(sentence.text)}{emotions}{_reliance(sentence)}"
+
+
+def _reliance(sentence: ShownSentence) -> str:
+    """What pictures and sound tell of the sentence, in nats."""
+    if sentence.reliance is None:
+        return ""
+    nats = {"pictures": sentence.reliance.pictures, "sound": sentence.reliance.sound}
+    shown = ", ".join(f"{name} {value:+.1f}" for name, value in nats.items() if value is not None)
+    return f" ({shown})"
 
 
 def marked_rationale(completion: ShownCompletion) -> str:
@@ -37,7 +48,9 @@ def marked_rationale(completion: ShownCompletion) -> str:
 
 
 def _legend(panels: Sequence[Panel]) -> str:
-    return "No verifier read the sentences." if any(panel.is_unread for panel in panels) else _LEGEND
+    read = "No verifier read the sentences." if any(panel.is_unread for panel in panels) else _LEGEND
+    shown = (s for panel in panels for completion in panel.completions for s in completion.sentences)
+    return f"{read} {_RELIANCE}" if any(sentence.reliance is not None for sentence in shown) else read
 
 
 def group_markdown(panel: Panel) -> str:

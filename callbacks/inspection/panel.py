@@ -7,6 +7,7 @@ Shape legend: T frames, H × W pixels, S audio samples (16 kHz mono), B prompts,
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -15,8 +16,11 @@ from datamodules.batch import ClipBatch
 from datamodules.rationale import Response
 from lightning_modules.coherence import Relation, relation
 from lightning_modules.emotion_verifier import SentenceReading
+from lightning_modules.metrics.reliance import Reliance
 from lightning_modules.policy import Evaluation
 from lightning_modules.rl.experience import Experience, group_rows
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,13 @@ class ShownSentence:
         text: as generated.
         emotions: the verifier's label set, most probable first; empty without a verifier.
         relation: to the target; None without a verifier or, mostly, without a target (see `relation`).
+        reliance: what it rests on; None where that was not measured.
     """
 
     text: str
     emotions: tuple[str, ...] = ()
     relation: Relation | None = None
+    reliance: Reliance | None = None
 
 
 @dataclass(frozen=True)
@@ -101,12 +107,22 @@ def _panel(batch: ClipBatch, row: int, completions: Sequence[ShownCompletion], j
 
 
 def shown_sentences(
-    response: Response, readings: Sequence[SentenceReading] | None, target: str | None
+    response: Response,
+    readings: Sequence[SentenceReading] | None,
+    reliances: Sequence[Reliance] | None,
+    target: str | None,
 ) -> tuple[ShownSentence, ...]:
-    """The sentences of a rationale as the verifier reads them; bare ones without a verifier."""
-    if readings is None:
-        return tuple(ShownSentence(text) for text in response.sentences)
-    return tuple(ShownSentence(r.text, r.emotions, relation(r.emotions, target)) for r in readings)
+    """The sentences of a rationale as the verifier reads them, and what they rest on, where either is known."""
+    read = [()] * len(response.sentences) if readings is None else [own.emotions for own in readings]
+    rested = [None] * len(response.sentences) if reliances is None else reliances
+    return tuple(
+        ShownSentence(text, emotions, None if readings is None else relation(emotions, target), reliance)
+        for text, emotions, reliance in zip(response.sentences, read, rested, strict=True)
+    )
+
+
+def _at(values: Sequence[T] | None, row: int) -> T | None:
+    return None if values is None else values[row]
 
 
 def is_correct(prediction: str | None, target: str | None) -> bool | None:
@@ -122,12 +138,12 @@ def clip_panels(evaluation: Evaluation, judge: str | None, count: int) -> Iterat
         judge: name of the judge; None without one.
         count: at most so many.
     """
-    batch, readings, verdicts = evaluation.batch, evaluation.readings, evaluation.verdicts
+    batch, verdicts = evaluation.batch, evaluation.verdicts
     for row, response in enumerate(evaluation.responses[:count]):
         target = batch.targets[row]
         completion = ShownCompletion(
             response,
-            shown_sentences(response, None if readings is None else readings[row], target),
+            shown_sentences(response, _at(evaluation.readings, row), _at(evaluation.reliances, row), target),
             is_correct(response.prediction, target),
             verdict=None if verdicts is None else verdicts[row],
         )
@@ -164,7 +180,8 @@ def group_panel(experience: Experience, prompt: int) -> Panel:
             rollout.responses[row],
             shown_sentences(
                 rollout.responses[row],
-                None if experience.readings is None else experience.readings[row],
+                _at(experience.readings, row),
+                _at(experience.reliances, row),
                 rollout.targets[row],
             ),
             is_correct(rollout.responses[row].prediction, rollout.targets[row]),

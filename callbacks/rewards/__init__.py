@@ -4,6 +4,7 @@ from callbacks.rewards.accuracy import AccuracyReward, accuracy_score
 from callbacks.rewards.base import Reward
 from callbacks.rewards.explanation import ExplanationReward
 from callbacks.rewards.format import FormatReward, format_score
+from callbacks.rewards.grounding import GroundingReward
 from callbacks.rewards.judge import JudgeReward
 from callbacks.rewards.overlong import OverlongPenalty
 
@@ -11,6 +12,7 @@ __all__ = [
     "AccuracyReward",
     "ExplanationReward",
     "FormatReward",
+    "GroundingReward",
     "JudgeReward",
     "OverlongPenalty",
     "Reward",

@@ -33,6 +33,9 @@ class Reward(ABC):
     needs_verifier: ClassVar[bool] = False
     """True when `__call__` needs the verifier's readings."""
 
+    num_others: int = 0
+    """Above 0 when `__call__` needs to know what sentences rest on: how many other clips they are held against."""
+
     may_abstain: ClassVar[bool] = False
     """True when `__call__` may give NaN, which is no reward: the completion gets the mean of its group's others."""
 

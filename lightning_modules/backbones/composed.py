@@ -25,6 +25,7 @@ from lightning_modules.backbones.adapters import LoRA, merged_state_dict
 from lightning_modules.backbones.interface import Perception, Prompt
 from lightning_modules.backbones.recipe import Recipe
 from lightning_modules.backbones.spliced import (
+    MODALITY_FIELDS,
     SplicedBackbone,
     count_tower_weights,
     find_towers,
@@ -39,6 +40,7 @@ _PROJECTORS_FILE = "projectors.safetensors"
 class ComposedPercept(interface.Percept):
     """Pooled tower outputs: `video` `[B, T·grid², D]`, `audio` `[B, L // audio_pool, A]`."""
 
+    modality_fields = MODALITY_FIELDS
     video: Tensor
     audio: Tensor
 

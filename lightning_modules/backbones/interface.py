@@ -5,11 +5,11 @@ left), C completion tokens (padded on the right), H hidden size.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -170,9 +170,37 @@ class SharedPrompt:
     backward: Callable[..., None]
 
 
+Modality = Literal["pictures", "sound"]
+
+
 @dataclass
 class Percept:
     """What the towers made of each clip of a batch. A subclass names its fields; entry b of each belongs to clip b."""
+
+    modality_fields: ClassVar[Mapping[Modality, str]] = {}
+    """Modality → the field that holds it and nothing else."""
+
+    def __len__(self) -> int:
+        """Clips."""
+        return len(getattr(self, fields(self)[0].name))
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The modalities that are held apart, so that each can be replaced."""
+        return tuple(self.modality_fields)
+
+    def replaced(self, modality: Modality, other: Self) -> Self:
+        """This percept with one of its `modalities` from another percept of as many clips.
+
+        Raises:
+            ValueError: what the other holds of it has another shape, so that prompts would be of another length.
+        """
+        name = self.modality_fields[modality]
+        own, new = getattr(self, name), getattr(other, name)
+        if own.shape != new.shape:
+            shapes = f"{tuple(own.shape)}, those of the other clips {tuple(new.shape)}"
+            raise ValueError(f"{type(self).__name__}: the features of {modality} have the shape {shapes}.")
+        return replace(self, **{name: new})
 
     def rows(self, start: int, stop: int) -> Self:
         """Clips `start` to `stop`."""

@@ -19,9 +19,12 @@ from datamodules.batch import SAMPLE_RATE, ClipBatch
 from lightning_modules.backbones import loading
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.decoder_backbone import DecoderBackbone, end_tokens
-from lightning_modules.backbones.interface import Percept, Perception, Prompt
+from lightning_modules.backbones.interface import Modality, Percept, Perception, Prompt
 from lightning_modules.backbones.precision import in_float32
 from lightning_modules.chat_template import QUESTION, render_around
+
+MODALITY_FIELDS: dict[Modality, str] = {"pictures": "video", "sound": "audio"}
+"""Of the percepts of such backbones."""
 
 _MEDIA = "\x00media\x00"
 """Stands for the media while the chat template is rendered. Not typeable: a literal `<video>` stays text."""

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from datamodules.emotions import Taxonomy, get_taxonomy, members
 from datamodules.files.printable import printable
 from lightning_modules.metrics.records import Record, read_records
+from lightning_modules.metrics.reliance import Reliance
 
 UNKNOWN = "unknown"
 """Column of a confusion matrix for answers that name no class."""
@@ -25,11 +26,13 @@ class PredictedSentence:
         text: the sentence.
         emotions: the verifier's label set, most probable first; None where no verifier read it.
         probabilities: verifier label → probability; None where no verifier read it.
+        reliance: what it rests on; None where that was not measured.
     """
 
     text: str
     emotions: tuple[str, ...] | None = None
     probabilities: Mapping[str, float] | None = None
+    reliance: Reliance | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,9 @@ class Prediction:
             judge: name of the judge; None without one.
         """
         own = asdict(self)
+        for sentence in own["sentences"]:
+            if sentence["reliance"] is None:
+                del sentence["reliance"]
         clip = {name: own.pop(name) for name in ("dataset", "media", "completion", "failure")}
         return {
             **own,
@@ -184,7 +190,8 @@ def _number(record: Record, name: str) -> float | None:
 
 def _sentence(sentence: Any, where: str) -> PredictedSentence:
     expected = (
-        "expected an object with text, emotions (a list or null) and probabilities (label to number in [0, 1], or null)"
+        "expected an object with text, emotions (a list or null), probabilities (label to number in [0, 1], or null), "
+        "and perhaps reliance (pictures, sound and both, each a number or null)"
     )
     if not isinstance(sentence, dict) or not isinstance(sentence.get("text"), str):
         raise ValueError(f"{where}: a sentence is {json.dumps(sentence)[:80]}; {expected}.")
@@ -194,9 +201,24 @@ def _sentence(sentence: Any, where: str) -> PredictedSentence:
         isinstance(probabilities, dict)
         and all(isinstance(p, int | float) and not isinstance(p, bool) and 0 <= p <= 1 for p in probabilities.values())
     )
+    reliance = sentence.get("reliance")
+    readable &= reliance is None or _is_reliance(reliance)
     if not readable:
         raise ValueError(f"{where}: a sentence is {json.dumps(sentence)[:80]}; {expected}.")
-    return PredictedSentence(sentence["text"], None if emotions is None else tuple(emotions), probabilities)
+    return PredictedSentence(
+        sentence["text"],
+        None if emotions is None else tuple(emotions),
+        probabilities,
+        None if reliance is None else Reliance(**reliance),
+    )
+
+
+def _is_reliance(value: Any) -> bool:
+    names = {own.name for own in fields(Reliance)}
+    if not isinstance(value, dict) or not value.keys() <= names:
+        return False
+    nats = [own for own in value.values() if own is not None]
+    return bool(nats) and all(isinstance(n, int | float) and not isinstance(n, bool) for n in nats)
 
 
 def joint_ids(files: Sequence[PredictionFile], intersect: bool) -> tuple[list[str], dict[Path, int]]:

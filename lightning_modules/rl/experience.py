@@ -15,6 +15,7 @@ from datamodules.batch import ClipBatch
 from datamodules.rationale import Response
 from lightning_modules.backbones.interface import Completions, Percept, Scores
 from lightning_modules.emotion_verifier import SentenceReading
+from lightning_modules.metrics.reliance import Reliance
 from lightning_modules.rl.losses import LossSums
 from lightning_modules.rl.rows import join, take
 from lightning_modules.step_record import LearnedRollout
@@ -35,6 +36,7 @@ class Rollout:
         completions: token ids, masks and log-probabilities, B·G rows.
         responses: the completions, read.
         targets: canonical emotion of each completion's clip, B·G.
+        others: percepts of other clips in each one's place, where rewards ask what sentences rest on.
     """
 
     batch: ClipBatch
@@ -42,6 +44,7 @@ class Rollout:
     completions: Completions
     responses: list[Response]
     targets: list[str]
+    others: Sequence[Percept] = ()
 
     @property
     def group_size(self) -> int:
@@ -57,6 +60,7 @@ class Rollout:
             take(self.completions, rows),
             [self.responses[row] for row in rows],
             [self.targets[row] for row in rows],
+            [take(other, prompts) for other in self.others],
         )
 
 
@@ -71,6 +75,7 @@ class Experience:
         advantages: group-relative advantages, float32 `[B·G]`.
         spread: whether the rewards of a prompt's completions differ, bool `[B]`.
         readings: the verifier's reading of each completion's sentences, or None where no reward asked for it.
+        reliances: what each completion's sentences rest on, or None where no reward asked for it.
     """
 
     rollout: Rollout
@@ -79,6 +84,7 @@ class Experience:
     advantages: Tensor
     spread: Tensor
     readings: Sequence[Sequence[SentenceReading]] | None
+    reliances: Sequence[Sequence[Reliance]] | None = None
 
     @property
     def uniform_prompts(self) -> list[int]:
@@ -100,6 +106,7 @@ class Experience:
             self.advantages[rows],
             self.spread[prompts],
             None if self.readings is None else [self.readings[row] for row in rows],
+            None if self.reliances is None else [self.reliances[row] for row in rows],
         )
 
     def learned(
@@ -132,14 +139,14 @@ class Experience:
         rollout = replace(
             self.rollout, completions=completions, responses=merged(self.rollout.responses, new.responses)
         )
-        both_read = self.readings is not None and other.readings is not None
         return Experience(
             rollout,
             {name: torch.cat([values, other.rewards[name]])[rows] for name, values in self.rewards.items()},
             torch.cat([self.total, other.total])[rows],
             torch.cat([self.advantages, other.advantages])[rows],
             torch.cat([self.spread, other.spread])[order],
-            merged(self.readings or [], other.readings or []) if both_read else None,
+            None if self.readings is None or other.readings is None else merged(self.readings, other.readings),
+            None if self.reliances is None or other.reliances is None else merged(self.reliances, other.reliances),
         )
 
 

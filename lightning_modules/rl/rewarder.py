@@ -15,6 +15,7 @@ from torch import Tensor
 from datamodules.emotions import Taxonomy
 from datamodules.rationale import Response
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
+from lightning_modules.metrics.reliance import Reliance
 from lightning_modules.rl.experience import Rollout
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class RewardInput:
         mask: which tokens are part of the completions, bool `[N, C]`.
         logprobs: as sampling reported them, float32 `[N, C]`, 0 where masked out.
         max_new_tokens: longest completion that the rollout allows.
+        reliances: what the reference finds that each completion's sentences rest on; None where no reward asks for it.
     """
 
     responses: Sequence[Response]
@@ -58,13 +60,17 @@ class RewardInput:
     mask: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.bool))
     logprobs: Tensor = field(default_factory=lambda: torch.empty(0, 0))
     max_new_tokens: int = 0
+    reliances: Sequence[Sequence[Reliance]] | None = None
 
     def __len__(self) -> int:
         return len(self.responses)
 
 
 def reward_input(
-    module: "GRPOModule", rollout: Rollout, readings: Sequence[Sequence[SentenceReading]] | None
+    module: "GRPOModule",
+    rollout: Rollout,
+    readings: Sequence[Sequence[SentenceReading]] | None,
+    reliances: Sequence[Sequence[Reliance]] | None,
 ) -> RewardInput:
     """What rewards may look at of a rollout, row `b·G + g` for completion g of clip b."""
 
@@ -88,6 +94,7 @@ def reward_input(
         completions.mask,
         completions.logprobs,
         module.rollout_sampling.max_new_tokens,
+        reliances,
     )
 
 
@@ -131,6 +138,11 @@ class Rewarder(ABC):
     @abstractmethod
     def needs_verifier(self) -> bool:
         """Whether `reward` needs the verifier's readings."""
+
+    @property
+    @abstractmethod
+    def num_others(self) -> int:
+        """Other clips that each clip's sentences are held against, for `reward` to see what they rest on; 0: none."""
 
     @abstractmethod
     def reward(self, given: RewardInput) -> Rewarded:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from lightning_modules.emotion_verifier import SentenceReading
+from lightning_modules.metrics.reliance import Reliance
 from lightning_modules.processes import sum_over_processes
 from lightning_modules.rl.advantages import (
     Normalise,
@@ -24,6 +25,7 @@ def scored(
     rollout: Rollout,
     rewarded: Rewarded,
     readings: Sequence[Sequence[SentenceReading]] | None,
+    reliances: Sequence[Sequence[Reliance]] | None,
     normalise: Normalise,
     normalise_std: bool,
 ) -> Experience:
@@ -32,7 +34,8 @@ def scored(
     Args:
         rollout: the completions.
         rewarded: what they earned.
-        readings: see `Experience`.
+        readings: see `Experience`, as for `reliances`.
+        reliances: what sentences rest on.
         normalise: see `GRPOModule`, as is `normalise_std`.
         normalise_std: divide advantages by the group's standard deviation.
     """
@@ -43,7 +46,7 @@ def scored(
         advantages = group_advantages(total, size, normalise_std)
     else:
         advantages = decoupled_advantages(rewards, rewarded.weights, size)
-    return Experience(rollout, rewards, total, advantages, has_spread(advantages, size), readings)
+    return Experience(rollout, rewards, total, advantages, has_spread(advantages, size), readings, reliances)
 
 
 def balance_over_processes(experience: Experience | None, device: torch.device) -> Experience | None:

@@ -227,6 +227,7 @@ def _sentence(sentence: PredictedSentence, target: str | None, truth: ClipTruth 
         "emotions": None if emotions is None else list(emotions),
         "relation": None if emotions is None else relation(emotions, target),
         "support": None if truth is None else sentence_support(sentence.text, truth),
+        "reliance": None if sentence.reliance is None else asdict(sentence.reliance),
         "probabilities": None if probabilities is None else _shown(probabilities, emotions or (), target),
     }
 

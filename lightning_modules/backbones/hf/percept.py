@@ -2,15 +2,19 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
 from lightning_modules.backbones import interface
 from lightning_modules.backbones.hf.family import MediaInputs
 from lightning_modules.backbones.hf.replay import Recording
+
+_TOWERS: dict[interface.Modality, str] = {"pictures": "vision_tower", "sound": "audio_tower"}
+"""Modality → its tower."""
 
 
 @dataclass
@@ -28,6 +32,21 @@ class HFPercept(interface.Percept):
     def __post_init__(self) -> None:
         self.media = self.media or [None] * len(self.recordings)
 
+    @property
+    def modalities(self) -> tuple[interface.Modality, ...]:
+        """Those whose towers are frozen, so that what they returned stands here."""
+        recorded = self.recordings[0] if self.recordings else {}
+        return tuple(modality for modality, tower in _TOWERS.items() if tower in recorded)
+
+    def replaced(self, modality: interface.Modality, other: "HFPercept") -> "HFPercept":
+        """This percept with a modality of other clips, cut or repeated to the length that each clip's own has.
+
+        A clip without sound has none that could be replaced, and lends none.
+        """
+        tower = _TOWERS[modality]
+        pairs = zip(self.recordings, other.recordings, strict=True)
+        return replace(self, recordings=[{**own, tower: _lent(own[tower], new[tower])} for own, new in pairs])
+
     def pack(self) -> tuple[dict[str, Tensor], str]:
         tensors: dict[str, Tensor] = {}
         structure = [
@@ -42,6 +61,30 @@ class HFPercept(interface.Percept):
         return cls(
             [{name: [_rebuilt(node, tensors) for node in nodes] for name, nodes in clip.items()} for clip in clips]
         )
+
+
+def _lent(own: Any, new: Any) -> Any:
+    """A result in the place of another, its tensors as long as those there.
+
+    Raises:
+        ValueError: another kind of result, or tensors of other axes.
+    """
+    match own:
+        case None | bool():
+            return own
+        case Tensor() if isinstance(new, Tensor) and own.dim() == new.dim():
+            for axis, length in enumerate(own.shape):
+                if length != new.shape[axis]:
+                    new = new.index_select(axis, torch.arange(length, device=new.device) % new.shape[axis])
+            return new
+        case list() | tuple() if isinstance(new, list | tuple):
+            if not (own and new):
+                return own
+            if len(new) == len(own):
+                return type(own)(_lent(mine, theirs) for mine, theirs in zip(own, new, strict=True))
+        case ModelOutput() if isinstance(new, ModelOutput):
+            return type(own)(**{name: _lent(value, new.get(name)) for name, value in own.items()})
+    raise ValueError(f"A tower returned {type(own).__name__} for one clip and {type(new).__name__} for another.")
 
 
 def _described(value: Any, tensors: dict[str, Tensor], tower: str) -> Any:

@@ -25,6 +25,7 @@ from lightning_modules.backbones.humanomni.projector import AllInOneProjector, m
 from lightning_modules.backbones.interface import Perception, Prompt
 from lightning_modules.backbones.recipe import Recipe
 from lightning_modules.backbones.spliced import (
+    MODALITY_FIELDS,
     SplicedBackbone,
     count_tower_weights,
     find_towers,
@@ -41,6 +42,7 @@ _TOWERS = {"vision": "towers/vision", "audio": "towers/audio", "bert": "towers/b
 class HumanOmniPercept(interface.Percept):
     """Tower outputs: `video` `[B, T, S², D]`, `audio` `[B, L // 3, A]`."""
 
+    modality_fields = MODALITY_FIELDS
     video: Tensor
     audio: Tensor
 

@@ -1,11 +1,13 @@
 """Panels as Markdown."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from callbacks.inspection.markdown import clips_markdown, group_markdown, marked_rationale
 from callbacks.inspection.panel import Panel
+from lightning_modules.metrics.reliance import Reliance
 from tests.callbacks.inspection.conftest import SAID, completion
 
 pytestmark = pytest.mark.unit
@@ -66,3 +68,15 @@ def test_marks_are_explained_unless_nobody_made_any(make_panel: Callable[..., Pa
     assert "✓" in clips_markdown([make_panel(), make_panel(completion("no tags", []))]).splitlines()[0]
     unread = make_panel(completion("<think>He shouts.</think>", [[]], target=None))
     assert clips_markdown([unread]).startswith("No verifier read")
+
+
+def test_what_sentences_rest_on_is_shown_and_explained(make_panel: Callable[..., Panel]) -> None:
+    said = replace(SAID.sentences[0], reliance=Reliance(pictures=-0.26, sound=1.24))
+    heard = replace(SAID.sentences[1], reliance=Reliance(sound=0.0))
+    completion = replace(SAID, sentences=(said, heard, *SAID.sentences[2:]), advantage=0.5)
+    shown = marked_rationale(completion)
+    assert shown.startswith(
+        "**✓** He shouts. *(anger)* (pictures -0.3, sound +1.2)<br>**·** He sits. *(neutral)* (sound +0.0)<br>**✗** He"
+    )
+    assert "pictures and sound add" in group_markdown(make_panel(completion))
+    assert "pictures and sound add" not in clips_markdown([make_panel()])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lightning_modules.metrics.predictions import joint_ids, read_predictions
+from lightning_modules.metrics.reliance import Reliance
 
 pytestmark = pytest.mark.unit
 
@@ -39,6 +40,16 @@ def test_rows_come_back(tmp_path: Path) -> None:
     assert (second.media, second.completion, second.judged) == (None, None, None)
 
 
+def test_what_sentences_rest_on_comes_back_and_is_absent_where_nobody_asked(tmp_path: Path) -> None:
+    rests = {"pictures": -0.5, "sound": None, "both": 2.0}
+    said = [{**ROW["sentences"][0], "reliance": rests}, ROW["sentences"][0]]
+    file = read_predictions(write(tmp_path / "p.jsonl", ROW | {"sentences": said}))
+    (prediction,) = file.predictions
+    assert [own.reliance for own in prediction.sentences] == [Reliance(-0.5, None, 2.0), None]
+    again = prediction.row(file.taxonomy, file.judge)["sentences"]
+    assert again[0]["reliance"] == rests and "reliance" not in again[1]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -48,6 +59,9 @@ def test_rows_come_back(tmp_path: Path) -> None:
         ({"taxonomy": "mafw"}, "p.jsonl:2: taxonomy is 'mafw', and 'dfew' at .*p.jsonl:1"),
         ({"judge": None}, "p.jsonl:2: judge is None, and 'oracle' at"),
         ({"format": None}, "format must be a number; got null"),
+        ({"sentences": [{"text": "He.", "reliance": {"pictures": "much"}}]}, "and perhaps reliance .pictures, sound"),
+        ({"sentences": [{"text": "He.", "reliance": {"touch": 1.0}}]}, "and perhaps reliance"),
+        ({"sentences": [{"text": "He.", "reliance": {"sound": None}}]}, "and perhaps reliance"),
         ({"explanation": 1.5}, "explanation must be a number in \\[0, 1\\] or null; got 1.5"),
         ({"sentences": "He smiles."}, "sentences must be a list"),
         ({"sentences": ["He smiles."]}, "a sentence is .*; expected an object with text"),

@@ -281,3 +281,15 @@ def test_sentences_say_whether_they_are_true_of_the_clip(
     ]
     assert texts(browser, ".target")[1] == "face fearvoice happiness"
     assert browser.get_log("browser") == []
+
+
+def test_sentences_show_what_they_rest_on(browser: webdriver.Chrome, row: Rows, sentence: Rows, tmp_path: Path) -> None:
+    rests = {"pictures": -0.26, "sound": 1.24, "both": None}
+    said = [sentence("She smiles.", "joy") | {"reliance": rests}, sentence("She sits.", "neutral")]
+    write_rows(tmp_path / "p.jsonl", [row("1", sentences=said)])
+    open_view(browser, f"{report([str(tmp_path / 'p.jsonl')], str(tmp_path)).as_uri()}#/clip?id=1", ".sentence")
+    assert [own.strip() for own in texts(browser, ".sentence .reliance b")] == ["−0.3", "+1.2"]
+    bars = browser.find_elements(By.CSS_SELECTOR, ".sentence .reliance meter")
+    assert [float(bar.get_attribute("value")) for bar in bars] == [0.0, 1.24]
+    assert texts(browser, ".legend")[-1].startswith("Bars: what a sentence rests on")
+    assert browser.get_log("browser") == []

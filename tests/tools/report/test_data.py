@@ -92,6 +92,13 @@ def test_sentences_are_marked_by_the_truth_of_their_clip(row: Rows, write: Write
     assert {own["support"] for own in plain["clips"][0]["runs"][0]["sentences"]} == {None}
 
 
+def test_sentences_show_what_they_rest_on_where_that_was_measured(row: Rows, write: Write, sentence: Rows) -> None:
+    rests = {"pictures": 0.5, "sound": None, "both": -1.0}
+    said = [sentence("She grins.", "joy") | {"reliance": rests}, sentence("She sits.", "neutral")]
+    data = page([run("a", write("a", [row("1", sentences=said)]))])
+    assert [own["reliance"] for own in data["clips"][0]["runs"][0]["sentences"]] == [rests, None]
+
+
 def test_confusions_count_pairs_by_hand(row: Rows, write: Write) -> None:
     rows = [row("1"), row("2", prediction="fear", judged=None), row("3", prediction=None), row("4", target="anger")]
     file = read_predictions(write("a", rows))

@@ -53,7 +53,14 @@ function player(clip) {
 }
 
 function legend(clip) {
-  if (!clip.runs.some((run) => run?.sentences.some((sentence) => sentence.relation !== null))) return null;
+  const sentences = clip.runs.flatMap((run) => run?.sentences ?? []);
+  return make("div", {}, relationLegend(sentences), sentences.some((sentence) => sentence.reliance !== null)
+    && make("p", { class: "legend" }, "Bars: what a sentence rests on, in nats of its log-probability beside that with other clips’ "
+      + "pictures, sound or both. About 0: it would be said of any clip. Below 0: what is seen or heard speaks against it."));
+}
+
+function relationLegend(sentences) {
+  if (!sentences.some((sentence) => sentence.relation !== null)) return null;
   const meanings = { matching: "the verifier reads the target", neutral: "no emotion", contradicting: "other emotions only" };
   return make("p", { class: "legend" }, Object.entries(meanings).map(([relation, meaning]) =>
     make("span", {}, make("span", { class: `symbol ${relation}` }, DATA.colours.symbols[relation]), ` ${relation}: ${meaning}`)));
@@ -83,13 +90,31 @@ function runCard(clip, run, { name, judge }, isChosen) {
 /** Where the truth of the clip is known. */
 const SUPPORTS = { true: "✓ true of the clip", untrue: "✗ untrue of the clip", unsupported: "? nothing supports it" };
 
+/** What is taken away, and what the sentence then loses. */
+const EVIDENCE = { pictures: "pictures", sound: "sound", both: "both" };
+
+/** Nats that fill a bar. */
+const FULL_BAR = 3;
+
+/** What the sentence rests on: the nats that its log-probability loses with a modality of other clips, as bars. */
+function nats(reliance) {
+  return make("span", { class: "reliance" }, Object.entries(EVIDENCE).filter(([key]) => reliance[key] !== null).map(([key, name]) => {
+    const value = reliance[key];
+    const meaning = `with other clips’ ${key === "both" ? "pictures and sound" : name}, its log-probability is ${Math.abs(value).toFixed(2)} nats ${value < 0 ? "higher" : "lower"}`;
+    return make("span", { title: meaning }, `${name} `,
+      make("meter", { min: 0, max: FULL_BAR, value: Math.max(value, 0), "aria-hidden": "true" }),
+      make("b", {}, ` ${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}`), spoken(` (${meaning})`));
+  }));
+}
+
 function sentenceSpan(sentence, clip) {
-  const { relation, text, emotions, probabilities, support } = sentence;
+  const { relation, text, emotions, probabilities, support, reliance } = sentence;
   const isRead = probabilities !== null;
   const span = make("p", { class: `sentence ${relation ?? ""}`, tabindex: isRead ? 0 : null, "aria-describedby": isRead ? "tooltip" : null },
     relation !== null && make("span", { class: `symbol ${relation}` }, DATA.colours.symbols[relation], spoken(` ${relation}: `)),
     written("span", text, { class: "text" }),
     support !== null && make("span", { class: `support ${support}` }, SUPPORTS[support]),
+    reliance !== null && nats(reliance),
     emotions !== null && make("span", { class: "read" }, emotions.map((name) => emotion(name))));
   if (isRead) explainOn(span, () => probabilityTable(sentence, clip));
   return span;
