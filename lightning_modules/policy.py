@@ -133,9 +133,11 @@ class PolicyModule(LightningModule):
         self.test_report = EmotionReport(self.taxonomy, self.judge_name, protocol)
         self.truth = None if truth is None else read_truth(truth)
         self.grounding = Grounding()
-        self.reliance_backbone = reliance if isinstance(reliance, Backbone) else backbone if reliance else None
-        if isinstance(reliance, Backbone):
-            reliance.set_trainable([])
+        self.measures_reliance = reliance is not False
+        # Not the policy once more: its weights would have two names.
+        self.reliance_backbone = reliance if isinstance(reliance, Backbone) else None
+        if self.reliance_backbone is not None:
+            self.reliance_backbone.set_trainable([])
         self.reliance_report = RelianceReport()
         self.silent_clips = SumMetric()
         self.undecodable_clips = SumMetric()
@@ -220,13 +222,13 @@ class PolicyModule(LightningModule):
         return Evaluation(batch, responses, readings, verdicts, reliances)
 
     def _rest(self, batch: ClipBatch, percept: Percept, responses: list[Response]) -> list[list[Reliance]] | None:
-        judge = self.reliance_backbone
-        if judge is None or len(batch) < 2:
+        if not self.measures_reliance or len(batch) < 2:
             return None
-        with eval_mode(judge):
-            percept = percept if judge is self.backbone else judge.perceive(batch)
+        asked = self.reliance_backbone or self.backbone
+        with eval_mode(asked):
+            percept = percept if asked is self.backbone else asked.perceive(batch)
             sentences = [response.sentences for response in responses]
-            return sentence_reliance(judge, batch, percept, other_clips(percept, NUM_OTHERS), sentences, with_both=True)
+            return sentence_reliance(asked, batch, percept, other_clips(percept, NUM_OTHERS), sentences, with_both=True)
 
     def _update(self, report: EmotionReport, evaluation: Evaluation) -> None:
         predictions = [response.prediction for response in evaluation.responses]
@@ -292,7 +294,7 @@ class PolicyModule(LightningModule):
         return {} if self.truth is None else self.grounding.compute()
 
     def _reliance_figures(self) -> dict[str, Any]:
-        return self.reliance_report.compute() if self.reliance_backbone is not None else {}
+        return self.reliance_report.compute() if self.measures_reliance else {}
 
     def metrics_report(self) -> dict[str, Any]:
         """Metrics of the last test run, as written to `metrics.json`.
