@@ -1,5 +1,6 @@
 """Colours of emotions and of sentences, the same in TensorBoard and in the report."""
 
+from datamodules.emotions import Taxonomy
 from lightning_modules.coherence import Relation
 
 RELATIONS: dict[Relation, str] = {"matching": "#2e8b57", "neutral": "#8a929b", "contradicting": "#c0392b"}
@@ -20,3 +21,11 @@ _FAMILIES = {
 }
 EMOTIONS: dict[str, str] = {label: colour for colour, labels in _FAMILIES.items() for label in labels}
 """GoEmotions label → colour; relatives share one."""
+
+
+def colour_of(emotion: str, taxonomy: Taxonomy | None = None) -> str:
+    """Colour of a class, by itself or by its verifier label, or of a GoEmotions label; that of `neutral` for others."""
+    if taxonomy is not None and emotion in taxonomy.colours:
+        return taxonomy.colours[emotion]
+    label = emotion if taxonomy is None else taxonomy.labels.get(emotion, emotion)
+    return EMOTIONS.get(label, EMOTIONS["neutral"])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from callbacks.rewards import accuracy_score, format_score
+from datamodules.emotions import Taxonomy
 from datamodules.files.printable import readable_name
 from datamodules.rationale import Response
 from lightning_modules.coherence import explanation_score
@@ -22,6 +23,7 @@ def score_responses(
     targets: Sequence[str | None],
     readings: Sequence[Sequence[SentenceReading]] | None,
     verdicts: Sequence[str | None] | None,
+    taxonomy: Taxonomy,
     reliances: Sequence[Sequence[Reliance]] | None = None,
 ) -> list[Prediction]:
     """Completions with their rewards before weighting.
@@ -33,6 +35,7 @@ def score_responses(
         readings: what the verifier read in each completion's sentences. None without a verifier: then `explanation`
             and the sentences' `emotions` and `probabilities` are None.
         verdicts: the judge's emotion of each rationale; None where its reply is invalid. None without a judge.
+        taxonomy: the classes.
         reliances: what each completion's sentences rest on; None where that was not measured.
     """
     judged: Sequence[str | None] = [None] * len(responses) if verdicts is None else verdicts
@@ -47,7 +50,9 @@ def score_responses(
             format=format_score(response.completion),
             accuracy=None if target is None else accuracy_score(response.prediction, target),
             explanation=(
-                None if target is None or own is None else explanation_score([one.emotions for one in own], target)
+                None
+                if target is None or own is None
+                else explanation_score([one.emotions for one in own], target, taxonomy)
             ),
             sentences=_sentences(response, own, reliance),
             judged=verdict,
@@ -59,9 +64,8 @@ def score_responses(
 def score_evaluation(evaluation: Evaluation) -> list[Prediction]:
     """The clips of an evaluated batch, with corpus, file, completion and why a clip could not be decoded."""
     batch, responses = evaluation.batch, evaluation.responses
-    scored = score_responses(
-        batch.ids, responses, batch.targets, evaluation.readings, evaluation.verdicts, evaluation.reliances
-    )
+    read = (evaluation.readings, evaluation.verdicts, evaluation.taxonomy, evaluation.reliances)
+    scored = score_responses(batch.ids, responses, batch.targets, *read)
     return [
         replace(
             prediction,

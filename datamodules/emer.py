@@ -94,7 +94,7 @@ class EMER(Corpus):
         test_file: str | None = None,
         labels: str | None = None,
         language: Literal["english", "chinese"] = "english",
-        taxonomy: Literal["dfew", "mafw"] = "dfew",
+        taxonomy: str = "dfew",
         **kwargs: Any,
     ) -> None:
         super().__init__(root, **kwargs)
@@ -138,8 +138,8 @@ class EMER(Corpus):
         label = str(row.label)
         if not isinstance(row, Conversation):
             label = self.aliases.get(label.strip().lower(), label)
-        known = MAFW_TAXONOMY.canonical(label)
-        if known is not None and known not in self.taxonomy.classes:
+        known = MAFW_TAXONOMY.canonical(label) if self.taxonomy.canonical(label) is None else None
+        if known is not None:
             raise ValueError(
                 f"{row.source}: label {row.label!r} is not a {self.taxonomy.name} emotion, but mafw's {known}. "
                 "Set `taxonomy: mafw`, for the data and the model."

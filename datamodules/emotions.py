@@ -1,10 +1,18 @@
-"""Emotion vocabularies: corpus taxonomies, answer aliases, and GoEmotions, the verifier's labels.
+"""Emotion vocabularies: taxonomies, how answers are read in them, and GoEmotions, the verifier's labels.
 
-Class codes are as the corpora distribute them (MAFW README, DFEW README).
+A taxonomy is a YAML file: those of `configs/taxonomy/` are known by name, any other by its path.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from datamodules.files.yaml_files import read_yaml_mapping
 
 GO_EMOTIONS: tuple[str, ...] = (
     "admiration", "amusement", "anger", "annoyance", "approval", "caring", "confusion", "curiosity", "desire",
@@ -13,35 +21,17 @@ GO_EMOTIONS: tuple[str, ...] = (
 )  # fmt: skip
 """GoEmotions' 28 labels in the order of its `emotions.txt`: label id = index."""
 
-ALIASES: dict[str, str] = {
-    "angry": "anger",
-    "sad": "sadness",
-    "happy": "happiness",
-    "anxious": "anxiety",
-    "helpless": "helplessness",
-    "disappointed": "disappointment",
-    "contemptuous": "contempt",
-}
-"""Answer words that stand for a class name. Exact only: `surprised` and `sad.` stay unknown (decision 2)."""
-
-VERIFIER_LABELS: dict[str, str] = {
-    "anger": "anger",
-    "disgust": "disgust",
-    "fear": "fear",
-    "happiness": "joy",
-    "neutral": "neutral",
-    "sadness": "sadness",
-    "surprise": "surprise",
-    "contempt": "disapproval",
-    "anxiety": "nervousness",
-    "helplessness": "grief",
-    "disappointment": "disappointment",
-}
-"""Emotion of a taxonomy → the GoEmotions label that the verifier must read in a sentence."""
-
-
 COMPOUND_SEPARATOR = "_"
 """Joins the emotions of a clip that has several, in the order of the taxonomy, as MAFW's label files do."""
+
+Aliases = Literal["published", "extended"]
+"""How answers are read: `published` takes classes and aliases alone, to the letter; `extended` also the other forms of
+these words (`configs/taxonomy/words/`, a table per language), whatever punctuation is around them."""
+
+_DIRECTORY = Path(__file__).parents[1] / "configs" / "taxonomy"
+_SUFFIXES = (".yaml", ".yml")
+_FIELDS = ("aliases", "verifier", "judge", "released", "colour")
+_COLOUR = re.compile("#[0-9a-fA-F]{6}")
 
 
 @dataclass(frozen=True)
@@ -49,12 +39,26 @@ class Taxonomy:
     """The emotion classes of a corpus.
 
     Args:
-        name: short name used on the command line and in files, e.g. `dfew`.
+        name: short name used on the command line and in files, e.g. `dfew`; of a file of one's own, its absolute path.
         classes: canonical emotions in the corpus' own order; the corpus' label code is the position + 1.
+        aliases: other words for a class, in lower case → the class. Exact only: with those of DFEW, `surprised` and
+            `sad.` stay unknown (decision 2).
+        labels: class → the GoEmotions label that the verifier must read in a sentence. A class without one has no
+            explanation reward.
+        judge_names: class → its name in the question to a judge, where that is another.
+        released_names: the same in the released code's question.
+        colours: class → `#rrggbb`, where it is not that of its verifier label.
+        words: further words that answers may name a class with, see `Aliases`; empty reads as published.
     """
 
     name: str
     classes: tuple[str, ...]
+    aliases: Mapping[str, str] = field(default_factory=dict, hash=False)
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    judge_names: Mapping[str, str] = field(default_factory=dict, hash=False)
+    released_names: Mapping[str, str] = field(default_factory=dict, hash=False)
+    colours: Mapping[str, str] = field(default_factory=dict, compare=False)
+    words: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     _index: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -68,8 +72,8 @@ class Taxonomy:
         if answer is None:
             return None
         word = answer.replace("\n", "").strip().lower()
-        word = ALIASES.get(word, word)
-        return word if word in self._index else None
+        word = self.aliases.get(word, word)
+        return word if word in self._index else self.words.get(bare_word(answer))
 
     def index(self, emotion: str | None) -> int:
         """Position of a canonical emotion in `classes`; -1 for None (unknown)."""
@@ -87,16 +91,22 @@ class Taxonomy:
         """
         emotion = self.canonical(label)
         if emotion is None:
+            near = get_close_matches(label.strip().lower(), [*self.classes, *self.aliases], n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
             raise ValueError(
-                f"{where}: label {label!r} is not a {self.name} emotion. Expected one of {', '.join(self.classes)}, "
-                f"or an alias ({', '.join(sorted(ALIASES))})."
+                f"{where}: label {label!r:.80} is not a {self.name} emotion. Expected one of "
+                f"{', '.join(self.classes)}, or an alias ({', '.join(sorted(self.aliases))})."
+               {hint}"
             )
         return emotion
 
     def compound_target(self, label: str, where: str) -> str:
         """Canonical form of a label that names one or several emotions, joined by `_`; see `target`."""
-        emotions = {self.target(part, where) for part in label.split(COMPOUND_SEPARATOR)}
-        return COMPOUND_SEPARATOR.join(sorted(emotions, key=self.index))
+        return self.joined(self.target(part, where) for part in label.split(COMPOUND_SEPARATOR))
+
+    def joined(self, emotions: Iterable[str]) -> str:
+        """Canonical emotions as a target: each once, in the order of the classes, joined by `_`."""
+        return COMPOUND_SEPARATOR.join(sorted(set(emotions), key=self.index))
 
     def from_code(self, code: int, where: str) -> str:
         """Canonical emotion of a 1-based label code; `where` (file and row) goes into the message.
@@ -114,32 +124,17 @@ class Taxonomy:
 
     @property
     def verifier_labels(self) -> tuple[str, ...]:
-        """GoEmotions label of each class, in the order of `classes`."""
-        return tuple(VERIFIER_LABELS[emotion] for emotion in self.classes)
+        """GoEmotions label of each class that has one, in the order of `classes`."""
+        return tuple(self.labels[emotion] for emotion in self.classes if emotion in self.labels)
 
+    @property
+    def unlabelled(self) -> tuple[str, ...]:
+        """Classes without a verifier label: no sentence can be read to express them."""
+        return tuple(emotion for emotion in self.classes if emotion not in self.labels)
 
-MAFW_TAXONOMY = Taxonomy(
-    "mafw",
-    (
-        "anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise",
-        "contempt", "anxiety", "helplessness", "disappointment",
-    ),
-)  # fmt: skip
-DFEW_TAXONOMY = Taxonomy("dfew", ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear"))
-
-TaxonomyName = Literal["mafw", "dfew"]
-TAXONOMIES: dict[str, Taxonomy] = {taxonomy.name: taxonomy for taxonomy in (MAFW_TAXONOMY, DFEW_TAXONOMY)}
-
-
-def get_taxonomy(name: str) -> Taxonomy:
-    """Taxonomy by name.
-
-    Raises:
-        ValueError: no such taxonomy.
-    """
-    if name not in TAXONOMIES:
-        raise ValueError(f"Unknown taxonomy {name!r}. Expected one of: {', '.join(sorted(TAXONOMIES))}.")
-    return TAXONOMIES[name]
+    def target_labels(self, target: str) -> frozenset[str]:
+        """The GoEmotions labels that a sentence expresses a target with: one for each of its emotions that has one."""
+        return frozenset(self.labels[emotion] for emotion in members(target) if emotion in self.labels)
 
 
 def members(target: str) -> tuple[str, ...]:
@@ -147,6 +142,132 @@ def members(target: str) -> tuple[str, ...]:
     return tuple(target.split(COMPOUND_SEPARATOR))
 
 
-def target_labels(target: str) -> frozenset[str]:
-    """The GoEmotions labels that a sentence expresses a target with: one for each of its emotions."""
-    return frozenset(VERIFIER_LABELS[emotion] for emotion in members(target))
+def bare_word(answer: str) -> str:
+    """An answer in lower case, with single spaces, without punctuation, symbols and space around it."""
+    text = " ".join(unicodedata.normalize("NFKC", answer).casefold().split())
+    inner = [i for i, character in enumerate(text) if unicodedata.category(character)[0] in "LMN"]
+    return text[inner[0] : inner[-1] + 1] if inner else ""
+
+
+def taxonomy_names() -> list[str]:
+    """The taxonomies that are known by name."""
+    return sorted(path.stem for path in _DIRECTORY.glob("*.yaml"))
+
+
+def get_taxonomy(name: str, aliases: Aliases = "published") -> Taxonomy:
+    """A taxonomy by its name, or by the path of its YAML file.
+
+    Args:
+        name: one of `configs/taxonomy/`, or a path that ends in `.yaml`.
+        aliases: how answers are read.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no such taxonomy, or a malformed one.
+    """
+    if name in taxonomy_names():
+        taxonomy = _read_taxonomy(_DIRECTORY / f"{name}.yaml", name)
+    elif name.endswith(_SUFFIXES):
+        taxonomy = _read_taxonomy(Path(name).absolute(), str(Path(name).absolute()))
+    else:
+        raise ValueError(
+            f"Unknown taxonomy {name!r}. Expected one of: {', '.join(taxonomy_names())}; or the path of a YAML file."
+        )
+    return replace(taxonomy, words=_known_words(taxonomy)) if aliases == "extended" else taxonomy
+
+
+@cache
+def _word_tables() -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Noun and its other forms, of all languages."""
+    tables = [read_yaml_mapping(path) for path in sorted((_DIRECTORY / "words").glob("*.yaml"))]
+    return tuple((noun, tuple(forms)) for table in tables for noun, forms in table.items())
+
+
+def _known_words(taxonomy: Taxonomy) -> dict[str, str]:
+    words = {
+        bare_word(own): emotion
+        for own in (*taxonomy.classes, *taxonomy.aliases)
+        if (emotion := taxonomy.canonical(own))
+    }
+    for noun, forms in _word_tables():
+        emotion = taxonomy.canonical(noun)
+        if emotion is not None:
+            words |= {form: emotion for form in forms if form not in words}
+    return words
+
+
+def _read_taxonomy(path: Path, name: str) -> Taxonomy:
+    """The taxonomy of a YAML file: `classes`, each with what of `_FIELDS` it has.
+
+    Raises:
+        FileNotFoundError, ValueError: see `get_taxonomy`.
+    """
+    content = read_yaml_mapping(path)
+    entries = content.get("classes")
+    if set(content) != {"classes"} or not isinstance(entries, dict) or len(entries) < 2:
+        raise ValueError(
+            f"{path}: expected `classes` alone, a mapping of two or more emotions, got {str(content)!r:.120}."
+        )
+    classes = {emotion: {} if own is None else own for emotion, own in entries.items()}
+    aliases: dict[str, str] = {}
+    for emotion, own in classes.items():
+        _check_class(path, emotion, own)
+        for alias in own.get("aliases", ()):
+            if alias in classes or aliases.setdefault(alias, emotion) != emotion:
+                raise ValueError(
+                    f"{path}: {alias!r} stands for {emotion} and for {aliases.get(alias, alias)}. Keep one."
+                )
+
+    def named(what: str) -> dict[str, str]:
+        return {emotion: own[what] for emotion, own in classes.items() if own.get(what) is not None}
+
+    taxonomy = Taxonomy(
+        name, tuple(classes), aliases, named("verifier"), named("judge"), named("released"), named("colour")
+    )
+    for names in (taxonomy.judge_names, taxonomy.released_names):
+        for emotion, word in names.items():
+            if taxonomy.canonical(word) != emotion:
+                raise ValueError(
+                    f"{path}: a judge that replies {word!r} is not read as {emotion}. Add it to its aliases."
+                )
+    return taxonomy
+
+
+def _check_class(path: Path, emotion: Any, own: Any) -> None:
+    """Refuse what is no class of a taxonomy.
+
+    Raises:
+        ValueError: says what.
+    """
+    if (
+        not isinstance(emotion, str)
+        or emotion != emotion.strip().lower()
+        or not emotion
+        or COMPOUND_SEPARATOR in emotion
+    ):
+        raise ValueError(f"{path}: the class {emotion!r:.80} must be text in lower case, without {COMPOUND_SEPARATOR}.")
+    if not isinstance(own, dict) or not set(own) <= set(_FIELDS):
+        raise ValueError(f"{path}: {emotion} has {str(own)!r:.80}. Expected some of: {', '.join(_FIELDS)}.")
+    aliases = own.get("aliases", [])
+    if not isinstance(aliases, list) or not all(
+        isinstance(word, str) and word == word.strip().lower() for word in aliases
+    ):
+        raise ValueError(
+            f"{path}: the aliases of {emotion} are {aliases!r:.80}. Expected a list of words in lower case."
+        )
+    label, colour = own.get("verifier"), own.get("colour")
+    if label is not None and label not in GO_EMOTIONS:
+        near = get_close_matches(str(label), GO_EMOTIONS, n=1)
+        raise ValueError(
+            f"{path}: the verifier label of {emotion} is {label!r:.80}. Expected one of GoEmotions' "
+            f"({', '.join(GO_EMOTIONS)}), or null." + (f" Did you mean {near[0]}?" if near else "")
+        )
+    if colour is not None and not (isinstance(colour, str) and _COLOUR.fullmatch(colour)):
+        raise ValueError(f'{path}: the colour of {emotion} is {colour!r:.80}. Expected "#rrggbb", in quotation marks.')
+    for what in ("judge", "released"):
+        if not isinstance(own.get(what, ""), str):
+            raise ValueError(f"{path}: {what} of {emotion} is {own[what]!r:.80}. Expected a word.")
+
+
+MAFW_TAXONOMY = get_taxonomy("mafw")
+DFEW_TAXONOMY = get_taxonomy("dfew")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from datamodules.clip_source import ClipRecord, ClipSource, Split, balanced_shares
-from datamodules.emotions import TAXONOMIES, Taxonomy
+from datamodules.emotions import Taxonomy, get_taxonomy, taxonomy_names
 
 
 class Joint(ClipSource):
@@ -89,10 +89,11 @@ def _common_taxonomy(corpora: Sequence[ClipSource]) -> Taxonomy:
     if unlabelled:
         raise ValueError(f"Joint needs labelled corpora; {', '.join(unlabelled)} has no labels.")
     classes = {emotion for corpus in corpora for emotion in corpus.taxonomy.classes}
-    holding = [taxonomy for taxonomy in TAXONOMIES.values() if classes <= set(taxonomy.classes)]
+    known = [*(corpus.taxonomy for corpus in corpora), *map(get_taxonomy, taxonomy_names())]
+    holding = [taxonomy for taxonomy in known if classes <= set(taxonomy.classes)]
     if not holding:
         raise ValueError(
             f"No taxonomy holds the classes of all corpora ({', '.join(sorted(classes))}). Known: "
-            f"{', '.join(TAXONOMIES)}. Add one in datamodules/emotions.py."
+            f"{', '.join(taxonomy_names())}. Add one to configs/taxonomy/, and name it as `taxonomy` of a corpus."
         )
     return min(holding, key=len)

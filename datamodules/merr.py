@@ -51,7 +51,7 @@ class MERR(Corpus):
         root: str,
         grain: Literal["fine", "coarse"] = "fine",
         annotations: str | None = None,
-        taxonomy: Literal["dfew", "mafw"] = "mafw",
+        taxonomy: str = "mafw",
         **kwargs: Any,
     ) -> None:
         super().__init__(root, **kwargs)

@@ -57,8 +57,8 @@ def published_fold(totals: Mapping[str, int], fold: int, split: str, exact: bool
     """What is published of one split of a corpus whose five test splits partition it.
 
     Each class is cut into five equal runs; the first test splits take one clip more where it does not come out even:
-    n // 5 + (fold <= n % 5) clips. That gives all published sizes of DFEW's and MAFW's folds, single and compound, and
-    the published class counts of fold 5; of the other folds, class counts are not published.
+    n // 5 + (fold <= n % 5) clips. That gives all published sizes of DFEW's and MAFW's folds, single and compound, the
+    class counts of all of DFEW's split files, and those of MAFW's fold 5; of its other folds they are inferred.
 
     Args:
         totals: clips per class in the whole corpus.

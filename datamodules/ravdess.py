@@ -5,6 +5,7 @@ statement, repetition and actor.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -38,12 +39,13 @@ class RAVDESS(Corpus):
 
     Names begin with `01-01` (full audio-video, speech). Its video-only duplicates (`02-…`) and songs (`…-02-…`) are
     passed over. Labels: 01 neutral, 03 happy → happiness, 04 sad → sadness, 05 angry → anger, 06 fearful → fear,
-    07 disgust, 08 surprised → surprise. 02 calm has no class in DFEW or MAFW; see `calm`.
+    07 disgust, 08 surprised → surprise. 02 calm has no class but in `ravdess`; see `calm`.
 
     Args:
         root: directory with the clips, in `Actor_*/`, `Video_Speech_Actor_*/` or any other folders.
-        calm: what becomes of the 192 calm clips: `leave_out`, or count them as `neutral`.
-        taxonomy: the classes that answers may name: `dfew`, RAVDESS' own seven, or `mafw`.
+        calm: what becomes of the 192 calm clips where the taxonomy has no such class: `leave_out`, or count them as
+            `neutral`.
+        taxonomy: the classes that answers may name: `dfew`, RAVDESS' seven without calm, `ravdess` with it, or another.
         kwargs: see `ClipSource`.
 
     Raises:
@@ -56,7 +58,7 @@ class RAVDESS(Corpus):
         self,
         root: str,
         calm: Literal["leave_out", "neutral"] = "leave_out",
-        taxonomy: Literal["dfew", "mafw"] = "dfew",
+        taxonomy: str = "dfew",
         **kwargs: Any,
     ) -> None:
         super().__init__(root, **kwargs)
@@ -72,9 +74,15 @@ class RAVDESS(Corpus):
 
     def published(self, split: Split) -> Published:
         """Counts of the speech clips, the calm ones among them."""
-        num_calm = _NUM_CALM if self.calm == "neutral" else 0
-        classes = _CLIPS | {"neutral": _CLIPS["neutral"] + num_calm}
+        calm = Counter(
+            {"calm": _NUM_CALM} if self._has_calm else {"neutral": _NUM_CALM} if self.calm == "neutral" else {}
+        )
+        classes = dict(Counter(_CLIPS) + calm)
         return Published(sum(_CLIPS.values()) + _NUM_CALM, classes, exact=True)
+
+    @property
+    def _has_calm(self) -> bool:
+        return "calm" in self.taxonomy.classes
 
     def media_key(self, path: Path) -> str | None:
         """The name of a full audio-video speech clip; None for any other file. An impossible code is refused."""
@@ -105,9 +113,10 @@ class RAVDESS(Corpus):
 
     def _row(self, name: str, path: Path) -> LabelRow:
         emotion = _EMOTIONS[int(name.split("-")[2]) - 1]
-        label = "neutral" if emotion == "calm" and self.calm == "neutral" else emotion
+        is_neutral = emotion == "calm" and self.calm == "neutral" and not self._has_calm
+        label = "neutral" if is_neutral else emotion
         return LabelRow(name, label, str(path))
 
     def leaves_out(self, row: LabelRow) -> bool:
-        """Calm clips, unless they count as neutral."""
-        return row.label == "calm"
+        """Calm clips, unless they count as neutral or have a class."""
+        return row.label == "calm" and not self._has_calm

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from datamodules.batch import ClipBatch
-from datamodules.emotions import TaxonomyName
 from lightning_modules.backbones.interface import Backbone
 from lightning_modules.global_batch import GlobalBatch
 from lightning_modules.optimizer import Schedule
@@ -43,7 +42,7 @@ class ColdStartModule(TrainablePolicyModule):
     def __init__(
         self,
         backbone: Backbone,
-        taxonomy: TaxonomyName,
+        taxonomy: str,
         *,
         warmup_ratio: float = 0.03,
         schedule: Schedule = "cosine",

@@ -158,7 +158,7 @@ class EmotionVerifier(nn.Module):
         path: Hugging Face directory or hub id of a sequence classifier whose `id2label` names its labels.
         max_tokens: longest sentence, in tokens; the rest is cut off.
         batch_size: sentences per forward pass.
-        taxonomy: name of the taxonomy whose verifier labels must be there (`mafw`, `dfew`); None checks nothing yet.
+        taxonomy: name of the taxonomy whose verifier labels must be there; None checks nothing yet.
 
     Raises:
         ValueError: the path cannot be loaded, the classification head is not in the checkpoint, or labels are missing.
@@ -185,11 +185,17 @@ class EmotionVerifier(nn.Module):
             self.require(get_taxonomy(taxonomy))
 
     def require(self, taxonomy: Taxonomy) -> None:
-        """Check that the classifier has the label of every class.
+        """Check that every class has a label, and the classifier that of each.
 
         Raises:
             ValueError: labels are missing; they are listed.
         """
+        if taxonomy.unlabelled:
+            raise ValueError(
+                f"The taxonomy {taxonomy.name} has no verifier label for {', '.join(taxonomy.unlabelled)}: neither the "
+                "explanation reward nor the verifier's verdict on such a clip can be computed. Give each a `verifier` "
+                "label in its YAML, or do without a verifier (accuracy, WAR and UAR need none)."
+            )
         missing = [label for label in taxonomy.verifier_labels if label not in self.labels]
         if missing:
             raise ValueError(

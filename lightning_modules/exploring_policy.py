@@ -9,7 +9,6 @@ from typing import Any, get_args
 import torch
 
 from datamodules.batch import ClipBatch
-from datamodules.emotions import TaxonomyName
 from datamodules.rationale import Response
 from lightning_modules.backbones.interface import Backbone, Completions, Percept, Sampling
 from lightning_modules.metrics.reliance import Reliance
@@ -60,7 +59,7 @@ class ExploringPolicyModule(TrainablePolicyModule):
     def __init__(
         self,
         backbone: Backbone,
-        taxonomy: TaxonomyName,
+        taxonomy: str,
         *,
         rollout_sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         group_size: int = 4,

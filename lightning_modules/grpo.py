@@ -18,7 +18,6 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, ParallelStrategy
 from torch import Tensor
 
 from datamodules.batch import ClipBatch
-from datamodules.emotions import TaxonomyName
 from lightning_modules.backbones.interface import Backbone, Completions, Scores, SharedPrompt
 from lightning_modules.exploring_policy import ExploringPolicyModule
 from lightning_modules.global_batch import GlobalBatch
@@ -60,7 +59,7 @@ class GRPOModule(ExploringPolicyModule):
     def __init__(
         self,
         backbone: Backbone,
-        taxonomy: TaxonomyName,
+        taxonomy: str,
         *,
         beta: float = 0.04,
         epsilon_low: float = 0.2,

@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torchmetrics import SumMetric
 
 from datamodules.batch import ClipBatch
-from datamodules.emotions import TaxonomyName, get_taxonomy
+from datamodules.emotions import Aliases, Taxonomy, get_taxonomy
 from datamodules.rationale import Response, read_response
 from datamodules.synthetic.truth import read_truth
 from lightning_modules.backbones.feature_cache import FeatureCache
@@ -25,6 +25,8 @@ from lightning_modules.metrics.emotion_report import EmotionReport
 from lightning_modules.metrics.grounding import Grounding
 from lightning_modules.metrics.reliance import Reliance
 from lightning_modules.metrics.reliance_report import RelianceReport
+from lightning_modules.metrics.unread_answers import UnreadAnswers, unread_summary
+from lightning_modules.processes import counted_over_processes
 from lightning_modules.protocol import Protocol
 from lightning_modules.reliance import other_clips, sentence_reliance
 
@@ -64,6 +66,7 @@ class Evaluation:
         responses: one per clip; empty text for a clip that could not be decoded.
         readings: the verifier's reading of each response's sentences, or None without a verifier.
         verdicts: the judge's emotion of each rationale (None: invalid), or None without a judge.
+        taxonomy: the classes of targets, answers and verdicts.
         reliances: what each response's sentences rest on, or None where nobody asked, or the batch has a single clip.
     """
 
@@ -71,6 +74,7 @@ class Evaluation:
     responses: list[Response]
     readings: list[list[SentenceReading]] | None
     verdicts: list[str | None] | None
+    taxonomy: Taxonomy
     reliances: list[list[Reliance]] | None = None
 
 
@@ -85,7 +89,8 @@ class PolicyModule(LightningModule):
 
     Args:
         backbone: the multimodal LLM.
-        taxonomy: the emotion classes that answers and targets come from; MAFW's are all that there are.
+        taxonomy: the emotion classes that answers and targets come from: a name of `configs/taxonomy/`, or the path of
+            a YAML file like those.
         verifier: Hugging Face directory or hub id of the Emotional Rationale Verifier, kept frozen and in float32.
         judge: names one emotion per rationale for EEA, EPC and FCR; by default the verifier restricted to the taxonomy.
             In stage 3 that is the reward's own, which measures what training optimises: use another one for claims.
@@ -98,16 +103,18 @@ class PolicyModule(LightningModule):
         reliance: `test` and `predict` also measure what each sentence rests on: how much less probable it is with the
             pictures, the sound or both of other clips of the batch (docs/analysis.md). True: as the policy finds; or
             the backbone that is asked, such as the cold start, which no reward has taught to please.
+        aliases: how answers are read: as published, to the letter; or `extended`, with other forms of a class' words
+            (surprised, sad.), in training and evaluation alike.
 
     Raises:
-        FileNotFoundError: no file at `truth`.
+        FileNotFoundError: no file at `truth`, or no such taxonomy.
         ValueError: it is no such file; unknown taxonomy, or a verifier without the labels that the taxonomy needs.
     """
 
     def __init__(
         self,
         backbone: Backbone,
-        taxonomy: TaxonomyName = "mafw",
+        taxonomy: str = "mafw",
         verifier: str | None = None,
         judge: Judge | None = None,
         evaluation: Sampling = EVALUATION_SAMPLING,
@@ -116,12 +123,13 @@ class PolicyModule(LightningModule):
         truth: str | None = None,
         protocol: Protocol = "paper",
         reliance: bool | Backbone = False,
+        aliases: Aliases = "published",
     ) -> None:
         super().__init__()
         self.backbone = backbone
         backbone.set_trainable([])  # a subclass says what is trained
         self.feature_cache = feature_cache
-        self.taxonomy = get_taxonomy(taxonomy)
+        self.taxonomy = get_taxonomy(taxonomy, aliases)
         self.verifier = None if verifier is None else EmotionVerifier(verifier)
         if self.verifier is not None:
             self.verifier.require(self.taxonomy)
@@ -131,6 +139,7 @@ class PolicyModule(LightningModule):
         self.bare_answers = bare_answers
         self.validation_report = EmotionReport(self.taxonomy, self.judge_name, protocol)
         self.test_report = EmotionReport(self.taxonomy, self.judge_name, protocol)
+        self.unread_answers = UnreadAnswers()
         self.truth = None if truth is None else read_truth(truth)
         self.grounding = Grounding()
         self.measures_reliance = reliance is not False
@@ -219,7 +228,7 @@ class PolicyModule(LightningModule):
         elif readings is not None:
             # The default judge reads the same sentences with the same verifier: they are read already.
             verdicts = [verifier_verdict(reading, self.taxonomy) for reading in readings]
-        return Evaluation(batch, responses, readings, verdicts, reliances)
+        return Evaluation(batch, responses, readings, verdicts, self.taxonomy, reliances)
 
     def _rest(self, batch: ClipBatch, percept: Percept, responses: list[Response]) -> list[list[Reliance]] | None:
         if not self.measures_reliance or len(batch) < 2:
@@ -260,17 +269,22 @@ class PolicyModule(LightningModule):
         counts = (self.silent_clips, self.undecodable_clips)
         for metric in (self.test_report, self.grounding, self.reliance_report, *counts):
             metric.reset()
+        self.unread_answers = UnreadAnswers()
 
     def test_step(self, batch: ClipBatch, batch_idx: int) -> Evaluation:
         evaluation = self.evaluate(batch, with_reliance=True)
         self._update(self.test_report, evaluation)
         self._ground(evaluation)
+        self.unread_answers.update(evaluation.responses)
         self.silent_clips.update(float(num_silent(batch)))
         self.undecodable_clips.update(float(sum(failure is not None for failure in batch.failures)))
         return evaluation
 
     def on_test_epoch_end(self) -> None:
         self._log_report(self.test_report, "test")
+        self.unread_answers.counts = counted_over_processes(self.unread_answers.counts)
+        if unread := self.unread_answers.commonest():
+            self.print(unread_summary(unread))
         figures = {name: figure["value"] for name, figure in self._grounding_report().items()}
         figures |= {f"reliance_{name}": value for name, value in self._reliance_figures().items()}
         for name, value in figures.items():
@@ -308,6 +322,7 @@ class PolicyModule(LightningModule):
             **self.test_report.compute(),
             **({"grounding": grounding} if grounding else {}),
             **({"reliance": reliance} if reliance else {}),
+            "unread_answers": self.unread_answers.commonest(),
             "clips_without_audio": int(self.silent_clips.compute()),
             "undecodable_clips": int(self.undecodable_clips.compute()),
         }

@@ -4,11 +4,12 @@ A single process gets back what it gave.
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import torch
 import torch.distributed
@@ -16,6 +17,8 @@ from torch import Tensor
 
 How = Literal["mean", "sum", "least", "most"]
 """How the values of several processes make one."""
+
+T = TypeVar("T")
 
 Value: TypeAlias = Tensor | float
 
@@ -84,6 +87,15 @@ def sum_over_processes(*values: Value, device: torch.device) -> list[float]:
     total = torch.tensor([float(value) for value in values], dtype=torch.float64, device=device)
     torch.distributed.all_reduce(total)
     return total.tolist()
+
+
+def counted_over_processes(counts: Counter[T]) -> Counter[T]:
+    """The counts of all processes together."""
+    if _world_size() == 1:
+        return counts
+    parts: list[Counter[T]] = [Counter() for _ in range(_world_size())]
+    torch.distributed.all_gather_object(parts, counts)
+    return sum(parts, Counter())
 
 
 def _world_size() -> int:

@@ -10,7 +10,6 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch.optim import Optimizer
 
 from datamodules.batch import ClipBatch
-from datamodules.emotions import TaxonomyName
 from lightning_modules.backbones.interface import Backbone, Completions
 from lightning_modules.global_batch import GlobalBatch
 from lightning_modules.health import OnNonFinite, StepHealth
@@ -76,7 +75,7 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
     def __init__(
         self,
         backbone: Backbone,
-        taxonomy: TaxonomyName,
+        taxonomy: str,
         *,
         trainable: list[str] | None = None,
         learning_rate: float | None = None,

@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(
     str(path.relative_to(ROOT / "configs").with_suffix(""))
     for path in (ROOT / "configs").rglob("*.yaml")
-    if path.parent.name != "study"  # which is no configuration of a stage
+    if path.relative_to(ROOT / "configs").parts[0]
+    not in ("study", "taxonomy")  # which are no configurations of a stage
 )
 
 # `model_type` and frame size of the tiny checkpoint that stands for each model of transformers.

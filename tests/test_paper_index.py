@@ -16,7 +16,7 @@ import main
 from callbacks.rewards.base import Reward
 from datamodules.batch import SAMPLE_RATE
 from datamodules.clip_source import BASE_QUESTION, INSTRUCTION, OUTPUT_FORMAT
-from datamodules.emotions import VERIFIER_LABELS
+from datamodules.emotions import MAFW_TAXONOMY
 from datamodules.media import PAD_GREY
 from datamodules.media_settings import MelSettings
 from lightning_modules.backbones.adapters import LoRA
@@ -235,7 +235,7 @@ def test_what_is_asked_and_which_label_each_emotion_has() -> None:
     same, _, others = cells[section, "verifier label of each emotion"].partition(" themselves; ")
     labels = {emotion: emotion for emotion in same.split(", ")}
     labels |= {emotion: label for emotion, _, label in (pair.partition("→") for pair in others.split(", "))}
-    assert labels == VERIFIER_LABELS
+    assert labels == MAFW_TAXONOMY.labels
 
 
 def test_variants_of_the_loss_are_off() -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from callbacks.inspection.confusion import ConfusionMatrix, draw_confusion
-from datamodules.emotions import Taxonomy, TaxonomyName, get_taxonomy
+from datamodules.emotions import Taxonomy, get_taxonomy
 from datamodules.files.printable import printable
 from datamodules.files.writing import require_directory, write_json
 from lightning_modules.judges.file import FileJudge, same_words
@@ -126,7 +126,7 @@ def agreement(
     first: str,
     second: str,
     output: str,
-    taxonomy: TaxonomyName | None = None,
+    taxonomy: str | None = None,
     intersect: bool = False,
     num_resamples: int = 2000,
     seed: int = 0,

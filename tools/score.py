@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from datamodules.emotions import Taxonomy, TaxonomyName, get_taxonomy
+from datamodules.emotions import Aliases, Taxonomy, get_taxonomy
 from datamodules.files.writing import require_directory, write_json, write_rows
 from datamodules.rationale import read_response
 from lightning_modules.judges import FileJudge, Judge
@@ -21,6 +21,7 @@ from lightning_modules.judges.base import find_device
 from lightning_modules.judges.prompt import PromptedJudge, each_verdict, follow
 from lightning_modules.judges.verifier_judge import verifier_judge_name, verifier_verdict
 from lightning_modules.metrics.records import read_records
+from lightning_modules.metrics.unread_answers import UnreadAnswers, unread_summary
 from lightning_modules.protocol import Protocol
 
 JsonlFile = restricted_string_type("JsonlFile", r".+\.jsonl?", docstring="Path of a JSON Lines file.")
@@ -64,13 +65,14 @@ def read_completions(path: str | Path, taxonomy: Taxonomy) -> list[Completion]:
 
 def score(
     completions: str,
-    taxonomy: TaxonomyName,
-    verifier: str,
+    taxonomy: str,
+    verifier: str | None,
     output: str,
     judge: JsonlFile | Judge | None = None,
     bare: bool = False,
     device: str = "auto",
     protocol: Protocol = "paper",
+    aliases: Aliases = "published",
 ) -> dict[str, Any]:
     """Score a file of completions: rewards and sentence emotions per completion, metrics over all.
 
@@ -78,15 +80,18 @@ def score(
 
     Args:
         completions: JSONL file with `{"id", "completion", "target"}` per line.
-        taxonomy: the classes that targets and answers name.
-        verifier: Hugging Face directory or hub id of the sentence classifier.
+        taxonomy: the classes that targets and answers name: a name of `configs/taxonomy/`, or the path of such a file.
+        verifier: Hugging Face directory or hub id of the sentence classifier; null: no explanation reward.
         output: directory for the results.
         judge: JSONL file with `{"id", "emotion"}` per line, as `python main.py judge` or a person writes it; or the
             class of a judge that reads the rationales now, its options as `--judge.OPTION`. A missing or invalid
-            verdict counts as a failure. Without it the verifier, restricted to the taxonomy, is the judge.
+            verdict counts as a failure. Without it the verifier, if there is one, is the
+            judge, restricted to the taxonomy.
         bare: take the whole completion as the answer, for models trained without `<answer>` tags.
         device: where the verifier runs, e.g. `cpu` or `cuda:1`; `auto` is a GPU if there is one.
         protocol: whose EEA, UAR and question to the judge: the paper's, or what its released code computes.
+        aliases: how answers are read: as published, to the letter; or `extended`, with other forms of a class' words
+            (surprised, sad.).
 
     Returns:
         What `metrics.json` holds.
@@ -99,36 +104,39 @@ def score(
     """
     # Torch and transformers take seconds to import, and `--help` does without.
     from callbacks.predictions import score_responses
-    from lightning_modules.emotion_verifier import EmotionVerifier
+    from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
     from lightning_modules.metrics.emotion_report import EmotionReport
 
     require_directory(output, "rows.jsonl and metrics.json")
-    classes = get_taxonomy(taxonomy)
+    classes = get_taxonomy(taxonomy, aliases)
     given = read_completions(completions, classes)
     ids, targets = [item.id for item in given], [item.target for item in given]
     responses = [read_response(item.text, classes, bare) for item in given]
     rationales = [response.rationale for response in responses]
     file_judge = FileJudge(judge) if isinstance(judge, str) else None
     verdicts = file_judge.verdicts(ids, classes, rationales) if file_judge else None
-    model = EmotionVerifier(verifier, taxonomy=taxonomy)
-    model.to(find_device(device))
-
-    readings = []
-    for start in track(range(0, len(responses), _CHUNK_SIZE), description="Reading rationales"):
-        readings += model.read_groups([response.sentences for response in responses[start : start + _CHUNK_SIZE]])
+    readings: list[list[SentenceReading]] | None = None
+    if verifier is not None:
+        model = EmotionVerifier(verifier, taxonomy=taxonomy)
+        model.to(find_device(device))
+        readings = []
+        for start in track(range(0, len(responses), _CHUNK_SIZE), description="Reading rationales"):
+            readings += model.read_groups([response.sentences for response in responses[start : start + _CHUNK_SIZE]])
     reader = judge if isinstance(judge, Judge) else None
     follow(reader, protocol)
     if reader is not None:
         verdicts = judge_rationales(reader, rationales, classes)
-    elif verdicts is None:
+    elif verdicts is None and readings is not None:
         verdicts = [verifier_verdict(own, classes) for own in readings]
 
     named = file_judge or reader
-    judge_name = named.name if named else verifier_judge_name(verifier)
+    judge_name = named.name if named else None if verifier is None else verifier_judge_name(verifier)
     report = EmotionReport(classes, judge_name, protocol)
     report.update_clips([response.prediction for response in responses], targets, verdicts)
-    metrics = report.compute()
-    predictions = score_responses(ids, responses, targets, readings, verdicts)
+    unread = UnreadAnswers()
+    unread.update(responses)
+    metrics = report.compute() | {"unread_answers": unread.commonest()}
+    predictions = score_responses(ids, responses, targets, readings, verdicts, classes)
     write_rows(Path(output) / "rows.jsonl", [prediction.row(classes, judge_name) for prediction in predictions])
     write_json(Path(output) / "metrics.json", metrics)
     _print_summary(metrics, output)
@@ -156,5 +164,8 @@ def _print_summary(metrics: dict[str, Any], output: str) -> None:
     table.add_row(*("–" if metrics[name] is None else f"{100 * metrics[name]:.2f}" for name in names))
     console = Console()
     console.print(table)
-    console.print(f"Unknown answers: {metrics['unknown_answers']}. Judge failures: {metrics['judge_failures']}.")
-    console.print(f"Judge: {metrics['judge']}. Results: {output}", markup=False)
+    failures = "" if metrics["judge"] is None else f" Judge failures: {metrics['judge_failures']}."
+    console.print(f"Unknown answers: {metrics['unknown_answers']}.{failures}")
+    if metrics["unread_answers"]:
+        console.print(unread_summary(metrics["unread_answers"]), markup=False)
+    console.print(f"Judge: {metrics['judge'] or 'none'}. Results: {output}", markup=False)

@@ -32,7 +32,8 @@ def verifier_effect(predictions: dict[str, str], output: str) -> dict[str, Any]:
 
     if not predictions:
         raise ValueError("Expected at least one run: give --predictions '{name: predictions.jsonl, ...}'.")
-    result = {name: reward_effect(read_predictions(path).predictions) for name, path in predictions.items()}
+    files = {name: read_predictions(path) for name, path in predictions.items()}
+    result = {name: reward_effect(file.predictions, file.taxonomy) for name, file in files.items()}
     for name, effect in result.items():
         if not effect["num_clips"]:
             raise ValueError(

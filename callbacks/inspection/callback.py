@@ -76,7 +76,7 @@ class InspectionCallback(Callback):
         if not writers:
             return
         for name, prompt in choose_groups(experience.total, pl_module.group_size).items():
-            panel = group_panel(experience, prompt)
+            panel = group_panel(experience, prompt, pl_module.taxonomy)
             tag = f"rollouts/{name}_group"
             _add_picture(writers, tag, panel, trainer.global_step)
             for writer in writers:

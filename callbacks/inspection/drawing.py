@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageColor
 
-from callbacks.colours import EMOTIONS, RELATIONS, SYMBOLS
+from callbacks.colours import RELATIONS, SYMBOLS, colour_of
 from callbacks.inspection.lettering import Pen, cleaned, shortened, text_width, wrap
 from callbacks.inspection.panel import Panel, ShownCompletion, ShownSentence, is_correct
 from callbacks.pictures import frame_strip, spectrogram
 from datamodules.batch import SAMPLE_RATE
-from datamodules.emotions import VERIFIER_LABELS, members
+from datamodules.emotions import members
 
 WIDTH = 480
 """Of every picture, in pixels: TensorBoard shows pictures 330 pixels wide, where these can still be read."""
@@ -39,11 +39,6 @@ _VERDICTS = {True: (" ✓", _RIGHT), False: (" ✗", _WRONG), None: ("", _INK)}
 _TINT = 0.16
 _LEGEND = (("matching", "target"), ("neutral", "neutral"), ("contradicting", "another emotion"))
 _BOX_TOP = 4  # from the top of a sentence's box to that of its first line
-
-
-def colour_of(emotion: str) -> str:
-    """Colour of a GoEmotions label, or of a class by its verifier label; that of `neutral` for any other name."""
-    return EMOTIONS.get(VERIFIER_LABELS.get(emotion, emotion), EMOTIONS["neutral"])
 
 
 def tint(colour: str) -> str:
@@ -119,7 +114,8 @@ class _Page:
         for emotion in reversed(emotions):
             left = right - text_width(emotion, _TEXT, bold=True) - 16
             box = (left, self.top + 1, right, self.top + 25)
-            self.pen.canvas.rounded_rectangle(box, 5, tint(colour_of(emotion)), colour_of(emotion), 2)
+            colour = colour_of(emotion, self.panel.taxonomy)
+            self.pen.canvas.rounded_rectangle(box, 5, tint(colour), colour, 2)
             self.pen.write((left + 8, self.top + 19), emotion, _TEXT, _INK, bold=True)
             right = left - 6
         return self.pen.write_right((right, self.top + 19), "target", _SMALL, _QUIET)

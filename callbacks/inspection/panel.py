@@ -13,6 +13,7 @@ from torch import Tensor
 
 from callbacks.rewards import accuracy_score
 from datamodules.batch import ClipBatch
+from datamodules.emotions import Taxonomy
 from datamodules.rationale import Response
 from lightning_modules.coherence import Relation, relation
 from lightning_modules.emotion_verifier import SentenceReading
@@ -73,6 +74,7 @@ class Panel:
         duration_seconds: of the video track; 0 when unknown.
         failure: why the clip could not be decoded, or None.
         completions: at least one; several are the completions of one group.
+        taxonomy: the classes of the target.
         judge: who gave the verdicts; None without a judge, and in training.
     """
 
@@ -83,6 +85,7 @@ class Panel:
     duration_seconds: float
     failure: str | None
     completions: tuple[ShownCompletion, ...]
+    taxonomy: Taxonomy
     judge: str | None = None
 
     @property
@@ -92,7 +95,13 @@ class Panel:
         return bool(sentences) and not any(sentence.emotions for sentence in sentences)
 
 
-def _panel(batch: ClipBatch, row: int, completions: Sequence[ShownCompletion], judge: str | None = None) -> Panel:
+def _panel(
+    batch: ClipBatch,
+    row: int,
+    completions: Sequence[ShownCompletion],
+    taxonomy: Taxonomy,
+    judge: str | None = None,
+) -> Panel:
     length = int(batch.waveform_lengths[row]) if bool(batch.has_audio[row]) else 0
     return Panel(
         id=batch.ids[row],
@@ -102,6 +111,7 @@ def _panel(batch: ClipBatch, row: int, completions: Sequence[ShownCompletion], j
         duration_seconds=float(batch.durations_seconds[row]),
         failure=batch.failures[row],
         completions=tuple(completions),
+        taxonomy=taxonomy,
         judge=judge,
     )
 
@@ -111,12 +121,13 @@ def shown_sentences(
     readings: Sequence[SentenceReading] | None,
     reliances: Sequence[Reliance] | None,
     target: str | None,
+    taxonomy: Taxonomy,
 ) -> tuple[ShownSentence, ...]:
     """The sentences of a rationale as the verifier reads them, and what they rest on, where either is known."""
     read = [()] * len(response.sentences) if readings is None else [own.emotions for own in readings]
     rested = [None] * len(response.sentences) if reliances is None else reliances
     return tuple(
-        ShownSentence(text, emotions, None if readings is None else relation(emotions, target), reliance)
+        ShownSentence(text, emotions, None if readings is None else relation(emotions, target, taxonomy), reliance)
         for text, emotions, reliance in zip(response.sentences, read, rested, strict=True)
     )
 
@@ -143,11 +154,13 @@ def clip_panels(evaluation: Evaluation, judge: str | None, count: int) -> Iterat
         target = batch.targets[row]
         completion = ShownCompletion(
             response,
-            shown_sentences(response, _at(evaluation.readings, row), _at(evaluation.reliances, row), target),
+            shown_sentences(
+                response, _at(evaluation.readings, row), _at(evaluation.reliances, row), target, evaluation.taxonomy
+            ),
             is_correct(response.prediction, target),
             verdict=None if verdicts is None else verdicts[row],
         )
-        yield _panel(batch, row, [completion], judge)
+        yield _panel(batch, row, [completion], evaluation.taxonomy, judge)
 
 
 def choose_groups(total: Tensor, group_size: int) -> dict[str, int]:
@@ -168,7 +181,7 @@ def choose_groups(total: Tensor, group_size: int) -> dict[str, int]:
     return {"best": int(means.argmax()), "worst": int(means.argmin()), **divided}
 
 
-def group_panel(experience: Experience, prompt: int) -> Panel:
+def group_panel(experience: Experience, prompt: int, taxonomy: Taxonomy) -> Panel:
     """Panel of a prompt's group, the completion with the greatest total reward first."""
     rollout = experience.rollout
     rows = group_rows([prompt], rollout.group_size)
@@ -183,6 +196,7 @@ def group_panel(experience: Experience, prompt: int) -> Panel:
                 _at(experience.readings, row),
                 _at(experience.reliances, row),
                 rollout.targets[row],
+                taxonomy,
             ),
             is_correct(rollout.responses[row].prediction, rollout.targets[row]),
             {name: values[row] for name, values in rewards.items()},
@@ -190,4 +204,4 @@ def group_panel(experience: Experience, prompt: int) -> Panel:
         )
         for row in rows
     ]
-    return _panel(rollout.batch, prompt, completions)
+    return _panel(rollout.batch, prompt, completions, taxonomy)

@@ -54,8 +54,12 @@ class ExplanationReward(Reward):
         if self.unit == "rationale":
             assert given.verifier is not None, "who else has read the sentences"
             readings = given.verifier.read_groups([[own.rationale] * bool(own.rationale) for own in given.responses])
+        taxonomy = given.taxonomy
+        assert taxonomy is not None, "a module's"
         pairs = zip(readings, given.targets, strict=True)
-        scores = [explanation_score([self._emotions(reading) for reading in rows], target) for rows, target in pairs]
+        scores = [
+            explanation_score([self._emotions(reading) for reading in rows], target, taxonomy) for rows, target in pairs
+        ]
         return torch.tensor(scores, dtype=torch.float32)
 
     def _emotions(self, reading: SentenceReading) -> Sequence[str]:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.emotions import VERIFIER_LABELS, Taxonomy
+from datamodules.emotions import MAFW_TAXONOMY, Taxonomy
 from datamodules.labelled_sentences import LabelledSentence
 from datamodules.synthetic.cues import (
     ANNOTATOR_CUES,
@@ -211,7 +211,7 @@ def verifier_sentences(
         if emotion is None:
             sentences.append(LabelledSentence(phrase, ("neutral",)))
             continue
-        labels = [VERIFIER_LABELS[emotion], *([SECOND_LABELS[opening]] if opening in SECOND_LABELS else [])]
+        labels = [MAFW_TAXONOMY.labels[emotion], *([SECOND_LABELS[opening]] if opening in SECOND_LABELS else [])]
         text = _sentence(rng, _pick(rng, VERIFIER_SUBJECTS), phrase, VERIFIER_ADVERBS)
         sentences.append(LabelledSentence(text, tuple(labels)))
     return [sentences[i] for i in rng.permutation(count)]
@@ -228,7 +228,7 @@ def with_wrong_labels(
         share: of the sentences, rounded to whole ones.
         taxonomy: the emotions.
     """
-    labels = [VERIFIER_LABELS[emotion] for emotion in taxonomy.classes]
+    labels = [MAFW_TAXONOMY.labels[emotion] for emotion in taxonomy.classes]
     wrong = set(rng.permutation(len(sentences))[: round(share * len(sentences))].tolist())
     return [
         replace(own, emotions=(_pick(rng, [label for label in labels if label not in own.emotions]),))

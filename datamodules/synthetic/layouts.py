@@ -13,7 +13,7 @@ from typing import Literal
 from openpyxl import Workbook
 
 from datamodules.clip_source import INSTRUCTION
-from datamodules.emotions import ALIASES, DFEW_TAXONOMY, MAFW_TAXONOMY, Taxonomy
+from datamodules.emotions import DFEW_TAXONOMY, MAFW_TAXONOMY, Taxonomy
 from datamodules.synthetic.grammar import View
 from datamodules.synthetic.performance import Performance
 
@@ -21,7 +21,7 @@ ClipLayout = Literal["dfew", "mafw", "emer"]
 
 NUM_FOLDS = 5
 EMER_FILE = "EMER_cold_start.json"
-_ADJECTIVES = {noun: adjective for adjective, noun in ALIASES.items()}
+_ADJECTIVES = {noun: adjective for adjective, noun in MAFW_TAXONOMY.aliases.items()}
 _CHINESE_PERSONS = {"man": "一个男人", "woman": "一个女人"}
 _CHINESE_FACES = {
     "anger": "紧锁眉头，瞪大眼睛",

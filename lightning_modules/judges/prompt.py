@@ -16,17 +16,13 @@ DECORATION = " \t\r\n\"'`*_“”‘’.!"
 """Around a word, these leave it the same word: quotation marks, Markdown's emphasis, the end of a sentence."""
 
 
-RELEASED_NAMES = {"dfew": {"happiness": "happy", "sadness": "sad", "anger": "angry"}}
-"""Taxonomy → class → its name in the released code's question, where that is another."""
-
-
 def judge_prompt(rationale: str, taxonomy: Taxonomy, protocol: Protocol = "paper") -> str:
     """The question to the judge.
 
-    The paper's prompt to GPT-4.1-mini. The names are the taxonomy's classes in their order, separated by a comma and a
-    space (decision 31).
+    The paper's prompt to GPT-4.1-mini. The names are the taxonomy's for a judge, or its classes, in their order,
+    separated by a comma and a space (decision 31).
     """
-    others = RELEASED_NAMES.get(taxonomy.name, {}) if protocol == "released" else {}
+    others = {**taxonomy.judge_names, **(taxonomy.released_names if protocol == "released" else {})}
     names = ", ".join(others.get(emotion, emotion) for emotion in taxonomy.classes)
     return (
         f"Read the reasoning content and respond with the appropriate emotion in {names}. "

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datamodules.emotions import VERIFIER_LABELS
+from datamodules.emotions import MAFW_TAXONOMY
 from lightning_modules.emotion_verifier import MAX_LABELS, THRESHOLD, label_mask
 
 
@@ -42,8 +42,8 @@ MARGINS = (0.01, 0.02, 0.05)
 """Errors of a probability for which it is reported how many label sets they can change. The threshold itself bounds
 what can be asked: a second label that is not read is never further than 0.1 from it."""
 
-TARGET_LABELS = tuple(dict.fromkeys(VERIFIER_LABELS.values()))
-"""The labels that a clip's emotion can ask a sentence for."""
+TARGET_LABELS = MAFW_TAXONOMY.verifier_labels
+"""The labels that an emotion of the paper's corpora can ask a sentence for."""
 
 
 def set_margins(probabilities: Tensor) -> Tensor:

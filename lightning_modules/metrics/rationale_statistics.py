@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import chain, groupby
 from math import sqrt
 
-from datamodules.emotions import ALIASES, VERIFIER_LABELS, Taxonomy, members
+from datamodules.emotions import Taxonomy, members
 from datamodules.rationale import TAGS
 from lightning_modules.coherence import explanation_score
 
@@ -98,20 +98,21 @@ def count_words(sentences: Iterable[str]) -> int:
 
 
 @lru_cache
-def _naming_pattern(emotions: frozenset[str]) -> re.Pattern[str]:
-    names = emotions | {VERIFIER_LABELS[emotion] for emotion in emotions}
-    names |= {alias for alias, emotion in ALIASES.items() if emotion in emotions}
-    return re.compile(rf"\b(?:{'|'.join(sorted(names))})\b", re.IGNORECASE)
+def _naming_pattern(emotions: frozenset[str], taxonomy: Taxonomy) -> re.Pattern[str]:
+    names = emotions | {taxonomy.labels[emotion] for emotion in emotions if emotion in taxonomy.labels}
+    names |= {alias for alias, emotion in taxonomy.aliases.items() if emotion in emotions}
+    return re.compile(rf"\b(?:{'|'.join(sorted(map(re.escape, names)))})\b", re.IGNORECASE)
 
 
-def names_label(sentence: str, emotions: frozenset[str]) -> bool:
+def names_label(sentence: str, emotions: frozenset[str], taxonomy: Taxonomy) -> bool:
     """Whether a sentence says a class name, one of its aliases or its verifier label, as a whole word in any case.
 
     Args:
         sentence: the sentence.
         emotions: canonical emotions.
+        taxonomy: whose classes these are.
     """
-    return bool(emotions) and _naming_pattern(emotions).search(sentence) is not None
+    return bool(emotions) and _naming_pattern(emotions, taxonomy).search(sentence) is not None
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
@@ -153,12 +154,12 @@ def distinct(rationale: Rationale, n: int) -> float | None:
     return len(set(grams)) / len(grams) if grams else None
 
 
-def _label_named(rationales: Sequence[Rationale]) -> Iterator[float]:
+def _label_named(rationales: Sequence[Rationale], taxonomy: Taxonomy) -> Iterator[float]:
     for rationale in rationales:
         emotions = frozenset(members(rationale.target) if rationale.target else ())
         emotions |= {rationale.prediction} if rationale.prediction else frozenset()
         if emotions:
-            yield from (names_label(sentence, emotions) for sentence in rationale.sentences)
+            yield from (names_label(sentence, emotions, taxonomy) for sentence in rationale.sentences)
 
 
 def _neutral(rationales: Sequence[Rationale]) -> Iterator[float]:
@@ -250,13 +251,13 @@ def _readings(rationales: Sequence[Rationale]) -> Iterator[tuple[LabelSets, str,
             yield rationale.emotions, rationale.target, rationale
 
 
-def _other_scores(labels: LabelSets, target: str, classes: Iterable[str]) -> list[float]:
-    return [explanation_score(labels, emotion) for emotion in classes if emotion not in members(target)]
+def _other_scores(labels: LabelSets, target: str, taxonomy: Taxonomy, classes: Iterable[str]) -> list[float]:
+    return [explanation_score(labels, emotion, taxonomy) for emotion in classes if emotion not in members(target)]
 
 
 def _shuffled(rationales: Sequence[Rationale], taxonomy: Taxonomy) -> Iterator[float]:
     for labels, target, _ in _readings(rationales):
-        others = _other_scores(labels, target, taxonomy.classes)
+        others = _other_scores(labels, target, taxonomy, taxonomy.classes)
         yield sum(others) / len(others)
 
 
@@ -265,7 +266,8 @@ def _rival(rationales: Sequence[Rationale], taxonomy: Taxonomy) -> Iterator[floa
     emotional = [emotion for emotion in taxonomy.classes if emotion != "neutral"]
     for labels, target, _ in _readings(rationales):
         if target != "neutral":
-            yield min(explanation_score(labels, target), max(_other_scores(labels, target, emotional)))
+            others = _other_scores(labels, target, taxonomy, emotional)
+            yield min(explanation_score(labels, target, taxonomy), max(others))
 
 
 def _hedging(rationales: Sequence[Rationale], taxonomy: Taxonomy) -> Iterator[float]:
@@ -275,17 +277,18 @@ def _hedging(rationales: Sequence[Rationale], taxonomy: Taxonomy) -> Iterator[fl
             yield len(emotional.intersection(chain.from_iterable(rationale.emotions))) >= NUM_HEDGED
 
 
-def _judge_gap(rationales: Sequence[Rationale]) -> Iterator[float]:
+def _judge_gap(rationales: Sequence[Rationale], taxonomy: Taxonomy) -> Iterator[float]:
     for labels, target, rationale in _readings(rationales):
         if rationale.judged is not None:
-            yield (explanation_score(labels, target) > IMPLIED) - (rationale.judged in members(target))
+            yield (explanation_score(labels, target, taxonomy) > IMPLIED) - (rationale.judged in members(target))
 
 
-def _second(rationales: Sequence[Rationale]) -> Iterator[tuple[float, float]]:
+def _second(rationales: Sequence[Rationale], taxonomy: Taxonomy) -> Iterator[tuple[float, float]]:
     """Explanation reward by the verifier and by the second one."""
     for labels, target, rationale in _readings(rationales):
         if rationale.second is not None:
-            yield explanation_score(labels, target), explanation_score(rationale.second, target)
+            theirs = explanation_score(rationale.second, target, taxonomy)
+            yield explanation_score(labels, target, taxonomy), theirs
 
 
 def rationale_statistics(rationales: Sequence[Rationale], taxonomy: Taxonomy) -> dict[str, Ratio]:
@@ -296,11 +299,11 @@ def rationale_statistics(rationales: Sequence[Rationale], taxonomy: Taxonomy) ->
         taxonomy: the classes of targets, predictions and verdicts.
     """
     sentences = [sentence for rationale in rationales for sentence in rationale.sentences]
-    own = Ratio.of(explanation_score(labels, target) for labels, target, _ in _readings(rationales))
+    own = Ratio.of(explanation_score(labels, target, taxonomy) for labels, target, _ in _readings(rationales))
     shuffled = Ratio.of(_shuffled(rationales, taxonomy))
-    second = list(_second(rationales))
+    second = list(_second(rationales, taxonomy))
     return {
-        "label_named": Ratio.of(_label_named(rationales)),
+        "label_named": Ratio.of(_label_named(rationales, taxonomy)),
         "neutral_sentences": Ratio.of(_neutral(rationales)),
         "sentences": Ratio.of(len(rationale.sentences) for rationale in rationales),
         "sentence_words": Ratio.of(len(words(sentence)) for sentence in sentences),
@@ -319,7 +322,7 @@ def rationale_statistics(rationales: Sequence[Rationale], taxonomy: Taxonomy) ->
         "shuffled_ratio": Ratio(shuffled.total, own.total),
         "rival": Ratio.of(_rival(rationales, taxonomy)),
         "hedging": Ratio.of(_hedging(rationales, taxonomy)),
-        "judge_gap": Ratio.of(_judge_gap(rationales)),
+        "judge_gap": Ratio.of(_judge_gap(rationales, taxonomy)),
         "explanation_second": Ratio.of(theirs for _, theirs in second),
         "verifier_gap": Ratio.of(ours - theirs for ours, theirs in second),
     }

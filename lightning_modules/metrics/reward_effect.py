@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.emotions import GO_EMOTIONS
+from datamodules.emotions import GO_EMOTIONS, Taxonomy
 from lightning_modules.coherence import explanation_score, relation
 from lightning_modules.emotion_verifier import label_sets
 from lightning_modules.metrics.label_readings import MARGINS, READINGS, LabelReading, set_margins
@@ -51,11 +51,12 @@ def _read_clip(prediction: Prediction) -> _ReadClip | None:
     return _ReadClip(prediction.target, labels, torch.tensor(rows, dtype=torch.float32).view(len(rows), len(labels)))
 
 
-def reward_effect(predictions: Sequence[Prediction]) -> dict[str, Any]:
+def reward_effect(predictions: Sequence[Prediction], taxonomy: Taxonomy) -> dict[str, Any]:
     """What another reading of the labels, or a small error of the probabilities, would do to the explanation reward.
 
     Args:
         predictions: clips; those without a target, or whose sentences no verifier read, are left out and counted.
+        taxonomy: the classes of the targets.
 
     Returns:
         `num_clips`, `num_left_out`, `num_sentences`; `within_margin`: margin → share of the sentences whose label set
@@ -70,17 +71,20 @@ def reward_effect(predictions: Sequence[Prediction]) -> dict[str, Any]:
         "num_left_out": len(predictions) - len(clips),
         "num_sentences": len(margins),
         "within_margin": {str(m): _mean((margins <= m).float().tolist()) for m in MARGINS},
-        "readings": {reading.name: _changes(clips, reading) for reading in READINGS},
+        "readings": {reading.name: _changes(clips, reading, taxonomy) for reading in READINGS},
     }
 
 
-def _changes(clips: Sequence[_ReadClip], reading: LabelReading) -> dict[str, float | None]:
+def _changes(clips: Sequence[_ReadClip], reading: LabelReading, taxonomy: Taxonomy) -> dict[str, float | None]:
     rewards, sentences = [], []
     for clip in clips:
         before, after = clip.emotions(REWARD), clip.emotions(reading)
-        rewards.append(explanation_score(after, clip.target) - explanation_score(before, clip.target))
+        rewards.append(
+            explanation_score(after, clip.target, taxonomy) - explanation_score(before, clip.target, taxonomy)
+        )
         sentences += [
-            relation(one, clip.target) != relation(other, clip.target) for one, other in zip(before, after, strict=True)
+            relation(one, clip.target, taxonomy) != relation(other, clip.target, taxonomy)
+            for one, other in zip(before, after, strict=True)
         ]
     return {
         "clips_changed": _mean([change != 0 for change in rewards]),

@@ -13,7 +13,7 @@ from callbacks.alarms import label_sets
 from callbacks.rewards import AccuracyReward, ExplanationReward, FormatReward
 from callbacks.rewards.base import RewardInput
 from callbacks.rl import RLCallback
-from datamodules.emotions import DFEW_TAXONOMY, VERIFIER_LABELS
+from datamodules.emotions import DFEW_TAXONOMY
 from datamodules.rationale import read_response
 from lightning_modules.emotion_verifier import SentenceReading
 from lightning_modules.metrics.rationale_statistics import Rationale, rationale_statistics
@@ -50,7 +50,7 @@ def completion(rationale: str, answer: str) -> str:
 
 
 def evidence(i: int, target: str) -> str:
-    first, second, third = CUES[VERIFIER_LABELS[target]]
+    first, second, third = CUES[DFEW_TAXONOMY.labels[target]]
     return (
         f"Person {i} in the {PLACES[i % 5]} shows a {first}. A {second} at second {i}. All is {third}, says look {i}."
     )
@@ -66,24 +66,24 @@ def other(target: str) -> str:
 
 
 def cue(target: str, number: int = 0) -> str:
-    return CUES[VERIFIER_LABELS[target]][number]
+    return CUES[DFEW_TAXONOMY.labels[target]][number]
 
 
 CHEATS: dict[str, Policy] = {
     "one cue again and again": lambda i, t: completion(f"Clip {i} has a {cue(t)}. " + f"A {cue(t)} is there. " * 6, t),
     "one sentence": lambda i, t: completion(f"Person {i} shows a {cue(t)}.", t),
     "a template of three sentences per class": lambda i, t: completion(
-        " ".join(f"There is a {word} to see." for word in CUES[VERIFIER_LABELS[t]]), t
+        " ".join(f"There is a {word} to see." for word in CUES[DFEW_TAXONOMY.labels[t]]), t
     ),
     "a template in changing order": lambda i, t: completion(
-        " ".join(f"There is a {CUES[VERIFIER_LABELS[t]][(i + k) % 3]} to see." for k in range(3)), t
+        " ".join(f"There is a {CUES[DFEW_TAXONOMY.labels[t]][(i + k) % 3]} to see." for k in range(3)), t
     ),
     "hedging": lambda i, t: completion(
         " ".join(f"Clip {i} has a {cue(t)} and a {CUES[label][k % 3]}." for k, label in enumerate(LABELS)), t
     ),
     "the label named": lambda i, t: completion(
-        f"Person {i} feels {VERIFIER_LABELS[t]}. So much {VERIFIER_LABELS[t]} in clip {i}! "
-        f"It is {VERIFIER_LABELS[t]} that {i} shows.",
+        f"Person {i} feels {DFEW_TAXONOMY.labels[t]}. So much {DFEW_TAXONOMY.labels[t]} in clip {i}! "
+        f"It is {DFEW_TAXONOMY.labels[t]} that {i} shows.",
         t,
     ),
     "two hundred sentences": lambda i, t: completion(
@@ -115,7 +115,7 @@ def play(policy: Policy, strict: bool = True) -> tuple[float, set[str]]:
     responses = [read_response(text, DFEW_TAXONOMY, strict=strict) for text in texts]
     readings = [[read(sentence) for sentence in response.sentences] for response in responses]
     callback = RLCallback([FormatReward(), AccuracyReward(), ExplanationReward()])
-    rewarded = callback.reward(RewardInput(responses, targets, readings, strict=strict))
+    rewarded = callback.reward(RewardInput(responses, targets, readings, taxonomy=DFEW_TAXONOMY, strict=strict))
     rewards = weighted_sum(rewarded.values, rewarded.weights)
     rationales = [
         Rationale(

@@ -15,11 +15,11 @@ TINY = str(Path(__file__).parents[1] / "golden" / "tiny_verifier")
 def test_rows_without_target_or_without_verifier():
     responses = [read_response("<think>He smiles.</think><answer>happy</answer>", DFEW_TAXONOMY)] * 2
     readings = EmotionVerifier(TINY).read_groups([response.sentences for response in responses])
-    unlabelled, labelled = score_responses(["a", "b"], responses, [None, "happiness"], readings, None)
+    unlabelled, labelled = score_responses(["a", "b"], responses, [None, "happiness"], readings, None, DFEW_TAXONOMY)
     assert (unlabelled.accuracy, unlabelled.explanation, unlabelled.format) == (None, None, 1)
     assert (labelled.accuracy, labelled.prediction) == (1, "happiness")
     assert labelled.explanation is not None
-    row = score_responses(["a"], responses[:1], ["anger"], None, ["fear"])[0].row(DFEW_TAXONOMY, "judge")
+    row = score_responses(["a"], responses[:1], ["anger"], None, ["fear"], DFEW_TAXONOMY)[0].row(DFEW_TAXONOMY, "judge")
     assert (row["accuracy"], row["explanation"]) == (0, None)
     assert (row["judged"], row["judge"], row["taxonomy"]) == ("fear", "judge", "dfew")
     assert row["sentences"] == ({"text": "He smiles.", "emotions": None, "probabilities": None},)

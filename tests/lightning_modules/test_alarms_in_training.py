@@ -94,7 +94,7 @@ def test_values_of_a_step(
 def explanation_of(verifier: EmotionVerifier | None, text: str) -> float:
     assert verifier is not None
     readings = verifier.read(read_response(text, DFEW_TAXONOMY).sentences)
-    return explanation_score([reading.emotions for reading in readings], "anger")
+    return explanation_score([reading.emotions for reading in readings], "anger", DFEW_TAXONOMY)
 
 
 def test_an_alarm_warns_when_the_window_is_bad_and_again_after_silence(

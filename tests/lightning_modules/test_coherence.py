@@ -2,6 +2,7 @@
 
 import pytest
 
+from datamodules.emotions import MAFW_TAXONOMY
 from lightning_modules.coherence import relation
 
 pytestmark = pytest.mark.unit
@@ -21,4 +22,4 @@ pytestmark = pytest.mark.unit
     ],
 )
 def test_relation(emotions: tuple[str, ...], target: str | None, expected: str | None) -> None:
-    assert relation(emotions, target) == expected
+    assert relation(emotions, target, MAFW_TAXONOMY) == expected

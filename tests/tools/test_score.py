@@ -155,3 +155,24 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_json(tmp_path / "rows.jsonl", {"metric": object()})
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
     assert read_rows(tmp_path) == [{"id": "1"}]
+
+
+def test_answers_as_models_word_them(tmp_path):
+    rows = [("a", "surprised", "surprise"), ("b", "Sad.", "sadness"), ("c", "mirth", "happiness")]
+    lines = [json.dumps({"id": i, "completion": f"<answer>{a}</answer>", "target": t}) for i, a, t in rows]
+    (tmp_path / "said.jsonl").write_text("\n".join(lines))
+    published = score(str(tmp_path / "said.jsonl"), "dfew", None, str(tmp_path / "a"))
+    assert published["war"] == 0 and published["judge"] is None and published["eea"] is None
+    assert [own["answer"] for own in published["unread_answers"]] == ["Sad.", "mirth", "surprised"]
+    extended = score(str(tmp_path / "said.jsonl"), "dfew", None, str(tmp_path / "b"), aliases="extended")
+    assert extended["war"] == pytest.approx(2 / 3)
+    assert extended["unread_answers"] == [{"answer": "mirth", "count": 1}]
+    row = json.loads((tmp_path / "b/rows.jsonl").read_text().splitlines()[0])
+    assert (row["prediction"], row["accuracy"], row["explanation"]) == ("surprise", 1.0, None)
+
+
+def test_a_class_without_a_verifier_label(tmp_path):
+    (tmp_path / "said.jsonl").write_text('{"id": "a", "completion": "<answer>calm</answer>", "target": "calm"}\n')
+    with pytest.raises(ValueError, match="ravdess has no verifier label for calm: neither the explanation reward"):
+        score(str(tmp_path / "said.jsonl"), "ravdess", TINY, str(tmp_path / "a"))
+    assert score(str(tmp_path / "said.jsonl"), "ravdess", None, str(tmp_path / "b"))["war"] == 1.0

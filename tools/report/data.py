@@ -1,12 +1,12 @@
 """What a report holds, as plain JSON values: runs with their figures, and clips with what each run said of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from callbacks.colours import EMOTIONS, RELATIONS, SYMBOLS
-from datamodules.emotions import VERIFIER_LABELS, Taxonomy, members
+from callbacks.colours import EMOTIONS, RELATIONS, SYMBOLS, colour_of
+from datamodules.emotions import Taxonomy, members
 from datamodules.rationale import read_response
 from datamodules.synthetic.truth import ClipTruth
 from lightning_modules.coherence import relation
@@ -94,9 +94,13 @@ def page_data(
         "taxonomy": {
             "name": taxonomy.name,
             "classes": list(taxonomy.classes),
-            "labels": {emotion: VERIFIER_LABELS[emotion] for emotion in taxonomy.classes},
+            "labels": dict(taxonomy.labels),
         },
-        "colours": {"relations": RELATIONS, "symbols": SYMBOLS, "emotions": EMOTIONS},
+        "colours": {
+            "relations": RELATIONS,
+            "symbols": SYMBOLS,
+            "emotions": EMOTIONS | {emotion: colour_of(emotion, taxonomy) for emotion in taxonomy.classes},
+        },
         "intervals": f"below them {100 * LEVEL:.0f} % intervals over clips (score intervals).",
         "notes": _notes(media),
         "grounding": FIGURES,
@@ -216,24 +220,27 @@ def _said(prediction: Prediction, target: str | None, truth: ClipTruth | None, f
         "explanation": prediction.explanation,
         "completion": prediction.completion,
         "failure": prediction.failure,
-        "sentences": [_sentence(sentence, target, truth) for sentence in prediction.sentences],
+        "sentences": [_sentence(sentence, target, truth, file.taxonomy) for sentence in prediction.sentences],
     }
 
 
-def _sentence(sentence: PredictedSentence, target: str | None, truth: ClipTruth | None) -> dict[str, Any]:
+def _sentence(
+    sentence: PredictedSentence, target: str | None, truth: ClipTruth | None, taxonomy: Taxonomy
+) -> dict[str, Any]:
     emotions, probabilities = sentence.emotions, sentence.probabilities
+    goals = () if target is None else taxonomy.target_labels(target)
     return {
         "text": sentence.text,
         "emotions": None if emotions is None else list(emotions),
-        "relation": None if emotions is None else relation(emotions, target),
+        "relation": None if emotions is None else relation(emotions, target, taxonomy),
         "support": None if truth is None else sentence_support(sentence.text, truth),
         "reliance": None if sentence.reliance is None else asdict(sentence.reliance),
-        "probabilities": None if probabilities is None else _shown(probabilities, emotions or (), target),
+        "probabilities": None if probabilities is None else _shown(probabilities, {*(emotions or ()), *goals}),
     }
 
 
-def _shown(probabilities: Mapping[str, float], emotions: Sequence[str], target: str | None) -> list[tuple[str, float]]:
+def _shown(probabilities: Mapping[str, float], also: Collection[str]) -> list[tuple[str, float]]:
     """The labels of a sentence that are worth showing with their probabilities, most probable first."""
     ranked = sorted(probabilities, key=lambda label: -probabilities[label])
-    wanted = {*ranked[:_SHOWN_LABELS], *emotions, *(VERIFIER_LABELS[own] for own in members(target or "") if own)}
+    wanted = {*ranked[:_SHOWN_LABELS], *also}
     return [(label, round(probabilities[label], 4)) for label in ranked if label in wanted]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from callbacks.inspection.panel import Panel, ShownCompletion, ShownSentence, is_correct
-from datamodules.emotions import DFEW_TAXONOMY
+from datamodules.emotions import DFEW_TAXONOMY, MAFW_TAXONOMY
 from datamodules.rationale import read_response
 from lightning_modules.coherence import relation
 
@@ -15,7 +15,7 @@ def completion(text: str, emotions: Sequence[Sequence[str]], target: str | None 
     """A completion whose sentences express the given emotions."""
     response = read_response(text, DFEW_TAXONOMY)
     sentences = tuple(
-        ShownSentence(sentence, tuple(own), relation(own, target))
+        ShownSentence(sentence, tuple(own), relation(own, target, DFEW_TAXONOMY))
         for sentence, own in zip(response.sentences, emotions, strict=True)
     )
     return ShownCompletion(response, sentences, is_correct(response.prediction, target), **worth)
@@ -32,6 +32,8 @@ def make_panel() -> Callable[..., Panel]:
         frames = torch.arange(4 * 3 * 24 * 24).view(4, 3, 24, 24).remainder(251).to(torch.uint8)
         waveform = torch.sin(torch.arange(16_000) / 10.0)
         values = {"id": "clip", "target": "anger", "frames": frames, "waveform": waveform, "duration_seconds": 2.0}
-        return Panel(**{**values, "failure": None, **fields}, completions=completions or (SAID,))
+        return Panel(
+            **{**values, "failure": None, "taxonomy": MAFW_TAXONOMY, **fields}, completions=completions or (SAID,)
+        )
 
     return make

@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image, ImageColor
 
-from callbacks.colours import RELATIONS
-from callbacks.inspection.drawing import MAX_COMPLETIONS, MAX_FRAMES, WIDTH, colour_of, draw_panel, tint
+from callbacks.colours import RELATIONS, colour_of
+from callbacks.inspection.drawing import MAX_COMPLETIONS, MAX_FRAMES, WIDTH, draw_panel, tint
 from callbacks.inspection.lettering import Pen
 from callbacks.inspection.panel import Panel
+from datamodules.emotions import DFEW_TAXONOMY
 from datamodules.rationale import split_sentences
 from tests.callbacks.inspection.conftest import SAID, completion
 
@@ -29,7 +30,7 @@ def same(one: Image.Image, other: Image.Image) -> bool:
 
 
 def test_a_class_has_the_colour_of_its_verifier_label() -> None:
-    assert colour_of("happiness") == colour_of("joy") != colour_of("sadness")
+    assert colour_of("happiness", DFEW_TAXONOMY) == colour_of("joy") != colour_of("sadness")
     assert colour_of("no emotion") == colour_of("neutral")
 
 

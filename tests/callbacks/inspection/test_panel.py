@@ -48,7 +48,7 @@ def test_a_single_group_is_shown_once() -> None:
 
 
 def test_a_group_has_its_own_clip_and_the_best_completion_first(experience: Experience) -> None:
-    panel = group_panel(experience, 1)
+    panel = group_panel(experience, 1, DFEW_TAXONOMY)
     batch = experience.rollout.batch
     assert panel.id == batch.ids[1] and panel.target == "anger" and torch.equal(panel.frames, batch.frames[1])
     assert panel.waveform.tolist() == batch.waveform[1, : batch.waveform_lengths[1]].tolist()
@@ -57,12 +57,14 @@ def test_a_group_has_its_own_clip_and_the_best_completion_first(experience: Expe
     assert [c.advantage for c in panel.completions] == [-3.0, -2.0]
     assert [c.correct for c in panel.completions] == [True, False]
     assert panel.completions[0].sentences[0].relation == "matching" and not panel.is_unread
-    assert group_panel(experience, 2).completions[0].sentences[0].relation == "contradicting", "target happiness"
+    assert group_panel(experience, 2, DFEW_TAXONOMY).completions[0].sentences[0].relation == "contradicting", (
+        "target happiness"
+    )
 
 
 def test_sentences_without_a_verifier_are_bare(experience: Experience) -> None:
     experience.readings = None
-    panel = group_panel(experience, 0)
+    panel = group_panel(experience, 0, DFEW_TAXONOMY)
     assert panel.completions[0].sentences[0].text == "Sentence 0." and panel.is_unread
 
 
@@ -73,7 +75,7 @@ def test_the_first_clips_of_an_evaluation(make_clip: Callable[..., Clip]) -> Non
         make_clip(2, target="anger_fear", failure="broken", waveform=torch.zeros(0)),
     ]
     responses = [read_response(said(i), DFEW_TAXONOMY) for i in (1, 1, 1)]
-    evaluation = Evaluation(collate(clips), responses, [reading(1)] * 3, ["fear", "fear", None])
+    evaluation = Evaluation(collate(clips), responses, [reading(1)] * 3, ["fear", "fear", None], DFEW_TAXONOMY)
     first, second, third = clip_panels(evaluation, "someone", 5)
     assert len(list(clip_panels(evaluation, "someone", 2))) == 2
     assert first.waveform.tolist() == clips[0].waveform.tolist(), "without the batch's padding"

@@ -23,7 +23,7 @@ def given(*completions: str, strict: bool = True, probabilities: list[list[list[
         # Label sets are the reward's to take from probabilities.
         readings = [[SentenceReading("", torch.tensor(row), (), LABELS) for row in rows] for rows in probabilities]
     ids = [f"clip{i}" for i in range(len(responses))]
-    return RewardInput(responses, ["anger"] * len(responses), readings, strict=strict, ids=ids)
+    return RewardInput(responses, ["anger"] * len(responses), readings, taxonomy=DFEW_TAXONOMY, strict=strict, ids=ids)
 
 
 class Given(Reward):
@@ -113,5 +113,7 @@ def test_the_whole_rationale_may_be_the_unit() -> None:
             return [[SentenceReading(text, torch.tensor([0.9, 0.0, 0.0]), (), LABELS) for text in g] for g in groups]
 
     read = given("<think>He frowns. He smiles.</think><answer>angry</answer>", "", probabilities=[[], []])
-    values = ExplanationReward(unit="rationale")(RewardInput(read.responses, read.targets, [[], []], Reader()))
+    values = ExplanationReward(unit="rationale")(
+        RewardInput(read.responses, read.targets, [[], []], Reader(), DFEW_TAXONOMY)
+    )
     assert values.tolist() == [1.0, 0.0]

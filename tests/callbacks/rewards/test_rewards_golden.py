@@ -13,7 +13,7 @@ from callbacks.rewards import (
     accuracy_score,
 )
 from callbacks.rewards.base import RewardInput
-from datamodules.emotions import DFEW_TAXONOMY, GO_EMOTIONS, get_taxonomy
+from datamodules.emotions import DFEW_TAXONOMY, GO_EMOTIONS, MAFW_TAXONOMY, get_taxonomy
 from datamodules.rationale import read_response
 from lightning_modules.coherence import explanation_score
 from lightning_modules.emotion_verifier import EmotionVerifier
@@ -34,7 +34,7 @@ def readings():
 
 @pytest.mark.parametrize("reward", [FormatReward(), AccuracyReward(), ExplanationReward()], ids=lambda r: r.name)
 def test_golden_rewards(reward, readings):
-    values = reward(RewardInput(RESPONSES, TARGETS, readings, strict=False))
+    values = reward(RewardInput(RESPONSES, TARGETS, readings, taxonomy=MAFW_TAXONOMY, strict=False))
     assert values.dtype == torch.float32
     assert len(CASES) == 211
     wrong = {
@@ -86,12 +86,14 @@ def test_format(completion, expected):
     ],
 )
 def test_explanation(label_sets, target, expected):
-    assert explanation_score(label_sets, target) == pytest.approx(expected, abs=1e-12)
+    assert explanation_score(label_sets, target, MAFW_TAXONOMY) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_batch_without_a_sentence_gets_zeros():
     responses = [read_response(text, DFEW_TAXONOMY) for text in ("", "<think></think><answer>anger</answer>")]
-    assert ExplanationReward()(RewardInput(responses, ["anger", "neutral"], [[], []])).tolist() == [0, 0]
+    assert ExplanationReward()(
+        RewardInput(responses, ["anger", "neutral"], [[], []], taxonomy=DFEW_TAXONOMY)
+    ).tolist() == [0, 0]
 
 
 def test_the_explanation_reward_needs_readings():
@@ -110,8 +112,8 @@ def test_weights_are_finite(weight):
 def test_any_emotion_of_a_compound_clip_is_rewarded() -> None:
     # A clip of anger and disgust: two of three emotional sentences express one of them; the neutral one does not count.
     sentences = [["anger"], ["disgust", "fear"], ["joy"], ["neutral"]]
-    assert explanation_score(sentences, "anger_disgust") == pytest.approx(2 / 3)
-    assert explanation_score(sentences, "anger") == pytest.approx(1 / 3)
+    assert explanation_score(sentences, "anger_disgust", MAFW_TAXONOMY) == pytest.approx(2 / 3)
+    assert explanation_score(sentences, "anger", MAFW_TAXONOMY) == pytest.approx(1 / 3)
     assert accuracy_score("disgust", "anger_disgust") == 1.0
     assert accuracy_score("fear", "anger_disgust") == 0.0
     assert accuracy_score(None, "anger_disgust") == 0.0

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from datamodules.emotions import ALIASES, DFEW_TAXONOMY, GO_EMOTIONS, MAFW_TAXONOMY, VERIFIER_LABELS
+from datamodules.emotions import DFEW_TAXONOMY, GO_EMOTIONS, MAFW_TAXONOMY
 from datamodules.synthetic.cues import ANNOTATOR_CUES, ANNOTATOR_SCENES, SECOND_LABELS, VERIFIER_CUES, VERIFIER_SCENES
 from datamodules.synthetic.grammar import (
     SPLITS,
@@ -67,7 +67,7 @@ def test_paraphrase_sets_are_disjoint_and_share_vocabulary():
 
 
 def test_annotator_set_names_no_emotion_class():
-    names = set(MAFW_TAXONOMY.classes) | set(ALIASES)
+    names = set(MAFW_TAXONOMY.classes) | set(MAFW_TAXONOMY.aliases)
     assert not _words([phrase for phrase, _ in ANNOTATOR_PHRASES]) & names
     assert not _words(list(ANNOTATOR_SCENES)) & names
 
@@ -192,10 +192,10 @@ def test_verifier_labels_are_balanced_go_emotions():
     firsts = [item.emotions[0] for item in items]
     for emotion in DFEW_TAXONOMY.classes:
         # Scene sentences read as neutral, so neutral has twice its share.
-        assert firsts.count(VERIFIER_LABELS[emotion]) == (200 if emotion == "neutral" else 100)
+        assert firsts.count(MAFW_TAXONOMY.labels[emotion]) == (200 if emotion == "neutral" else 100)
     assert {label for item in items for label in item.emotions} <= set(GO_EMOTIONS)
     assert any(len(item.emotions) == 2 for item in items)
     openings = {opening for channels in VERIFIER_CUES.values() for pair in channels.values() for opening in pair[0]}
     assert set(SECOND_LABELS) <= openings
     # A second label is never a class of a taxonomy: it would reward sentences about another emotion.
-    assert not set(SECOND_LABELS.values()) & set(VERIFIER_LABELS.values())
+    assert not set(SECOND_LABELS.values()) & set(MAFW_TAXONOMY.verifier_labels)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from datamodules.emotions import GO_EMOTIONS, VERIFIER_LABELS
+from datamodules.emotions import GO_EMOTIONS, MAFW_TAXONOMY
 from lightning_modules.coherence import relation
 from lightning_modules.emotion_verifier import label_mask
 from lightning_modules.metrics.label_readings import TARGET_LABELS, relation_codes, set_margins
@@ -30,8 +30,10 @@ def test_a_margin_is_the_smallest_error_that_changes_the_set():
 def test_relations_are_those_of_coherence():
     mask = label_mask(random_probabilities(200, len(GO_EMOTIONS)))
     mask[0] = torch.tensor([label == "neutral" for label in GO_EMOTIONS])
-    emotions = {label: emotion for emotion, label in VERIFIER_LABELS.items()}
+    emotions = {label: emotion for emotion, label in MAFW_TAXONOMY.labels.items()}
     names = ("contradicting", "neutral", "matching")
     for row, codes in zip(mask.tolist(), relation_codes(mask, GO_EMOTIONS).tolist(), strict=True):
         own = {label for label, read in zip(GO_EMOTIONS, row, strict=True) if read}
-        assert [names[code] for code in codes] == [relation(own, emotions[label]) for label in TARGET_LABELS]
+        assert [names[code] for code in codes] == [
+            relation(own, emotions[label], MAFW_TAXONOMY) for label in TARGET_LABELS
+        ]

@@ -52,7 +52,7 @@ def test_words() -> None:
     ],
 )
 def test_names_label(sentence: str, emotions: set[str], expected: bool) -> None:
-    assert names_label(sentence, frozenset(emotions)) is expected
+    assert names_label(sentence, frozenset(emotions), MAFW_TAXONOMY) is expected
 
 
 def test_label_named_counts_target_and_answer_over_all_sentences() -> None:

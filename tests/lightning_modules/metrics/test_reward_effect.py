@@ -2,6 +2,7 @@
 
 import pytest
 
+from datamodules.emotions import DFEW_TAXONOMY
 from lightning_modules.metrics.predictions import PredictedSentence, Prediction
 from lightning_modules.metrics.reward_effect import reward_effect
 
@@ -27,7 +28,7 @@ CLIPS = [
 
 
 def test_by_hand():
-    effect = reward_effect(CLIPS)
+    effect = reward_effect(CLIPS, DFEW_TAXONOMY)
     assert (effect["num_clips"], effect["num_left_out"], effect["num_sentences"]) == (3, 2, 4)
     assert effect["readings"]["threshold_0.05"] == pytest.approx(
         {
@@ -44,6 +45,6 @@ def test_by_hand():
 
 
 def test_nothing_to_read():
-    effect = reward_effect(CLIPS[3:])
+    effect = reward_effect(CLIPS[3:], DFEW_TAXONOMY)
     assert (effect["num_clips"], effect["num_left_out"], effect["num_sentences"]) == (0, 2, 0)
     assert set(effect["readings"]["top_label_only"].values()) | set(effect["within_margin"].values()) == {None}

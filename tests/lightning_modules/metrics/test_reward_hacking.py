@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.emotions import DFEW_TAXONOMY, VERIFIER_LABELS
+from datamodules.emotions import DFEW_TAXONOMY
 from lightning_modules.metrics.predictions import PredictedSentence, Prediction
 from lightning_modules.metrics.rationale_statistics import Ratio, rationale_statistics
 from lightning_modules.metrics.reward_hacking import CHECKS, Alarm, make_alarms, prediction_alarms
@@ -18,7 +18,7 @@ NOUNS = ("room", "street", "garden", "kitchen", "car")
 def healthy(i: int) -> Prediction:
     """Two neutral observations and two sentences of evidence for the target, none of them said of another clip."""
     target = DFEW_TAXONOMY.classes[i % len(DFEW_TAXONOMY)]
-    label = VERIFIER_LABELS[target]
+    label = DFEW_TAXONOMY.labels[target]
     clues = [(f"Clip {i} opens in a {NOUNS[i % 5]}.", "neutral"), (f"The lips of person {i} move slowly.", "neutral")]
     clues += [(f"Their voice is at {i} now.", label), (f"Both eyes narrow {i} times.", label)]
     sentences = tuple(PredictedSentence(text, (emotion,), None) for text, emotion in clues)
@@ -36,7 +36,7 @@ def said(prediction: Prediction, *sentences: tuple[str, tuple[str, ...]]) -> Pre
 
 def label(prediction: Prediction) -> str:
     assert prediction.target is not None
-    return VERIFIER_LABELS[prediction.target]
+    return DFEW_TAXONOMY.labels[prediction.target]
 
 
 def warned(predictions: list[Prediction]) -> set[str]:

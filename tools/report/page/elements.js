@@ -53,7 +53,7 @@ function choice(label, value, options, onchange) {
 /** An emotion with its colour; `absent` says what null means. */
 function emotion(name, absent) {
   if (name === null) return make("span", { class: "emotion absent" }, absent);
-  const colour = DATA.colours.emotions[DATA.taxonomy.labels[name] ?? name] ?? "transparent";
+  const colour = DATA.colours.emotions[name] ?? "transparent";
   return make("span", { class: "emotion", style: { "--dot": colour } }, name);
 }
 
