@@ -14,6 +14,7 @@ from torch import Tensor
 from datamodules.files.json_log import json_digest
 from datamodules.media import DecodedClip
 from datamodules.media_settings import MediaSettings
+from datamodules.segments import split_media
 from datamodules.tensor_store import TensorStore
 
 _FORMAT = 3  # raise it when decoding gives other values, or more of them, for the same settings
@@ -23,8 +24,8 @@ _DECODERS = ("av", "pillow", "torchcodec", "transformers")  # packages whose rel
 class ClipCache(TensorStore):
     """A directory of decoded clips that never grows beyond a limit.
 
-    An entry belongs to the absolute path, size and modification time of a media file, to all `MediaSettings`, and to
-    the versions of the decoding packages; when one of them changes, the clip is decoded again.
+    An entry belongs to the absolute path (with the segment), size and modification time of a media file, to all
+    `MediaSettings`, and to the versions of the decoding packages; when one of them changes, the clip is decoded again.
 
     When the limit is reached, those that are there stay, as `TensorStore` explains. Room is made only at opening: for a
     lowered limit in the constructor, and for other settings in `prune`.
@@ -95,7 +96,7 @@ def _settings_key(settings: MediaSettings) -> str:
 
 
 def _source(path: str | Path) -> str:
-    status = Path(path).stat()
+    status = Path(split_media(path)[0]).stat()
     return f"{status.st_size} bytes, modified at {status.st_mtime_ns} ns"
 
 

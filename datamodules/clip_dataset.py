@@ -21,6 +21,7 @@ from datamodules.isolation import IsolatedFunction, Lost
 from datamodules.media import DecodedClip, decode_clip, import_decoders
 from datamodules.media_settings import MediaSettings
 from datamodules.mel import log_mel
+from datamodules.segments import failure_reason
 
 RETRY_PAUSE_SECONDS = 1.0
 """Before the second and last attempt at a file that could not be read."""
@@ -32,7 +33,7 @@ class ClipDataset(Dataset[Clip]):
     Args:
         records: the rows.
         settings: how clips are decoded.
-        instruction: the text the model is asked with.
+        instruction: the text the model is asked with, where a record has none of its own.
         on_undecodable: `skip` returns a failed clip (black frames, no audio, `failure` set), `error` raises.
         cache_in_memory: keep decoded clips; each worker process has a cache of its own.
         cache: decoded clips on disk, shared by all workers and later runs; None decodes every time.
@@ -86,7 +87,7 @@ class ClipDataset(Dataset[Clip]):
         except MediaError as error:
             if self.on_undecodable == "error":
                 raise
-            failure = printable(str(error).removeprefix(f"{record.media}: "))
+            failure = printable(failure_reason(error, record.media or ""))
             decoded = _failed_clip(self.settings)
         return Clip(
             id=record.id,
@@ -94,7 +95,7 @@ class ClipDataset(Dataset[Clip]):
             frames=decoded.frames,
             waveform=decoded.waveform,
             has_audio=decoded.has_audio,
-            instruction=self.instruction,
+            instruction=record.instruction or self.instruction,
             target=record.target,
             response=record.response,
             failure=failure,
@@ -141,8 +142,10 @@ def split_validation(
 ) -> tuple[list[ClipRecord], list[ClipRecord]]:
     """Training and validation part of a training split, stratified by class, both in the order of `records`.
 
-    Each class gives round(fraction · clips) clips, at least one where it has two or more. Depends on the label file and
-    the seed only, not on which media files are present. In a concatenation each corpus is stratified by itself.
+    A corpus that holds clips out itself (`ClipRecord.is_validation`) has these for validation, and no others. Of any
+    other corpus, each class gives round(fraction · clips) clips, at least one where it has two or more. Depends on the
+    label file and the seed only, not on which media files are present. In a concatenation each corpus is stratified by
+    itself.
 
     Args:
         records: the training split.
@@ -150,9 +153,11 @@ def split_validation(
         seed: of the draw within each class.
     """
     classes: dict[tuple[str, str | None], list[int]] = defaultdict(list)
+    held_out = {position for position, record in enumerate(records) if record.is_validation}
+    decided = {records[position].dataset for position in held_out}
     for position, record in enumerate(records):
-        classes[record.dataset, record.target].append(position)
-    held_out: set[int] = set()
+        if record.dataset not in decided:
+            classes[record.dataset, record.target].append(position)
     for (_, emotion), positions in classes.items():
         wanted = min(max(round(fraction * len(positions)), 1), len(positions) - 1) if fraction > 0 else 0
         held_out.update(random.Random(f"{seed}/{emotion}").sample(positions, wanted))

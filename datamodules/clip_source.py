@@ -26,18 +26,22 @@ INSTRUCTION = f"{BASE_QUESTION}  {OUTPUT_FORMAT}"
 """The paper's instruction for stages 1 and 3 and for evaluation, with its two spaces (decision 3)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ClipRecord:
     """One row of a label file.
 
     Args:
         id: the clip's id as distributed.
-        media: path of the media file, or None when no file was found for the row.
+        media: path of the media file, or None when no file was found for the row; of a part of one, with the segment
+            behind it (`segments.split_media`).
         target: canonical emotion, or None where there is no label (`predict`); several, as MAFW's compound clips have,
             are joined by `_` (`emotions.members` takes them apart).
         response: the completion to learn in stage 1, or None.
         source: `file:row` of the label, for messages.
         dataset: name of the corpus; `read_splits` fills it in.
+        instruction: what the model is asked of this clip; None: what it is asked of all.
+        transcript: what is said in the clip, or None.
+        is_validation: the corpus itself holds the clip out of training for validation.
     """
 
     id: str
@@ -46,6 +50,9 @@ class ClipRecord:
     response: str | None
     source: str
     dataset: str = ""
+    instruction: str | None = None
+    transcript: str | None = None
+    is_validation: bool = False
 
 
 class DataSource(ABC):  # noqa: B024 (a name for both)

@@ -5,6 +5,7 @@ have: a few kilobytes can declare a picture of gigabytes.
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import av
 from av.container import InputContainer
 
 from datamodules.containers import MediaError, UnreadableError, check_file, decoder_path, one_clip
+from datamodules.segments import Segment
 
 MAX_SIDE, MAX_PIXELS = 8192, 8192 * 4352
 """Of a picture, in pixels: an 8K film has no more, nor do the levels of H.264 and HEVC for one (6 to 6.2)."""
@@ -22,6 +24,11 @@ _FORMATS = "mov,matroska,avi,wav,flv,ogg,asf,mpeg,mpegts,mpegvideo,h264,hevc"  #
 _OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
 _WITHOUT_TIMES = ("avi",)
 """Containers that have no presentation times: FFmpeg makes them up, and wrongly where there are B-frames."""
+
+_OVERSHOOT_SECONDS = 0.5
+"""A segment may end so much after its file, as rounded times do."""
+_ROUNDING_SECONDS = 1e-4
+"""Less than between two frames; times of segments are decimal, those of frames fractions."""
 
 _DEFAULT_FRAMES_PER_SECOND = 25
 """Where a file tells nothing of its frame rate; FFmpeg's own choice for such streams."""
@@ -115,7 +122,7 @@ class VideoInfo:
 
     Args:
         num_frames: frames that are shown, by the packets of the stream; a header may be wrong about it.
-        duration_seconds: from the first frame's begin to the last one's end; finite and above 0.
+        duration_seconds: from the first frame's begin to the last one's end, or of the segment; finite and above 0.
         width: of the frames as stored, in pixels.
         height: of the frames as stored, in pixels.
         frames_per_second: on average; None where the file does not say.
@@ -131,15 +138,20 @@ class VideoInfo:
 
 
 @one_clip
-def video_info(path: str | Path) -> VideoInfo:
-    """Facts about the video stream of a file, without decoding it.
+def video_info(path: str | Path, segment: Segment | None = None) -> VideoInfo:
+    """Facts about the video stream of a file, or a segment of it, without decoding it.
 
     Raises:
-        MediaError: no such file, an empty or cut file, or no video stream.
+        MediaError: no such file, an empty or cut file, no video stream, or a segment outside it.
     """
     scan = Scan(path)
     return VideoInfo(
-        scan.num_frames, scan.duration_seconds(), scan.width, scan.height, scan.frames_per_second, scan.codec
+        len(scan.frames_of(segment)),
+        scan.segment_seconds(segment),
+        scan.width,
+        scan.height,
+        scan.frames_per_second,
+        scan.codec,
     )
 
 
@@ -164,6 +176,7 @@ class Scan:
     """
 
     def __init__(self, path: str | Path) -> None:
+        self.path = path
         check_file(path)
         with open_media(path) as container:
             stream = open_film(container, path)
@@ -191,6 +204,35 @@ class Scan:
         times = self.times[first:] if len(self.times) == self.num_frames else []
         span = float((times[-1] - times[0]) * self._time_base) if times else 0.0
         return duration_seconds(self.num_frames - first, span, self._last_seconds, self.frames_per_second)
+
+    def segment_seconds(self, segment: Segment | None) -> float:
+        """Length of a segment, as far as there are frames; of the whole film for None."""
+        whole = self.duration_seconds()
+        if segment is None:
+            return whole
+        return min(whole if segment.end_seconds is None else segment.end_seconds, whole) - segment.start_seconds
+
+    def frames_of(self, segment: Segment | None) -> range:
+        """Indices of the frames that begin within a segment; where none does, of the one that is on show.
+
+        Raises:
+            MediaError: the segment is not within the film.
+        """
+        if segment is None:
+            return range(self.num_frames)
+        start, whole = segment.start_seconds, self.duration_seconds()
+        end = whole if segment.end_seconds is None else segment.end_seconds
+        if start >= whole or end > whole + _OVERSHOOT_SECONDS:
+            raise MediaError(
+                f"{self.path}: the segment {segment} is not within the film, which lasts {whole:.2f} s. Correct its "
+                "start and end"
+            )
+        if len(self.times) == self.num_frames:
+            begins = [float((time - self.times[0]) * self._time_base) for time in self.times]
+        else:
+            begins = [index * whole / self.num_frames for index in range(self.num_frames)]
+        first, stop = (bisect_left(begins, seconds - _ROUNDING_SECONDS) for seconds in (start, end))
+        return range(first, stop) if first < stop else range(max(first - 1, 0), max(first, 1))
 
 
 def duration_seconds(

@@ -95,8 +95,7 @@ class Taxonomy:
             hint = f" Did you mean {near[0]}?" if near else ""
             raise ValueError(
                 f"{where}: label {label!r:.80} is not a {self.name} emotion. Expected one of "
-                f"{', '.join(self.classes)}, or an alias ({', '.join(sorted(self.aliases))})."
-               {hint}"
+                f"{', '.join(self.classes)}, or an alias ({', '.join(sorted(self.aliases))}).{hint}"
             )
         return emotion
 

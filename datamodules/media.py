@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
+from math import inf
 from pathlib import Path
 from types import ModuleType
 
@@ -24,6 +25,7 @@ from datamodules.containers import MediaError, check_file, decoder_source, one_c
 from datamodules.demuxing import undecodable_sound
 from datamodules.media_settings import Downmix, FrameFit, MediaSettings
 from datamodules.mel import log_mel
+from datamodules.segments import split_media
 from datamodules.video import decode_video
 
 PAD_GREY = 127
@@ -134,7 +136,11 @@ def _stack(frames: Sequence[np.ndarray]) -> Tensor:
 
 @one_clip
 def decode_audio(
-    path: str | Path, max_seconds: float, downmix: Downmix = "sqrt2", video_start_seconds: float | None = None
+    path: str | Path,
+    max_seconds: float,
+    downmix: Downmix = "sqrt2",
+    video_start_seconds: float | None = None,
+    segment_seconds: float | None = None,
 ) -> Tensor | None:
     """Decode the audio track to mono 16 kHz.
 
@@ -144,6 +150,8 @@ def decode_audio(
         downmix: see `MediaSettings`.
         video_start_seconds: time of the first frame; audio that starts later is preceded by silence, so that sound and
             picture stay together (the paper's decoder drops the gap). None: the waveform begins with the audio.
+        segment_seconds: length of the segment that begins at `video_start_seconds`, and nothing before or after it is
+            heard; silence where the audio ends earlier. None: the whole file.
 
     Returns:
         float32 `[S]`, or None when the file has no audio stream.
@@ -167,10 +175,15 @@ def decode_audio(
         raise MediaError(f"{path}: cannot open the audio ({_reason(error)})") from error
     audio_start = max(decoder.metadata.begin_stream_seconds or 0.0, 0.0)  # what lies before 0 is an encoder's priming
     start = audio_start if video_start_seconds is None else min(audio_start, video_start_seconds)
-    if audio_start >= start + max_seconds:
+    first = 0.0
+    if segment_seconds is not None and video_start_seconds is not None:
+        first = start = max(video_start_seconds, 0.0)
+        max_seconds = min(max_seconds, segment_seconds)
+    audio_end = audio_start + (decoder.metadata.duration_seconds or inf)
+    if audio_start >= start + max_seconds or first >= audio_end:
         return torch.zeros(round(max_seconds * SAMPLE_RATE))
     try:
-        samples = decoder.get_samples_played_in_range(0.0, start + max_seconds)
+        samples = decoder.get_samples_played_in_range(first, start + max_seconds)
     except RuntimeError as error:  # a packet that does not decode, or a track without any
         raise MediaError(f"{path}: broken audio stream ({_reason(error)})") from error
     if not samples.data.isfinite().all():
@@ -183,13 +196,19 @@ def decode_audio(
 def decode_clip(path: str | Path, settings: MediaSettings) -> DecodedClip:
     """Frames, waveform and duration of a clip.
 
+    Args:
+        path: a media file, or a segment of one (`segments.split_media`).
+        settings: how it is decoded.
+
     Raises:
-        MediaError: the video, or an audio track that is there, does not decode.
+        MediaError: the video, or an audio track that is there, does not decode, or the segment is outside it.
         ImportError: FFmpeg's libraries are missing.
     """
+    path, segment = split_media(path)
     fit = partial(fit_frame, image_size=settings.image_size, frame_fit=settings.frame_fit)
-    video = decode_video(path, settings.num_frames, fit)
-    waveform = decode_audio(path, settings.max_audio_seconds, settings.downmix, video.begin_seconds)
+    video = decode_video(path, settings.num_frames, fit, segment)
+    length = None if segment is None else video.duration_seconds
+    waveform = decode_audio(path, settings.max_audio_seconds, settings.downmix, video.begin_seconds, length)
     has_audio = waveform is not None
     waveform = waveform if has_audio else torch.zeros(0)
     return DecodedClip(

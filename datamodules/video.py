@@ -18,6 +18,7 @@ import numpy as np
 
 from datamodules.containers import MediaError, one_clip
 from datamodules.demuxing import Packet, Scan, check_size, demux, media_error, open_film, open_media
+from datamodules.segments import Segment
 
 Fit = Callable[[np.ndarray], np.ndarray]
 """Makes of the pixels of a frame `[H, W, 3]` what is kept of it."""
@@ -51,8 +52,9 @@ class DecodedVideo:
 
     Args:
         frames: T times uint8 RGB `[H, W, 3]`, whose size may change within a film; or what the fit made of each.
-        begin_seconds: time of the first frame of all, by the clock of the file; 0 where it has no times.
-        duration_seconds: from the begin of the first frame that decodes to the end of the last; finite and above 0.
+        begin_seconds: time of the first frame of all, by the clock of the file, where it has one, or of the segment.
+        duration_seconds: from the begin of the first frame that decodes to the end of the last, or of the segment;
+            finite and above 0.
     """
 
     frames: list[np.ndarray]
@@ -61,29 +63,40 @@ class DecodedVideo:
 
 
 @one_clip
-def decode_video(path: str | Path, num_frames: int, fit: Fit = np.asarray) -> DecodedVideo:
+def decode_video(
+    path: str | Path, num_frames: int, fit: Fit = np.asarray, segment: Segment | None = None
+) -> DecodedVideo:
     """Uniformly spaced frames, turned upright if the file says so, with begin and duration of the track.
 
     Args:
         path: a video file.
         num_frames: T.
         fit: applied to each frame as soon as it is decoded, so that only one is there at its full size.
+        segment: which part of the file; None: all of it.
 
     Raises:
         MediaError: no such file, an empty or cut file, no video stream, or one that does not decode, or whose data is
-            damaged where it is needed, or whose pictures are too large.
+            damaged where it is needed, or whose pictures are too large; or a segment outside it.
     """
     scan = Scan(path)
+    available = scan.frames_of(segment)
     try:
         frames, num_missing = None, 0
         if scan.has_times:
-            wanted = [scan.times[index] for index in frame_indices(scan.num_frames, num_frames)]
+            wanted = [scan.times[index] for index in _spread(available, num_frames)]
             frames = _decode_at(path, scan.packets, scan.times[0], wanted, fit)
         if frames is None:
-            frames, num_missing = _decode_all(path, scan.num_frames, scan.times, num_frames, fit)
+            frames, num_missing = _decode_all(path, scan, available, num_frames, fit)
     except av.FFmpegError as error:
         raise media_error(error, f"{path}: broken video stream") from error
+    if segment is not None:
+        return DecodedVideo(frames, scan.begin_seconds + segment.start_seconds, scan.segment_seconds(segment))
     return DecodedVideo(frames, scan.begin_seconds, scan.duration_seconds(num_missing))
+
+
+def _spread(available: range, num_frames: int) -> list[int]:
+    """Indices of uniformly spaced frames among those available."""
+    return [available[index] for index in frame_indices(len(available), num_frames)]
 
 
 def _needed_packets(packets: Sequence[Packet], wanted: Iterable[int]) -> list[bool]:
@@ -142,7 +155,7 @@ def _decode_at(
 
 
 def _decode_all(
-    path: str | Path, num_packets: int, times: Sequence[int], num_frames: int, fit: Fit
+    path: str | Path, scan: Scan, available: range, num_frames: int, fit: Fit
 ) -> tuple[list[np.ndarray], int]:
     """Fitted frames by decoding all in order; slower, and right also where packets have no times.
 
@@ -150,23 +163,24 @@ def _decode_all(
 
     Args:
         path: a video file.
-        num_packets: packets of frames that are to be shown.
-        times: of these packets, ascending. Fewer frames than packets are accepted only if all the missing ones come
-            first, as where a film was cut inside an open group of pictures.
+        scan: its packets. Fewer frames than packets are accepted only if all the missing ones come first, as where a
+            film was cut inside an open group of pictures.
+        available: indices of the frames to choose from.
         num_frames: T.
         fit: see `decode_video`.
 
     Raises:
         MediaError: not every frame decodes, or not without damage.
     """
-    wanted = frame_indices(num_packets, num_frames)
+    wanted = _spread(available, num_frames)
     found, decoded = _decode_counting(path, wanted, fit)
-    num_missing = num_packets - len(decoded)
+    num_missing = scan.num_frames - len(decoded)
     if num_missing:
-        is_known = decoded and None not in decoded and len(times) == num_packets
-        if not is_known or sorted(decoded) != list(times[num_missing:]):
-            raise MediaError(f"{path}: broken video stream ({len(decoded)} of {num_packets} frames decode)")
-        wanted = frame_indices(len(decoded), num_frames)
+        is_known = decoded and None not in decoded and len(scan.times) == scan.num_frames
+        if not is_known or sorted(decoded) != list(scan.times[num_missing:]):
+            raise MediaError(f"{path}: broken video stream ({len(decoded)} of {scan.num_frames} frames decode)")
+        left = range(max(available.start, num_missing), max(available.stop, num_missing + 1))
+        wanted = [index - num_missing for index in _spread(left, num_frames)]
         found, _ = _decode_counting(path, wanted, fit)
     return [found[index] for index in wanted], num_missing
 

@@ -20,6 +20,7 @@ from datamodules.demuxing import video_info
 from datamodules.files.json_log import JsonLog, json_digest
 from datamodules.isolation import Lost, run_isolated
 from datamodules.media_settings import MediaSettings
+from datamodules.segments import failure_reason, split_media
 
 _FORMAT = 3  # raise it when a check says something else of the same file
 
@@ -66,7 +67,7 @@ def check_clip(path: str, settings: MediaSettings) -> ClipCheck:
     try:
         return _decode_and_describe(path, settings)
     except MediaError as error:
-        return ClipCheck(str(error).removeprefix(f"{path}: "), may_pass=isinstance(error, UnreadableError))
+        return ClipCheck(failure_reason(error, path), may_pass=isinstance(error, UnreadableError))
 
 
 @one_clip
@@ -77,8 +78,9 @@ def _decode_and_describe(path: str | Path, settings: MediaSettings) -> ClipCheck
     # Here and not above: torchcodec loads FFmpeg's libraries, and `decode_clip` says what to do when it cannot.
     from torchcodec.decoders import AudioDecoder
 
-    video = video_info(path)
-    audio = AudioDecoder(decoder_source(path)).metadata if decoded.has_audio else None
+    file, segment = split_media(path)
+    video = video_info(file, segment)
+    audio = AudioDecoder(decoder_source(file)).metadata if decoded.has_audio else None
     peak = float(decoded.waveform.abs().max()) if decoded.waveform.numel() else 0.0
     return ClipCheck(
         failure=None,
@@ -99,7 +101,7 @@ class FileStamp(NamedTuple):
     """What a file is known by; its content may have changed when one of these has.
 
     Args:
-        path: absolute.
+        path: absolute, with the segment of a clip that is not the whole file.
         size: in bytes.
         mtime_ns: time of the last modification, in nanoseconds.
     """
@@ -112,7 +114,7 @@ class FileStamp(NamedTuple):
     def of(cls, path: str) -> "FileStamp":
         """The stamp of a file now; one that the system does not show, as a link to nowhere, has size 0."""
         try:
-            status = Path(path).stat()
+            status = Path(split_media(path)[0]).stat()
         except OSError:
             return cls(str(Path(path).absolute()), 0, 0)
         return cls(str(Path(path).absolute()), status.st_size, status.st_mtime_ns)

@@ -91,10 +91,8 @@ def test_bare_word() -> None:
 
 
 def test_a_file_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(
-        tmp_path / "own.yaml",
-        'classes:\n  bored: {aliases: [dull], colour: "#102030", judge: dull}\n  glad: {verifier: joy}\n',
-    )
+    bored = '{aliases: [dull], colour: "#102030", judge: dull}'
+    path = write(tmp_path / "own.yaml", f"classes:\n  bored: {bored}\n  glad: {{verifier: joy}}\n")
     monkeypatch.chdir(tmp_path)
     taxonomy = get_taxonomy("own.yaml")
     assert taxonomy == get_taxonomy(path) and taxonomy.name == path, "by which files name it, from wherever it is read"

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from datamodules.containers import MediaError
 from datamodules.files.printable import is_unicode, readable_name
 from datamodules.isolation import Lost, run_isolated
+from datamodules.segments import failure_reason, split_media
 from datamodules.video import decode_video
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def draw_pictures(path: str, num_frames: int) -> Pictures:
     """Decode a clip and draw it.
 
     Args:
-        path: a media file.
+        path: a media file, or a segment of one.
         num_frames: uniformly spaced frames in the strip.
 
     Raises:
@@ -78,15 +79,21 @@ def draw_pictures(path: str, num_frames: int) -> Pictures:
     from datamodules.media import decode_audio
     from datamodules.media_settings import MediaSettings
 
+    file, segment = split_media(path)
     try:
-        video = decode_video(path, num_frames, _thumbnail)
+        video = decode_video(file, num_frames, _thumbnail, segment)
     except MediaError as error:
-        return Pictures(None, None, (_reason(error, path),))
+        return Pictures(None, None, (failure_reason(error, path),))
     strip = frame_strip(_same_width(video.frames), _FRAME_HEIGHT)
     try:
-        waveform = decode_audio(path, MediaSettings().max_audio_seconds, video_start_seconds=video.begin_seconds)
+        waveform = decode_audio(
+            file,
+            MediaSettings().max_audio_seconds,
+            video_start_seconds=video.begin_seconds,
+            segment_seconds=None if segment is None else video.duration_seconds,
+        )
     except MediaError as error:
-        return Pictures(_jpeg(strip), None, (_reason(error, path),))
+        return Pictures(_jpeg(strip), None, (failure_reason(error, path),))
     if waveform is None:
         return Pictures(_jpeg(strip), None, ("the file has no audio track",))
     return Pictures(_jpeg(strip), _jpeg(spectrogram(waveform, _SPECTROGRAM_HEIGHT, strip.width)), ())
@@ -105,10 +112,6 @@ def _same_width(thumbnails: Sequence[np.ndarray]) -> "Tensor":
     import torch
 
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
-
-
-def _reason(error: MediaError, path: str) -> str:
-    return str(error).removeprefix(f"{path}: ")
 
 
 def _jpeg(image: Image.Image) -> bytes:
@@ -146,10 +149,12 @@ def find_media(name: str) -> str | None:
 
     A result names a file whose own name is in other bytes than UTF-8 as `readable_name` does.
     """
-    if os.path.isfile(name):  # noqa: PTH113 (False, too, for a name that no system takes)
+    file, segment = split_media(name)
+    if os.path.isfile(file):  # noqa: PTH113 (False, too, for a name that no system takes)
         return name
-    path = Path(name)
-    return _odd_files(path.parent).get(path.name)
+    path = Path(file)
+    found = _odd_files(path.parent).get(path.name)
+    return found if found is None or segment is None else found + segment.fragment
 
 
 @lru_cache
@@ -176,7 +181,7 @@ def clip_media(path: str | None, drawn: Mapping[str, Pictures], directory: Path,
         return ClipMedia(None, None, None, (f"The media file is not at hand: {readable_name(path)}",))
     pictures = drawn[path]
     # What is no video stays outside: a prediction file may name any file of this machine.
-    embed = embed and pictures.strip is not None and Path(path).stat().st_size <= LARGEST_EMBEDDED
+    embed = embed and pictures.strip is not None and Path(split_media(path)[0]).stat().st_size <= LARGEST_EMBEDDED
     return ClipMedia(
         source=_embedded(path) if embed else _link(path, directory),
         strip=_data_uri("image/jpeg", pictures.strip),
@@ -187,13 +192,15 @@ def clip_media(path: str | None, drawn: Mapping[str, Pictures], directory: Path,
 
 def _link(path: str, directory: Path) -> str:
     """Address relative to the page; `./` keeps a colon in a name from being read as a scheme."""
-    relative = Path(os.path.relpath(path, directory)).as_posix()
-    return f"./{quote(os.fsencode(relative))}"
+    file, segment = split_media(path)
+    relative = Path(os.path.relpath(file, directory)).as_posix()
+    return f"./{quote(os.fsencode(relative))}" + ("" if segment is None else segment.fragment)
 
 
 def _embedded(path: str) -> str | None:
-    kind = mimetypes.guess_type(path)[0] or "video/mp4"
-    return _data_uri(kind, Path(path).read_bytes())
+    file, segment = split_media(path)
+    content = _data_uri(mimetypes.guess_type(file)[0] or "video/mp4", Path(file).read_bytes())
+    return content if content is None or segment is None else content + segment.fragment
 
 
 def _data_uri(kind: str, content: bytes | None) -> str | None:
