@@ -92,7 +92,7 @@ def usage() -> str:
 
 def import_corpora() -> None:
     """Import the corpora of clips: an imported class can be named without its module, e.g. `--data DFEW`."""
-    for module in ("clips", "dfew", "emer", "joint", "mafw", "merr", "ravdess"):
+    for module in ("clips", "dfew", "emer", "joint", "mafw", "manifest", "merr", "ravdess"):
         import_module(f"datamodules.{module}")
 
 

@@ -1,6 +1,5 @@
 """The dataset that decodes the clips of records."""
 
-import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from datamodules.batch import Clip
 from datamodules.clip_cache import ClipCache
 from datamodules.clip_source import ClipRecord
 from datamodules.containers import MediaError, UnreadableError
+from datamodules.drawing_lots import draw_stratified
 from datamodules.files.printable import printable
 from datamodules.isolation import IsolatedFunction, Lost
 from datamodules.media import DecodedClip, decode_clip, import_decoders
@@ -158,8 +158,6 @@ def split_validation(
     for position, record in enumerate(records):
         if record.dataset not in decided:
             classes[record.dataset, record.target].append(position)
-    for (_, emotion), positions in classes.items():
-        wanted = min(max(round(fraction * len(positions)), 1), len(positions) - 1) if fraction > 0 else 0
-        held_out.update(random.Random(f"{seed}/{emotion}").sample(positions, wanted))
+    held_out |= draw_stratified([(emotion, own) for (_, emotion), own in classes.items()], fraction, seed)
     training = [record for position, record in enumerate(records) if position not in held_out]
     return training, [records[position] for position in sorted(held_out)]

@@ -208,10 +208,11 @@ class ClipSource(DataSource):
         return self._rows
 
     def _read(self, split: Split) -> list[ClipRecord]:
-        records = [
-            replace(record, id=printable(record.id), dataset=record.dataset or self.name)
-            for record in self.records(split)
-        ]
+        records = self.records(split)
+        for position, record in enumerate(records):
+            identifier, dataset = printable(record.id), record.dataset or self.name
+            if (identifier, dataset) != (record.id, record.dataset):
+                records[position] = replace(record, id=identifier, dataset=dataset)
         if not records:
             self.refuse(f"{self.name} at {self.root}: the {split} split lists no clips.")
         rows: dict[str, ClipRecord] = {}

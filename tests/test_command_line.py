@@ -59,6 +59,7 @@ STACKS: dict[str, list[str]] = {
     "data/merr": ["trainer/default", "stage/cold_start", "backbone/composed"],
     "data/ravdess": ["trainer/default", "stage/evaluate", "backbone/composed"],
     "data/clips": ["trainer/default", "stage/evaluate", "backbone/composed"],
+    "data/manifest": ["trainer/default", "stage/grpo", "backbone/composed"],
     "data/rationale_text": ["trainer/default", "stage/verifier"],
     "data/goemotions": ["trainer/default", "stage/verifier"],
     "backbone/composed": ["trainer/default", "stage/cold_start", "data/emer"],

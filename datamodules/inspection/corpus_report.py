@@ -11,6 +11,7 @@ from datamodules.corpus import Corpus, LabelRow
 from datamodules.files.printable import readable_name
 from datamodules.inspection.checks import ClipCheck
 from datamodules.media_settings import MediaSettings
+from datamodules.segments import split_media
 
 Severity = Literal["error", "warning", "note"]
 """`error`: clips or labels are lost or wrong. `warning`: other counts than published. `note`: good to know."""
@@ -85,7 +86,7 @@ def _surplus(data: ClipSource, rows: Rows) -> list[str] | None:
     """Files that no split lists; None where the corpus keeps no index of its files."""
     if not isinstance(data, Corpus):
         return None
-    listed = {record.media for records in rows.values() for record in records}
+    listed = {split_media(record.media or "")[0] for records in rows.values() for record in records}
     listed |= {str(data.media_file(row)) for split in rows for row in _left_out(data, split)}
     return [readable_name(str(path)) for path in data.media_files().values() if str(path) not in listed]
 
