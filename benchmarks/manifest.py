@@ -13,7 +13,7 @@ from pathlib import Path
 from datamodules.manifest import Manifest
 
 _CLASSES = ("anger", "happiness", "neutral", "sadness", "surprise")
-_SEGMENTS = 100
+_SEGMENTS = 10
 """Of each film."""
 _RATIONALE = "He raises his voice. His brows are drawn together, and he leans towards her."
 
