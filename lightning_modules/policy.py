@@ -1,5 +1,6 @@
 """A policy that explains clips, and its evaluation by the method's metrics: what stages 1 and 3 share."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from lightning_modules.judges import Judge
 from lightning_modules.judges.prompt import PromptedJudge, follow
 from lightning_modules.judges.verifier_judge import verifier_judge_name, verifier_verdict
 from lightning_modules.metrics.claims import match_truth
-from lightning_modules.metrics.emotion_report import EmotionReport
+from lightning_modules.metrics.emotion_report import CountedClip, EmotionReport
 from lightning_modules.metrics.grounding import Grounding
 from lightning_modules.metrics.reliance import Reliance
 from lightning_modules.metrics.reliance_report import RelianceReport
@@ -140,6 +141,7 @@ class PolicyModule(LightningModule):
         self.validation_report = EmotionReport(self.taxonomy, self.judge_name, protocol)
         self.test_report = EmotionReport(self.taxonomy, self.judge_name, protocol)
         self.unread_answers = UnreadAnswers()
+        self.tested_clips: Counter[CountedClip] = Counter()
         self.truth = None if truth is None else read_truth(truth)
         self.grounding = Grounding()
         self.measures_reliance = reliance is not False
@@ -270,12 +272,16 @@ class PolicyModule(LightningModule):
         for metric in (self.test_report, self.grounding, self.reliance_report, *counts):
             metric.reset()
         self.unread_answers = UnreadAnswers()
+        self.tested_clips = Counter()
 
     def test_step(self, batch: ClipBatch, batch_idx: int) -> Evaluation:
         evaluation = self.evaluate(batch, with_reliance=True)
         self._update(self.test_report, evaluation)
         self._ground(evaluation)
         self.unread_answers.update(evaluation.responses)
+        predictions = [response.prediction for response in evaluation.responses]
+        verdicts = evaluation.verdicts or [None] * len(batch)
+        self.tested_clips.update(map(CountedClip, batch.datasets, predictions, batch.targets, verdicts))
         self.silent_clips.update(float(num_silent(batch)))
         self.undecodable_clips.update(float(sum(failure is not None for failure in batch.failures)))
         return evaluation
@@ -283,6 +289,7 @@ class PolicyModule(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_report(self.test_report, "test")
         self.unread_answers.counts = counted_over_processes(self.unread_answers.counts)
+        self.tested_clips = counted_over_processes(self.tested_clips)
         if unread := self.unread_answers.commonest():
             self.print(unread_summary(unread))
         figures = {name: figure["value"] for name, figure in self._grounding_report().items()}
@@ -314,12 +321,14 @@ class PolicyModule(LightningModule):
         """Metrics of the last test run, as written to `metrics.json`.
 
         Beside those of `score`: how many clips had no audio track (the model heard silence) or could not be decoded (a
-        wrong answer). With the truth about the clips, `grounding`: see `claims`. Where it was measured what sentences
-        rest on, `reliance`: see `RelianceReport`.
+        wrong answer). Of several corpora, `corpora` has the figures of each. With the truth about the clips,
+        `grounding`: see `claims`. Where it was measured what sentences rest on, `reliance`: see `RelianceReport`.
         """
         grounding, reliance = self._grounding_report(), self._reliance_figures()
+        corpora = self.test_report.of_corpora(self.tested_clips)
         return {
             **self.test_report.compute(),
+            **({"corpora": corpora} if corpora else {}),
             **({"grounding": grounding} if grounding else {}),
             **({"reliance": reliance} if reliance else {}),
             "unread_answers": self.unread_answers.commonest(),

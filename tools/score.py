@@ -3,6 +3,7 @@
 It writes a row per completion and the metrics over all.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from datamodules.emotions import Aliases, Taxonomy, get_taxonomy
+from datamodules.files.printable import printable
 from datamodules.files.writing import require_directory, write_json, write_rows
 from datamodules.rationale import read_response
 from lightning_modules.judges import FileJudge, Judge
@@ -39,27 +41,30 @@ class Completion:
         id: the clip's id.
         text: the completion as generated.
         target: canonical emotion of the clip, several joined by `_`.
+        corpus: its name; empty where the file does not say.
     """
 
     id: str
     text: str
     target: str
+    corpus: str = ""
 
 
 def read_completions(path: str | Path, taxonomy: Taxonomy) -> list[Completion]:
-    """Completions of a JSONL file with `{"id", "completion", "target"}` per line.
+    """Completions of a JSONL file with `{"id", "completion", "target"}` per line, and perhaps `dataset`.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: no completion, a malformed line, a repeated id or a target that is no class; names file and line.
     """
     completions = []
-    for record in read_records(path, ["completion", "target"]):
-        text, target = record.fields["completion"], record.fields["target"]
-        for name, value in (("completion", text), ("target", target)):
+    for record in read_records(path, ["completion", "target"], ["dataset"]):
+        text, target, corpus = (record.fields[name] for name in ("completion", "target", "dataset"))
+        for name, value in (("completion", text), ("target", target), ("dataset", corpus or "")):
             if not isinstance(value, str):
                 raise ValueError(f"{record.where}: {name} must be text; got {value!r}.")
-        completions.append(Completion(record.id, text, taxonomy.compound_target(target, record.where)))
+        target = taxonomy.compound_target(target, record.where)
+        completions.append(Completion(record.id, text, target, printable(corpus or "")))
     return completions
 
 
@@ -105,7 +110,7 @@ def score(
     # Torch and transformers take seconds to import, and `--help` does without.
     from callbacks.predictions import score_responses
     from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
-    from lightning_modules.metrics.emotion_report import EmotionReport
+    from lightning_modules.metrics.emotion_report import CountedClip, EmotionReport
 
     require_directory(output, "rows.jsonl and metrics.json")
     classes = get_taxonomy(taxonomy, aliases)
@@ -132,10 +137,14 @@ def score(
     named = file_judge or reader
     judge_name = named.name if named else None if verifier is None else verifier_judge_name(verifier)
     report = EmotionReport(classes, judge_name, protocol)
-    report.update_clips([response.prediction for response in responses], targets, verdicts)
+    predicted, corpora = [response.prediction for response in responses], [item.corpus for item in given]
+    report.update_clips(predicted, targets, verdicts)
     unread = UnreadAnswers()
     unread.update(responses)
+    counted = map(CountedClip, corpora, predicted, targets, verdicts or [None] * len(ids))
+    corpora_figures = report.of_corpora(Counter(counted))
     metrics = report.compute() | {"unread_answers": unread.commonest()}
+    metrics |= {"corpora": corpora_figures} if corpora_figures else {}
     predictions = score_responses(ids, responses, targets, readings, verdicts, classes)
     write_rows(Path(output) / "rows.jsonl", [prediction.row(classes, judge_name) for prediction in predictions])
     write_json(Path(output) / "metrics.json", metrics)
@@ -156,14 +165,21 @@ def judge_rationales(judge: Judge, rationales: Sequence[str], taxonomy: Taxonomy
     return emotions
 
 
+def _cells(metrics: dict[str, Any], names: Sequence[str]) -> list[str]:
+    return ["–" if metrics[name] is None else f"{100 * metrics[name]:.2f}" for name in names]
+
+
 def _print_summary(metrics: dict[str, Any], output: str) -> None:
     table = Table(title=f"{metrics['num_samples']} completions ({metrics['taxonomy']}), in percent")
     names = ("war", "uar", "eea", "epc", "fcr")
     for name in names:
         table.add_column(name.upper(), justify="right")
-    table.add_row(*("–" if metrics[name] is None else f"{100 * metrics[name]:.2f}" for name in names))
+    table.add_row(*_cells(metrics, names))
     console = Console()
     console.print(table)
+    for corpus, own in metrics.get("corpora", {}).items():
+        figures = ", ".join(f"{name.upper()} {cell}" for name, cell in zip(names, _cells(own, names), strict=True))
+        console.print(f"{corpus or 'no corpus'}: {own['num_samples']} completions, {figures}", markup=False)
     failures = "" if metrics["judge"] is None else f" Judge failures: {metrics['judge_failures']}."
     console.print(f"Unknown answers: {metrics['unknown_answers']}.{failures}")
     if metrics["unread_answers"]:

@@ -1,7 +1,8 @@
 """All metrics of an evaluation as one dictionary: what `metrics.json` holds."""
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ from lightning_modules.metrics.recognition import (
     weighted_average_recall,
 )
 from lightning_modules.protocol import Protocol
+
+_SHARED = ("protocol", "taxonomy", "judge")
+"""What the corpora of a report have in common."""
 
 
 def emotion_report(
@@ -119,6 +123,22 @@ def _class_figures(own: Tensor, predicted: Tensor, index: int, judged: bool) -> 
     }
 
 
+class CountedClip(NamedTuple):
+    """What is counted of a clip.
+
+    Args:
+        corpus: its corpus' name.
+        prediction: canonical emotion; None where the answer is unknown.
+        target: canonical emotion, several joined by `_`.
+        judged: emotion that the judge names; None where its reply is invalid, or without a judge.
+    """
+
+    corpus: str
+    prediction: str | None
+    target: str | None
+    judged: str | None
+
+
 class EmotionReport(EmotionMetric):
     """`metrics.json` as a metric: counts clips as all metrics here, computes the whole dictionary.
 
@@ -162,7 +182,28 @@ class EmotionReport(EmotionMetric):
 
     def compute(self) -> dict[str, Any]:
         """The dictionary of `emotion_report`, or of `compound_report`; warns about classes without a clip."""
+        if not self.num_compound:
+            warn_absent(self.counts, self.taxonomy)
+        return self.figures()
+
+    def figures(self) -> dict[str, Any]:
+        """The same of the clips of this process, without a warning."""
         if self.num_compound:
             return compound_report(self.counts, self.taxonomy, self.judge, int(self.num_compound), self.protocol)
-        warn_absent(self.counts, self.taxonomy)
         return emotion_report(self.counts, self.taxonomy, self.judge, self.protocol)
+
+    def of_corpora(self, clips: Counter[CountedClip]) -> dict[str, dict[str, Any]]:
+        """Corpus → its own figures, without what they share; empty where there are fewer than two corpora.
+
+        Args:
+            clips: of all processes.
+        """
+        names = sorted({clip.corpus for clip in clips})
+        reports = {}
+        for name in names if len(names) > 1 else ():
+            own = [clip for clip in clips.elements() if clip.corpus == name]
+            report = EmotionReport(self.taxonomy, self.judge, self.protocol)
+            verdicts = None if self.judge is None else [clip.judged for clip in own]
+            report.update_clips([clip.prediction for clip in own], [clip.target for clip in own], verdicts)
+            reports[name] = {key: value for key, value in report.figures().items() if key not in _SHARED}
+        return reports

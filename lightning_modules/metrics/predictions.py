@@ -125,8 +125,8 @@ def read_predictions(path: str | Path) -> PredictionFile:
                 )
     try:
         taxonomy = get_taxonomy(str(first.fields["taxonomy"]))
-    except ValueError as error:
-        raise ValueError(f"{first.where}: {error}") from error
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"{first.where}: the taxonomy: {error}") from error
     predictions = tuple(_prediction(record, taxonomy) for record in records)
     return PredictionFile(Path(path), taxonomy, _name(first, "judge"), predictions)
 
@@ -219,6 +219,14 @@ def _is_reliance(value: Any) -> bool:
         return False
     nats = [own for own in value.values() if own is not None]
     return bool(nats) and all(isinstance(n, int | float) and not isinstance(n, bool) for n in nats)
+
+
+def by_corpus(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
+    """Corpus → its clips; empty where there are fewer than two corpora, or clips of none."""
+    corpora: dict[str, list[Prediction]] = {}
+    for prediction in predictions:
+        corpora.setdefault(prediction.dataset or "", []).append(prediction)
+    return corpora if len(corpora) > 1 and "" not in corpora else {}
 
 
 def joint_ids(files: Sequence[PredictionFile], intersect: bool) -> tuple[list[str], dict[Path, int]]:

@@ -176,3 +176,15 @@ def test_a_class_without_a_verifier_label(tmp_path):
     with pytest.raises(ValueError, match="ravdess has no verifier label for calm: neither the explanation reward"):
         score(str(tmp_path / "said.jsonl"), "ravdess", TINY, str(tmp_path / "a"))
     assert score(str(tmp_path / "said.jsonl"), "ravdess", None, str(tmp_path / "b"))["war"] == 1.0
+
+
+def test_figures_of_each_corpus(tmp_path, capsys):
+    rows = [("a", "angry", "DFEW"), ("b", "fear", "MAFW"), ("c", "angry", "MAFW")]
+    lines = [
+        json.dumps({"id": i, "completion": f"<answer>{a}</answer>", "target": "anger", "dataset": d})
+        for i, a, d in rows
+    ]
+    (tmp_path / "said.jsonl").write_text("\n".join(lines))
+    metrics = score(str(tmp_path / "said.jsonl"), "dfew", None, str(tmp_path / "a"))
+    assert {name: own["war"] for name, own in metrics["corpora"].items()} == {"DFEW": 1.0, "MAFW": 0.5}
+    assert "MAFW: 2 completions, WAR 50.00" in capsys.readouterr().out

@@ -11,14 +11,14 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from datamodules.emotions import members
+from datamodules.emotions import Taxonomy, members
 from datamodules.files.writing import require_directory, write_json
 from datamodules.synthetic.truth import ClipTruth, read_truth
 from lightning_modules.metrics.claims import FIGURES, clip_counts, prediction_truths, run_grounding
 from lightning_modules.metrics.intervals import LEVEL, RATES, rate_intervals
 from lightning_modules.metrics.paired import Comparison, PairedRate, compare_runs
 from lightning_modules.metrics.paired_grounding import compare_grounding
-from lightning_modules.metrics.predictions import Prediction, PredictionFile, joint_ids, read_predictions
+from lightning_modules.metrics.predictions import Prediction, PredictionFile, by_corpus, joint_ids, read_predictions
 from tools.compare.forest_plot import draw_forest
 
 _JUDGED = "EEA, EPC and FCR"
@@ -74,10 +74,11 @@ def compare(
     known = None if truth is None else read_truth(truth)
     truths = {} if known is None else {name: prediction_truths(runs[name], files[name].path, known) for name in names}
     notes = _clip_notes(runs[first], files, dropped)
-    comparisons, judge_notes = {}, {}
+    comparisons, corpora, judge_notes = {}, {}, {}
     for name in track(names[1:], description="Comparing runs"):
         judged, judge_notes[name] = _judging(files, first, name, allow_different_judges)
         comparisons[name] = compare_runs(runs[first], runs[name], files[first].taxonomy, judged)
+        corpora[name] = _corpora(runs[first], runs[name], files[first].taxonomy, judged)
         if not comparisons[name].overall:
             reasons = " ".join(notes + judge_notes[name])
             raise ValueError(f"Nothing can be compared between {first} and {name}. {reasons}")
@@ -99,11 +100,18 @@ def compare(
             | _grounding(runs[name], truths.get(name), file.judge is not None)
             for name, file in files.items()
         },
-        "comparisons": {name: {"notes": judge_notes[name], **asdict(own)} for name, own in comparisons.items()},
+        "comparisons": {
+            name: {
+                "notes": judge_notes[name],
+                **asdict(own),
+                **({"corpora": {one: asdict(its) for one, its in corpora[name].items()}} if corpora[name] else {}),
+            }
+            for name, own in comparisons.items()
+        },
     }
     write_json(Path(output) / "compare.json", result)
     _draw(comparisons, first, Path(output) / "compare.png")
-    _print(comparisons, first, notes, judge_notes)
+    _print(comparisons, corpora, first, notes, judge_notes)
     Console().print(f"Written: {output}/compare.json and {output}/compare.png", markup=False, soft_wrap=True)
     return result
 
@@ -162,6 +170,16 @@ def _clip_notes(clips: list[Prediction], files: Mapping[str, PredictionFile], dr
     return notes
 
 
+def _corpora(
+    baseline: Sequence[Prediction], other: Sequence[Prediction], taxonomy: Taxonomy, judged: bool
+) -> dict[str, Comparison]:
+    """The comparison over each corpus' clips, where there are several."""
+    first, second = by_corpus(baseline), by_corpus(other)
+    if any(len(first[name]) != len(second.get(name, ())) for name in first):
+        return {}  # the files do not name the same corpora
+    return {name: compare_runs(own, second[name], taxonomy, judged) for name, own in first.items()}
+
+
 def _judging(files: Mapping[str, PredictionFile], first: str, name: str, allowed: bool) -> tuple[bool, list[str]]:
     """Whether judged metrics of two runs can be compared, and what to say of it."""
     judges = {run: files[run].judge for run in (first, name)}
@@ -179,7 +197,11 @@ def _judging(files: Mapping[str, PredictionFile], first: str, name: str, allowed
 
 
 def _print(
-    comparisons: Mapping[str, Comparison], first: str, notes: list[str], judge_notes: Mapping[str, list[str]]
+    comparisons: Mapping[str, Comparison],
+    corpora: Mapping[str, Mapping[str, Comparison]],
+    first: str,
+    notes: list[str],
+    judge_notes: Mapping[str, list[str]],
 ) -> None:
     console = Console()
     for note in notes:
@@ -187,7 +209,7 @@ def _print(
     for name, comparison in comparisons.items():
         for note in judge_notes[name]:
             console.print(f"[bold yellow]Warning:[/] {escape(note)}")
-        console.print(_table(comparison, first, name))
+        console.print(_table(comparison, corpora[name], first, name))
     console.print(
         "Percent; changes in percentage points, with their 95 % interval over clips; * excludes 0.\n"
         "won/lost: clips that count in one of the two runs only. p: McNemar's test of these; Holm: p adjusted "
@@ -200,13 +222,15 @@ def _print(
             console.print(f"{_heading(name).strip()}: {FIGURES[name]}.", markup=False, highlight=False)
 
 
-def _table(comparison: Comparison, first: str, name: str) -> Table:
+def _table(comparison: Comparison, corpora: Mapping[str, Comparison], first: str, name: str) -> Table:
     table = Table(title=escape(f"{first} → {name}"), box=box.SIMPLE_HEAD, padding=0)
     table.add_column("clips", no_wrap=True)
     table.add_column("metric", no_wrap=True)
     for header in ("from", "to", "change", "95 % interval", "won/lost", "p", "Holm"):
         table.add_column(header, justify="right", no_wrap=True)
     _add_section(table, "all", comparison.num_clips, comparison.overall)
+    for corpus, own in corpora.items():
+        _add_section(table, escape(corpus), own.num_clips, own.overall)
     _add_section(table, "claims of", comparison.num_clips, comparison.grounding)
     for emotion, own in comparison.per_class.items():
         _add_section(table, emotion, own.num_clips, own.rates)

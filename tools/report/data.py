@@ -12,7 +12,14 @@ from datamodules.synthetic.truth import ClipTruth
 from lightning_modules.coherence import relation
 from lightning_modules.metrics.claims import FIGURES, run_grounding, sentence_support
 from lightning_modules.metrics.intervals import LEVEL, RATES, rate_intervals
-from lightning_modules.metrics.predictions import INVALID, UNKNOWN, PredictedSentence, Prediction, PredictionFile
+from lightning_modules.metrics.predictions import (
+    INVALID,
+    UNKNOWN,
+    PredictedSentence,
+    Prediction,
+    PredictionFile,
+    by_corpus,
+)
 from lightning_modules.metrics.reward_hacking import prediction_alarms
 from tools.report.media import ClipMedia
 
@@ -124,7 +131,6 @@ def _notes(media: Mapping[str, ClipMedia]) -> list[str]:
 
 def _run_data(run: Run, truths: Mapping[str, ClipTruth] | None) -> dict[str, Any]:
     predictions, taxonomy, judge = run.file.predictions, run.file.taxonomy, run.file.judge
-    rates = rate_intervals(predictions, taxonomy)
     known = None if truths is None else [truths[prediction.id] for prediction in predictions]
     return {
         "name": run.name,
@@ -135,11 +141,20 @@ def _run_data(run: Run, truths: Mapping[str, ClipTruth] | None) -> dict[str, Any
         "unknown_answers": sum(prediction.prediction is None for prediction in predictions),
         "judge_failures": sum(prediction.judged is None for prediction in predictions) if judge else None,
         "num_undecoded": sum(prediction.failure is not None for prediction in predictions),
-        "rates": {name: asdict(rates[name]) if name in rates else None for name in RATES},
+        "rates": _rates(predictions, taxonomy),
+        "corpora": {
+            name: {"num_clips": len(own), "rates": _rates(own, taxonomy)}
+            for name, own in by_corpus(predictions).items()
+        },
         "grounding": None if known is None else run_grounding(predictions, known, judge is not None),
         "confusions": confusions(predictions, taxonomy, judge is not None),
         "alarms": [asdict(alarm) | {"warns": alarm.warns} for alarm in prediction_alarms(predictions, taxonomy)],
     }
+
+
+def _rates(predictions: Sequence[Prediction], taxonomy: Taxonomy) -> dict[str, dict[str, float] | None]:
+    rates = rate_intervals(predictions, taxonomy)
+    return {name: asdict(rates[name]) if name in rates else None for name in RATES}
 
 
 def confusions(predictions: Sequence[Prediction], taxonomy: Taxonomy, judged: bool) -> dict[str, dict[str, Any] | None]:

@@ -224,3 +224,23 @@ def test_files_that_are_refused(write, tmp_path):
     with pytest.raises(ValueError, match="is a file. Give a directory"):
         compare({"one": good, "two": good}, good, **FAST)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_table_per_corpus(write, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    runs = {}
+    for name, digits in (("before", "000111" * 10), ("after", "100111" * 10)):
+        made = rows(digits)
+        for i, row in enumerate(made):
+            row["dataset"] = "MAFW" if i < 30 else "DFEW"
+        runs[name] = write(name, made)
+    result = compare(runs, str(tmp_path), **FAST)
+    corpora = result["comparisons"]["after"]["corpora"]
+    assert {name: (own["num_clips"], own["overall"]["war"]["other"]) for name, own in corpora.items()} == {
+        "MAFW": (30, pytest.approx(2 / 3)),
+        "DFEW": (30, pytest.approx(2 / 3)),
+    }
+    shown = capsys.readouterr().out
+    assert "MAFW" in shown and "DFEW" in shown and "all" in shown
+    unnamed = write("unnamed", rows("100111" * 10))
+    assert "corpora" not in compare({"a": runs["before"], "b": unnamed}, str(tmp_path), **FAST)["comparisons"]["b"]

@@ -161,3 +161,30 @@ def test_what_is_missing_is_counted(row: Rows, write: Write) -> None:
         "1 of 4 clips do not decode",
         "1 of 4 clips have no sound that decodes",
     ]
+
+
+def test_rates_of_each_corpus(row: Rows, write: Write) -> None:
+    rows = [row("1"), row("2", dataset="mafw", prediction="fear"), row("3", dataset="mafw")]
+    (own,) = page([run("a", write("a", rows))])["runs"]
+    assert {name: (its["num_clips"], its["rates"]["war"]["value"]) for name, its in own["corpora"].items()} == {
+        "dfew": (1, 1.0),
+        "mafw": (2, 0.5),
+    }
+    assert page([run("a", write("a", rows[:1]))])["runs"][0]["corpora"] == {}
+
+
+def test_a_taxonomy_of_ones_own(row: Rows, write: Write, tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text('classes: {bored: {colour: "#102030"}, glad: {verifier: joy}}\n')
+    own = {"taxonomy": str(file), "judged": None, "judge": None}
+    rows = [row("1", target="bored", prediction="bored", **own), row("2", target="glad", prediction="bored", **own)]
+    data = page([run("a", write("a", rows))])
+    assert data["taxonomy"]["classes"] == ["bored", "glad"]
+    assert data["colours"]["emotions"]["bored"] == "#102030"
+    assert data["colours"]["emotions"]["glad"] == data["colours"]["emotions"]["joy"]
+    relations = [[sentence["relation"] for sentence in clip["runs"][0]["sentences"]] for clip in data["clips"]]
+    assert relations == [[None, "neutral"], ["matching", "neutral"]], "nothing expresses bored"
+    path = write("b", rows)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"predictions.jsonl:1: the taxonomy: No such file: .*own.yaml"):
+        read_predictions(path)

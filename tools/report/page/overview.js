@@ -32,13 +32,17 @@ function figures() {
   const head = make("tr", {}, make("th", { scope: "col" }, "run"),
     RATES.map(([, name, meaning]) => make("th", { scope: "col", title: meaning }, make("abbr", { title: meaning }, name))),
     ["clips", "unknown answers", "judge failures", "not decoded"].map((name) => make("th", { scope: "col", class: "count" }, name)));
-  const rows = DATA.runs.map((run, index) => make("tr", {},
+  const rows = DATA.runs.flatMap((run, index) => [make("tr", {},
     make("th", { scope: "row" }, make("a", { href: address("clips", { run: index }) }, run.name),
       make("small", {}, run.judge === null ? "no judge" : `judge: ${run.judge}`)),
     RATES.map(([key, , meaning]) => make("td", { class: "rate" }, rate(run.rates[key], meaning))),
     [run.num_clips, run.unknown_answers, run.judge_failures, run.num_undecoded].map((count, column) =>
       make("td", { class: "count" }, count === null ? "–" : String(count),
-        column === 0 && run.num_labelled < count && make("small", {}, `${run.num_labelled} with a target`)))));
+        column === 0 && run.num_labelled < count && make("small", {}, `${run.num_labelled} with a target`)))),
+    ...Object.entries(run.corpora).map(([corpus, own]) => make("tr", { class: "corpus" },
+      make("th", { scope: "row" }, make("small", {}, corpus)),
+      RATES.map(([key, , meaning]) => make("td", { class: "rate" }, rate(own.rates[key], meaning))),
+      make("td", { class: "count" }, String(own.num_clips)), make("td"), make("td"), make("td")))]);
   return make("div", {},
     scrolling("Figures of each run", make("table", { class: "figures" }, make("thead", {}, head), make("tbody", {}, rows))),
     make("p", { class: "hint" }, `In percent of the clips; ${DATA.intervals} `
