@@ -21,7 +21,8 @@ def draw_stratified(classes: Iterable[tuple[str | None, Sequence[int]]], fractio
 
 
 def draw_groups(groups: Sequence[str], classes: Sequence[str], fraction: float, seed: int) -> set[int]:
-    """Positions of the items drawn: groups as a whole, by chance, as long as each brings the classes' shares nearer.
+    """Positions of the items drawn: groups as a whole, by chance, as long as each brings the classes' shares nearer
+    (decision 53).
 
     Args:
         groups: of the items, e.g. their speakers.

@@ -26,7 +26,8 @@ COMPOUND_SEPARATOR = "_"
 
 Aliases = Literal["published", "extended"]
 """How answers are read: `published` takes classes and aliases alone, to the letter; `extended` also the other forms of
-these words (`configs/taxonomy/words/`, a table per language), whatever punctuation is around them."""
+these words (`configs/taxonomy/words/`, a table per language), whatever punctuation is around
+them (decision 52)."""
 
 _DIRECTORY = Path(__file__).parents[1] / "configs" / "taxonomy"
 _SUFFIXES = (".yaml", ".yml")

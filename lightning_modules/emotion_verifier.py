@@ -185,7 +185,7 @@ class EmotionVerifier(nn.Module):
             self.require(get_taxonomy(taxonomy))
 
     def require(self, taxonomy: Taxonomy) -> None:
-        """Check that every class has a label, and the classifier that of each.
+        """Check that every class has a label (decision 51), and the classifier that of each.
 
         Raises:
             ValueError: labels are missing; they are listed.
