@@ -20,7 +20,8 @@ from torch import Tensor
 from datamodules.batch import ClipBatch
 from datamodules.emotions import TaxonomyName
 from datamodules.rationale import Response
-from lightning_modules.backbones.interface import Backbone, Completions, Percept, Sampling, Scores, SharedPrompt
+from lightning_modules.backbones.interface import Backbone, Completions, Sampling, Scores, SharedPrompt
+from lightning_modules.backbones.percept import Percept
 from lightning_modules.global_batch import GlobalBatch
 from lightning_modules.metrics.reliance import Reliance
 from lightning_modules.processes import Tally, sum_over_processes

@@ -15,7 +15,8 @@ from datamodules.emotions import TaxonomyName, get_taxonomy
 from datamodules.rationale import Response, read_response
 from datamodules.synthetic.truth import read_truth
 from lightning_modules.backbones.feature_cache import FeatureCache
-from lightning_modules.backbones.interface import Backbone, Completions, Percept, Sampling, eval_mode
+from lightning_modules.backbones.interface import Backbone, Completions, Sampling, eval_mode
+from lightning_modules.backbones.percept import Percept
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
 from lightning_modules.judges import Judge
 from lightning_modules.judges.prompt import PromptedJudge, follow

@@ -19,7 +19,8 @@ from datamodules.batch import SAMPLE_RATE, ClipBatch
 from lightning_modules.backbones import loading
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.decoder_backbone import DecoderBackbone, end_tokens
-from lightning_modules.backbones.interface import Modality, Percept, Perception, Prompt
+from lightning_modules.backbones.interface import Prompt
+from lightning_modules.backbones.percept import Modality, Percept, Perception
 from lightning_modules.backbones.precision import in_float32
 from lightning_modules.chat_template import QUESTION, render_around
 

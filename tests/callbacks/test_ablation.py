@@ -20,7 +20,8 @@ from datamodules.emotions import DFEW_TAXONOMY
 from datamodules.samplers import evaluation_sampler
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.feature_cache import FeatureCache
-from lightning_modules.backbones.interface import Completions, Percept, Sampling
+from lightning_modules.backbones.interface import Completions, Sampling
+from lightning_modules.backbones.percept import Percept
 from lightning_modules.metrics.predictions import read_predictions
 from lightning_modules.policy import PolicyModule
 
