@@ -92,7 +92,7 @@ def run() -> None:
         lines = {name: [name, *options] for name, options in light_commands(root).items()}
         inspect = ["inspect_data", "--decode", "false", "--data", "DFEW", "--data.root", write_corpus(root / "dfew")]
         lines["inspect_data --decode false"] = [*inspect, "--output", str(root / "inspected")]
-        for name in (*main.TOOLS, main.CROSS_VALIDATE, main.ESTIMATE, *main.STAGES):
+        for name in (*main.TOOLS, main.CROSS_VALIDATE, main.ESTIMATE, main.STUDY, *main.STAGES):
             lines[f"{name} --help"] = [name, "--help"]
         for name, arguments in lines.items():
             seconds, imported = min(cpu_seconds(arguments) for _ in range(repeats))

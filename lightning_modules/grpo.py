@@ -1,17 +1,17 @@
 """Stage 3: group-relative reinforcement learning of the policy (GRPO), with labels only.
 
-`GRPOModule.training_step` is the step, from top to bottom; the `Rewarder` among the Trainer's callbacks says what
-completions earn. Source: arXiv 2510.23506 and DeepSeekMath (arXiv 2402.03300). Departures from the released code: no
-dropout while sampling or scoring (decision 24), sampling in the precision of the step (decision 25), each clip passes
-the towers once and each prompt the language model once per group (decision 27), and the reference shares the frozen
-towers. Every process makes the same number of optimizer steps, whatever it sampled (decision 20).
+`GRPOModule.training_step` is the step. `ExploringPolicyModule` samples completions, the `Rewarder` among the Trainer's
+callbacks says what they earn, and this file learns from it. Source: arXiv 2510.23506 and DeepSeekMath (arXiv
+2402.03300). Departures from the released code: no dropout while sampling or scoring (decision 24), sampling in the
+precision of the step (decision 25), each clip passes the towers once and each prompt the language model once per group
+(decision 27), and the reference shares the frozen towers. Every process makes the same number of optimizer steps,
+whatever it sampled (decision 20).
 """
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, ParallelStrategy
@@ -19,63 +19,39 @@ from torch import Tensor
 
 from datamodules.batch import ClipBatch
 from datamodules.emotions import TaxonomyName
-from datamodules.rationale import Response
-from lightning_modules.backbones.interface import Backbone, Completions, Sampling, Scores, SharedPrompt
-from lightning_modules.backbones.percept import Percept
+from lightning_modules.backbones.interface import Backbone, Completions, Scores, SharedPrompt
+from lightning_modules.exploring_policy import ExploringPolicyModule
 from lightning_modules.global_batch import GlobalBatch
-from lightning_modules.metrics.reliance import Reliance
 from lightning_modules.processes import Tally, sum_over_processes
-from lightning_modules.reliance import other_clips, sentence_reliance
-from lightning_modules.rl.advantages import Normalise
-from lightning_modules.rl.experience import Experience, PolicyUpdate, Rollout, UniformGroups, group_rows
+from lightning_modules.rl.experience import Experience, PolicyUpdate, Rollout, group_rows
 from lightning_modules.rl.losses import Denominator, Importance, grpo_loss
-from lightning_modules.rl.rewarder import Rewarder, reward_input
-from lightning_modules.rl.rows import join, spans, take
-from lightning_modules.rl.scoring import balance_over_processes, scored
-from lightning_modules.rl.statistics import completion_statistics, note, policy_statistics, reward_statistics
-from lightning_modules.rl.timing import StepMeter
+from lightning_modules.rl.rows import spans, take
+from lightning_modules.rl.scoring import balance_over_processes
+from lightning_modules.rl.statistics import note, policy_statistics
 from lightning_modules.sharding import Shards, gathered, shard_mesh
 from lightning_modules.step_record import LearnedRollout
-from lightning_modules.trainable_policy import TrainablePolicyModule
 
 
-class GRPOModule(TrainablePolicyModule):
+class GRPOModule(ExploringPolicyModule):
     """The policy in training, beside the frozen reference policy and the frozen verifier.
 
     Args:
         backbone: the policy as stage 1 left it; a frozen copy of it becomes the reference.
         taxonomy: the emotion classes of the corpus.
-        rollout_sampling: how completions are drawn in training.
-        group_size: completions per prompt, G.
         beta: weight of the KL penalty to the reference; 0 needs no reference.
         epsilon_low: the importance ratio is clipped below at 1 - `epsilon_low`.
         epsilon_high: the importance ratio is clipped above at 1 + `epsilon_high`.
         denominator: "sequence" (GRPO), "token" (DAPO) or "constant" (Dr. GRPO: `max_new_tokens` per completion).
         importance: "token" (GRPO) or "sequence" (GSPO) importance ratio.
-        strict: read rollouts strictly: a completion that repeats a tag, or has text outside them, earns nothing. The
-            published reading takes the first of each tag. Evaluation always uses that one.
-        normalise: what is compared within a group: the "sum" of the rewards, or "per_reward" each of them, brought to
-            unit spread before they are added (GDPO, arXiv 2601.05242).
-        normalise_std: divide advantages by the group's standard deviation, under "sum".
         mask_truncated: leave completions that `max_new_tokens` cut short out of the loss.
-        uniform_groups: what becomes of prompts whose completions all scored the same. "keep" (the paper's): their
-            advantages are 0, the KL penalty still acts. "skip": left out of the loss, its denominators and the update's
-            computation; where no group is left, the optimizer steps on a zero gradient. "resample" (DAPO's dynamic
-            sampling, arXiv 2503.14476, bounded): sampled again, then skipped. The last two compute different amounts
-            on different processes, which strategies that shard parameters (FSDP, DeepSpeed stage 3) do not bear.
-        max_resamples: how often a group is sampled again at most, with `uniform_groups="resample"`.
-        rollout_batch_size: prompts that are sampled at once; None: the whole batch. Changes memory and speed.
         num_updates: optimizer steps per rollout.
-        micro_batch_size: prompts per pass of the reference and per backward pass; None: the whole batch, or with
-            `global_batch` the data's `batch_size`. Changes memory, not the result.
         completion_batch_size: completions of each prompt per backward pass, None: all. The prompts are run once for
             all parts, so that this saves memory and costs nothing. Without effect under gradient checkpointing.
         gradient_clip_norm: largest norm of the gradient; None: no clipping.
-        training: see `TrainablePolicyModule`.
+        exploring: see `ExploringPolicyModule`.
 
     Raises:
-        ValueError: a group of fewer than two completions, counts below one or an unknown value; see also
-            `TrainablePolicyModule`.
+        ValueError: counts below one; see also `ExploringPolicyModule`.
     """
 
     stage = "grpo"
@@ -86,44 +62,22 @@ class GRPOModule(TrainablePolicyModule):
         backbone: Backbone,
         taxonomy: TaxonomyName,
         *,
-        rollout_sampling: Sampling = Sampling(),  # noqa: B008 - frozen
-        group_size: int = 4,
         beta: float = 0.04,
         epsilon_low: float = 0.2,
         epsilon_high: float = 0.2,
         denominator: Denominator = "sequence",
         importance: Importance = "token",
-        strict: bool = True,
-        normalise: Normalise = "sum",
-        normalise_std: bool = True,
         mask_truncated: bool = False,
-        uniform_groups: UniformGroups = "keep",
-        max_resamples: int = 3,
-        rollout_batch_size: int | None = None,
         num_updates: int = 1,
-        micro_batch_size: int | None = None,
         completion_batch_size: int | None = 4,
         gradient_clip_norm: float | None = 1.0,
-        **training: Any,
+        **exploring: Any,
     ) -> None:
-        super().__init__(backbone, taxonomy, **training)
-        counts = (num_updates, max_resamples, rollout_batch_size, micro_batch_size, completion_batch_size)
-        if group_size < 2 or any(count is not None and count < 1 for count in counts):
-            raise ValueError(
-                f"Got group_size={group_size}, and num_updates, max_resamples, rollout_batch_size, "
-                f"micro_batch_size, completion_batch_size: {counts}. Expected group_size >= 2 (advantages compare "
-                "completions of one prompt) and counts >= 1."
-            )
-        for name, value, kind in (
-            ("uniform_groups", uniform_groups, UniformGroups),
-            ("normalise", normalise, Normalise),
-        ):
-            if value not in get_args(kind):
-                raise ValueError(f"{name} is {value!r}. Expected {', '.join(get_args(kind))}.")
+        super().__init__(backbone, taxonomy, **exploring)
+        counts = (num_updates, completion_batch_size)
+        if any(count is not None and count < 1 for count in counts):
+            raise ValueError(f"Got num_updates, completion_batch_size: {counts}. Expected counts >= 1.")
         self.automatic_optimization = False
-        self.rollout_sampling = rollout_sampling
-        self.group_size = group_size
-        self.batch_unit = f"prompts × {group_size} completions"
         self.beta = beta
         self.loss = partial(
             grpo_loss,
@@ -133,20 +87,11 @@ class GRPOModule(TrainablePolicyModule):
             denominator=denominator,
             importance=importance,
         )
-        self.strict = strict
-        self.normalise: Normalise = normalise
-        self.normalise_std = normalise_std
         self.mask_truncated = mask_truncated
-        self.uniform_groups: UniformGroups = uniform_groups
-        self.max_resamples = max_resamples
-        self.rollout_batch_size = rollout_batch_size
         self.num_updates = num_updates
-        self.micro_batch_size = micro_batch_size
         self.completion_batch_size = completion_batch_size
         self.gradient_clip_norm = gradient_clip_norm
-        self.reference: Backbone | None = None
         self.reference_shards: Shards | None = None
-        self.meter = StepMeter()
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -177,11 +122,6 @@ class GRPOModule(TrainablePolicyModule):
             self.reference_shards = Shards(self.reference, own, mesh)
             self.shards.copy_to(self.reference_shards)
 
-    @property
-    def rewarder(self) -> Rewarder:
-        """Who says what completions earn."""
-        return Rewarder.of(self.trainer)
-
     def num_optimizer_steps(self) -> float:
         steps = super().num_optimizer_steps() * self.num_updates
         return steps if self.trainer.max_steps == -1 else min(steps, self.trainer.max_steps)
@@ -200,7 +140,7 @@ class GRPOModule(TrainablePolicyModule):
         # The reference only where it takes part in the rewards: every process gathers the same.
         with gathered(self.shards, self.reference_shards if self.rewarder.num_others else None):
             if len(batch):
-                experience = self._explore(batch, tally)
+                experience = self.explore(batch, tally)
         # Groups without spread teach nothing: under "keep" they still pull the policy towards the reference.
         learned = experience if experience is None or self.uniform_groups == "keep" else experience.with_spread()
         self._learn(learned, tally)
@@ -214,82 +154,6 @@ class GRPOModule(TrainablePolicyModule):
         for name, value in tally.over_processes().items():
             self.log(name, value, prog_bar=name in shown, batch_size=max(len(batch), 1))
         return {"experience": experience}
-
-    def _explore(self, batch: ClipBatch, tally: Tally) -> Experience:
-        """Rollout, rewards and advantages of a batch; notes what to log of them."""
-        first = self._score(self.rollout(batch))
-        experience, num_resampled = first, 0
-        if self.uniform_groups == "resample":
-            experience, num_resampled = self._resample(first)
-        # The curves show what each clip gave at first (decision 21).
-        note(tally, "reward", reward_statistics(first, self.group_size), weight=len(batch))
-        if self.uniform_groups != "keep":
-            tally.add("reward/groups_resampled", float(num_resampled), "sum")
-            tally.add("reward/groups_skipped", float(len(experience.uniform_prompts)), "sum")
-        completions = experience.rollout.completions
-        note(tally, "train", completion_statistics(completions), weight=len(completions))
-        return experience
-
-    @torch.no_grad()
-    def rollout(self, batch: ClipBatch) -> Rollout:
-        """Sample G completions per clip; the towers run here, once per clip, for the whole step.
-
-        Raises:
-            ValueError: a clip without a target emotion.
-        """
-        unlabelled = [i for i, target in zip(batch.ids, batch.targets, strict=True) if target is None]
-        if unlabelled:
-            raise ValueError(f"Clips {', '.join(unlabelled)} have no label to reward. GRPO needs a labelled corpus.")
-        self.meter.start(self.device)
-        with self.meter.phase("encode"):
-            percept = self.perceive(batch)
-        targets = [target for target in batch.targets if target is not None for _ in range(self.group_size)]
-        num_others = self.rewarder.num_others
-        others = other_clips(percept, num_others) if num_others else []
-        return Rollout(batch, percept, *self._sample(batch, percept), targets, others)
-
-    def _sample(self, batch: ClipBatch, percept: Percept) -> tuple[Completions, list[Response]]:
-        parts = []
-        for start, stop in spans(len(batch), self.rollout_batch_size):
-            with self.meter.phase("encode"):
-                prompt = self.backbone.encode(batch.rows(start, stop), percept.rows(start, stop))
-            with self.meter.phase("sample"):
-                parts.append(self.backbone.generate(prompt, self.group_size, self.rollout_sampling))
-        completions = join(parts, self.backbone.tokenizer.pad_token_id)
-        self.meter.add_tokens(int(completions.lengths.sum()))
-        return completions, self.read(self.backbone.texts(completions), self.strict)
-
-    @torch.no_grad()
-    def _score(self, rollout: Rollout) -> Experience:
-        """The rewards of a rollout, and how each completion compares with its group."""
-        with self.meter.phase("score"):
-            readings = self.read_sentences(rollout.responses) if self.rewarder.needs_verifier else None
-            reliances = self._reliances(rollout) if rollout.others else None
-            rewarded = self.rewarder.reward(reward_input(self, rollout, readings, reliances))
-            return scored(rollout, rewarded, readings, reliances, self.normalise, self.normalise_std)
-
-    def _reliances(self, rollout: Rollout) -> list[list[Reliance]]:
-        """What sentences rest on, by the reference: training cannot teach it what a reward likes (decision 49)."""
-        assert self.reference is not None, "made in setup"
-        sentences = [response.sentences for response in rollout.responses]
-        return sentence_reliance(
-            self.reference, rollout.batch, rollout.percept, rollout.others, sentences, size=self.micro_batch_size
-        )
-
-    @torch.no_grad()
-    def _resample(self, experience: Experience) -> tuple[Experience, int]:
-        """Sample groups without spread again, and again; returns how many groups were sampled in all."""
-        count = 0
-        for _ in range(self.max_resamples):
-            prompts = experience.uniform_prompts
-            if not prompts:
-                break
-            part = experience.rollout.take(prompts)
-            completions, responses = self._sample(part.batch, part.percept)  # the towers do not run again
-            scored = self._score(replace(part, completions=completions, responses=responses))
-            experience = experience.put(prompts, scored, self.backbone.tokenizer.pad_token_id)
-            count += len(prompts)
-        return experience, count
 
     def _learn(self, experience: Experience | None, tally: Tally) -> None:
         """All updates of one rollout; notes what to log of them.

@@ -212,6 +212,11 @@ class VerifierModule(SeededSteps):
     def on_test_epoch_end(self) -> None:
         """Log the report and keep it for `metrics_report`."""
         self._tested = self._log_report("test", self.test_report)
+        best = max(self._tested["threshold_sweep"], key=lambda own: own["macro_f1"] or 0.0)
+        self.print(
+            f"Macro F1 is {self._tested['macro_f1']:.3f} at the reward's threshold of {self._tested['threshold']:g}; "
+            f"the highest is {best['macro_f1']:.3f}, at {best['threshold']:g}."
+        )
 
     def _log_report(self, stage: str, report: SentenceLabelReport) -> dict[str, Any]:
         values = report.compute()

@@ -17,7 +17,11 @@ from tests.tiny_checkpoints import write_tiny_checkpoint
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(str(path.relative_to(ROOT / "configs").with_suffix("")) for path in (ROOT / "configs").rglob("*.yaml"))
+CONFIGS = sorted(
+    str(path.relative_to(ROOT / "configs").with_suffix(""))
+    for path in (ROOT / "configs").rglob("*.yaml")
+    if path.parent.name != "study"  # which is no configuration of a stage
+)
 
 # `model_type` and frame size of the tiny checkpoint that stands for each model of transformers.
 HF_BACKBONES = {
@@ -41,6 +45,8 @@ STACKS: dict[str, list[str]] = {
     "stage/cold_start": ["trainer/default", "data/emer", "backbone/composed"],
     "stage/verifier": ["trainer/default", "data/rationale_text"],
     "stage/grpo": ["trainer/default", "data/dfew", "backbone/composed"],
+    "stage/grpo_explanation": ["trainer/default", "stage/grpo", "data/dfew", "backbone/composed"],
+    "stage/grpo_grounding": ["trainer/default", "stage/grpo", "data/dfew", "backbone/composed"],
     "stage/grpo_accuracy": ["trainer/default", "stage/grpo", "data/dfew", "backbone/composed"],
     "stage/evaluate": ["trainer/default", "data/dfew", "backbone/composed"],
     "stage/ablation": ["trainer/default", "stage/evaluate", "data/dfew", "backbone/composed"],
@@ -53,6 +59,7 @@ STACKS: dict[str, list[str]] = {
     "data/ravdess": ["trainer/default", "stage/evaluate", "backbone/composed"],
     "data/clips": ["trainer/default", "stage/evaluate", "backbone/composed"],
     "data/rationale_text": ["trainer/default", "stage/verifier"],
+    "data/goemotions": ["trainer/default", "stage/verifier"],
     "backbone/composed": ["trainer/default", "stage/cold_start", "data/emer"],
     "backbone/humanomni": ["trainer/default", "stage/evaluate", "data/clips"],
     "backbone/humanomni_7b": ["trainer/default", "stage/evaluate", "data/clips"],

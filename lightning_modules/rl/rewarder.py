@@ -19,7 +19,7 @@ from lightning_modules.metrics.reliance import Reliance
 from lightning_modules.rl.experience import Rollout
 
 if TYPE_CHECKING:
-    from lightning_modules.grpo import GRPOModule
+    from lightning_modules.exploring_policy import ExploringPolicyModule
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class RewardInput:
 
 
 def reward_input(
-    module: "GRPOModule",
+    module: "ExploringPolicyModule",
     rollout: Rollout,
     readings: Sequence[Sequence[SentenceReading]] | None,
     reliances: Sequence[Sequence[Reliance]] | None,

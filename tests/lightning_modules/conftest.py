@@ -81,13 +81,13 @@ def fit(tmp_path: Path) -> Callable[..., Trainer]:
 
 def keep_experience(module: GRPOModule) -> None:
     """Have `module.experience` be what its last step learned from, also where that step fails."""
-    explore = module._explore
+    explore = module.explore
 
     def keep(*arguments: Any) -> Experience:
         module.experience = explore(*arguments)
         return module.experience
 
-    module._explore = keep
+    module.explore = keep
 
 
 @pytest.fixture

@@ -85,6 +85,12 @@ def test_metrics_report_is_plain_json(trained):
     assert report["per_label"]["joy"]["f1"] == pytest.approx(after["test/f1/joy"], abs=1e-6)
 
 
+def test_a_test_says_at_which_threshold(trained, tmp_path, capsys):
+    module, _, after = trained
+    trainer(tmp_path).test(module, loader(), verbose=False)
+    assert f"Macro F1 is {after['test/macro_f1']:.3f} at the reward's threshold of 0.1" in capsys.readouterr().out
+
+
 def test_exported_directory_is_the_same_verifier(trained, tmp_path):
     module, _, _ = trained
     module.export(tmp_path / "verifier")

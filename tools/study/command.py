@@ -22,6 +22,9 @@ from tools.study.tables import differences_table, heading, means_table
 SHOWN = (*RATES, "grounded", "grounded_fcr")
 """Figures of the tables, beside the study's own; `study.json` has all."""
 
+_PANELS = 3
+"""Beside each other in a picture."""
+
 _DESCRIPTION = """Run the commands of a study, per seed and arm, in a pool of processes, and compare the arms.
 
 The same command again goes on where it was stopped: what is done is kept, a training goes on from its last checkpoint.
@@ -184,10 +187,12 @@ def _pictures(
         for figure in figures
         if any(figure in own for others in differences.values() for own in others.values())
     }
-    if panels:
-        file = plan.output / "differences.png"
-        draw_forest(panels, "Percentage points, 95 % interval; filled: excludes 0. Colour: less which arm", file)
-        pictures["Differences"] = file
+    for first in range(0, len(panels), _PANELS):
+        names = list(panels)[first : first + _PANELS]
+        file = plan.output / f"differences_{first // _PANELS + 1}.png"
+        title = "Percentage points, 95 % interval; filled: excludes 0. Colour: less which arm"
+        draw_forest({name: panels[name] for name in names}, title, file)
+        pictures[f"Differences of {', '.join(names)}"] = file
     for job, tags in study.curves.items():
         folders = {arm: [plan.folders[arm, seed].get(job) for seed in study.seeds] for arm in study.arms}
         done = {arm: [own for own in names if own and runs[own].status == "done"] for arm, names in folders.items()}

@@ -66,9 +66,9 @@ class Records:
         files = [name for name, digest in now["configs"].items() if before["configs"].get(name) != digest]
         return f"{', '.join(files)} changed since"
 
-    def begin(self, job: Job, state: State) -> None:
+    def begin(self, job: Job, anew: bool) -> None:
         """Note that a job starts, in an empty place unless it goes on."""
-        if state != "stopped":
+        if anew:
             shutil.rmtree(self.output / job.folder, ignore_errors=True)
         (self.output / job.folder).parent.mkdir(parents=True, exist_ok=True)
         write_json(self._file(job), {**self._begun(job), "seconds": None, "finished": None})

@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 from datamodules.files.writing import write_text
 from tools.study.plan import Job, Plan
-from tools.study.records import Records, State
+from tools.study.records import Records
 
 PROGRAM = (sys.executable, str(Path(__file__).parents[2] / "main.py"))
 STAGES = ("fit", "validate", "test", "predict")
@@ -39,7 +39,7 @@ class Run:
 
     Args:
         job: what it is.
-        state: what was there of it before.
+        goes_on: in the folder that it left when it was stopped.
         status: how far it is now.
         started: by `time.monotonic`.
         seconds: that it took, in this run or before.
@@ -47,7 +47,7 @@ class Run:
     """
 
     job: Job
-    state: State
+    goes_on: bool
     status: Status = "waiting"
     started: float = 0.0
     seconds: float | None = None
@@ -137,7 +137,8 @@ class Pool:
                 state = "outdated"
             is_done = state == "finished"
             seconds = self.records.seconds(job) if is_done else None
-            runs[folder] = Run(job, state, "done" if is_done else "waiting", seconds=seconds)
+            goes_on = state == "stopped" and job.words[0] == "fit"  # which has checkpoints
+            runs[folder] = Run(job, goes_on, "done" if is_done else "waiting", seconds=seconds)
         return runs
 
     def _leave_out(self, runs: Mapping[str, Run], screen: Screen) -> None:
@@ -148,17 +149,16 @@ class Pool:
 
     def _start(self, run: Run, slot: int) -> subprocess.Popen[bytes]:
         job = run.job
-        goes_on = run.state == "stopped" and job.words[0] == "fit"
         environment = dict(os.environ)
         environment |= {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         if self.devices:
             environment["CUDA_VISIBLE_DEVICES"] = str(self.devices[slot % len(self.devices)])
-        with self.records.open_log(job, anew=not goes_on) as log:
-            self.records.begin(job, "stopped" if goes_on else "new")
+        with self.records.open_log(job, anew=not run.goes_on) as log:
+            self.records.begin(job, anew=not run.goes_on)
             run.status, run.started = "running", time.monotonic()
             # A session of its own: Ctrl-C reaches this process alone, which then stops the job with its children.
             return subprocess.Popen(
-                [*self.program, *job.words, *_added(job, goes_on)],
+                [*self.program, *job.words, *_added(run)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -200,10 +200,11 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
         os.killpg(process.pid, number)
 
 
-def _added(job: Job, goes_on: bool) -> list[str]:
+def _added(run: Run) -> list[str]:
     """Options that are no part of the command, as they change none of its results."""
-    added = ["--progress.every_seconds", _REPORT_SECONDS] if job.words[0] in STAGES else []
-    return [*added, "--ckpt_path", "last"] if goes_on and "--ckpt_path" not in job.words else added
+    words = run.job.words
+    added = ["--progress.every_seconds", _REPORT_SECONDS] if words[0] in STAGES else []
+    return [*added, "--ckpt_path", "last"] if run.goes_on and "--ckpt_path" not in words else added
 
 
 def _ready(runs: Mapping[str, Run], urgency: Mapping[str, int]) -> list[Run]:

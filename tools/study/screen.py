@@ -48,7 +48,7 @@ class StudyScreen:
         """Print that a job has started or ended; of a failed one, the last lines of its log."""
         log = self.records.log(run.job)
         said = {
-            "running": "goes on" if run.state == "stopped" else "starts",
+            "running": "goes on" if run.goes_on else "starts",
             "done": f"[green]done[/] in {clock_time(run.seconds or 0)}",
             "failed": f"[bold red]failed[/] with status {run.exit_status}; {escape(str(log))} ends with",
             "left out": "[yellow]left out[/]: what it needs failed",

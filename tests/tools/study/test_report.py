@@ -53,7 +53,7 @@ def studied(tmp_path: Path) -> Callable:
         write_text(tmp_path / "study.yaml", [STUDY.replace("[0, 1, 2]", seeds)])
         study = read_study(tmp_path / "study.yaml")
         plan = make_plan(study, tmp_path / "out")
-        runs = {folder: Run(job, "finished", "done", seconds=1.0) for folder, job in plan.jobs.items()}
+        runs = {folder: Run(job, False, "done", seconds=1.0) for folder, job in plan.jobs.items()}
         for (arm, seed), folders in plan.folders.items():
             folder = tmp_path / "out" / folders["test"]
             write_test(folder, RATES[arm], seed, media.format(seed=seed))
@@ -119,7 +119,7 @@ def test_the_page_is_one_file_that_runs_nothing(studied, tmp_path: Path) -> None
     studied("clips_{seed}")
     page = (tmp_path / "out/study.html").read_text()
     assert "<b>" not in page and "&lt;b&gt;worse" in page and "A &lt;study&gt;" in page
-    assert page.count("data:image/png;base64,") == 2, "differences and curves"
+    assert page.count("data:image/png;base64,") == 3, "differences of six figures, and curves"
     assert "<script" not in page and "http" not in page.replace("http-equiv", "")
     assert "python main.py fit more" in page
 
