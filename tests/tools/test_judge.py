@@ -8,8 +8,8 @@ import pytest
 import main
 from datamodules.emotions import DFEW_TAXONOMY
 from datamodules.synthetic.grammar import OracleJudge
+from lightning_modules.endpoint.errors import EndpointError
 from lightning_modules.judges import EndpointJudge, VerifierJudge
-from lightning_modules.judges.errors import EndpointError
 from lightning_modules.judges.prompt import judge_prompt
 from lightning_modules.metrics.predictions import read_predictions
 from tests.chat_server import Answer, ChatServer, Request
