@@ -145,7 +145,7 @@ class ExploringPolicyModule(TrainablePolicyModule):
             with self.meter.phase("encode"):
                 prompt = self.backbone.encode(batch.rows(start, stop), percept.rows(start, stop))
             with self.meter.phase("sample"):
-                parts.append(self.backbone.generate(prompt, self.group_size, self.rollout_sampling))
+                parts.append(self.generate(prompt, self.group_size, self.rollout_sampling))
         completions = join(parts, self.backbone.tokenizer.pad_token_id)
         self.meter.add_tokens(int(completions.lengths.sum()))
         return completions, self.read(self.backbone.texts(completions), self.strict)

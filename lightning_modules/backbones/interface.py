@@ -252,6 +252,17 @@ class Backbone(nn.Module, ABC):
     def save(self, directory: str | Path) -> None:
         """Write a Hugging Face directory from which the backbone loads again with identical outputs."""
 
+    def save_language_model(self, directory: Path) -> None:
+        """Write the language model alone, adapters merged, as a Hugging Face directory that an inference server loads.
+
+        Raises:
+            ValueError: this backbone's cannot be served alone.
+        """
+        raise ValueError(
+            f"{type(self).__name__} does not say how its language model is served alone. Set model.sampler to null, or "
+            "write its method `save_language_model`."
+        )
+
     @abstractmethod
     def reference(self, empty: bool = False) -> "Backbone":
         """A frozen copy of the policy as it is now, sharing the parts that are not trained (decision 26).

@@ -17,6 +17,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from datamodules.batch import SAMPLE_RATE, ClipBatch
 from lightning_modules.backbones import loading
+from lightning_modules.backbones.adapters import merged_state_dict
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.decoder_backbone import DecoderBackbone, end_tokens
 from lightning_modules.backbones.interface import Prompt
@@ -64,6 +65,10 @@ class SplicedBackbone(DecoderBackbone):
     """
 
     language_model: PreTrainedModel
+
+    def save_language_model(self, directory: Path) -> None:
+        self.language_model.save_pretrained(directory, state_dict=merged_state_dict(self.language_model))
+        self.tokenizer.save_pretrained(directory)
 
     def __init__(self) -> None:
         super().__init__()
