@@ -3,6 +3,7 @@
 Shape legend: B clips, T frames, I image size, H width of the language model, P prompt positions.
 """
 
+import copy
 import json
 import re
 from functools import cached_property
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 from transformers import ImageProcessingMixin, PreTrainedModel, SiglipVisionModel, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -67,8 +69,16 @@ class SplicedBackbone(DecoderBackbone):
     language_model: PreTrainedModel
 
     def save_language_model(self, directory: Path) -> None:
-        self.language_model.save_pretrained(directory, state_dict=merged_state_dict(self.language_model))
+        weights = merged_state_dict(self.language_model)
+        # A head of its own, even where it is tied to the embeddings: vLLM's build for CPUs leaves a tied one as it was
+        # when weights are loaded again.
+        weights["lm_head.weight"] = self.language_model.get_output_embeddings().weight.detach().clone()
+        config = copy.deepcopy(self.language_model.config)
+        config.get_text_config().tie_word_embeddings = config.tie_word_embeddings = False
+        config.save_pretrained(directory)
+        self.language_model.generation_config.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
+        save_torch_state_dict(weights, directory)
 
     def __init__(self) -> None:
         super().__init__()

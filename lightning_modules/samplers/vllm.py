@@ -48,6 +48,8 @@ class VLLMSampler(Sampler):
             set sends none.
         timeout: seconds for one prompt's completions, or for loading weights.
         retries: further attempts after a timeout, a broken connection, or an answer that is none.
+        seeded: send a seed with each prompt, so that a resumed run draws what the killed one would have; vLLM's build
+            for CPUs ends at one.
         public: allow servers outside this machine and private networks. What is sent there are the clips' features,
             and whoever listens can take them.
 
@@ -63,6 +65,7 @@ class VLLMSampler(Sampler):
         key_variable: str | None = "VLLM_API_KEY",
         timeout: float = 300.0,
         retries: int = 2,
+        seeded: bool = True,
         public: bool = False,
     ) -> None:
         super().__init__(every_n_steps)
@@ -77,6 +80,7 @@ class VLLMSampler(Sampler):
         self.directory = Path(directory)
         self._options = {"timeout": timeout, "retries": retries, "backoff": 1.0, "max_wait": 30.0}
         self.key_variable = key_variable
+        self.seeded = seeded
         self._endpoint(self.urls[0], "/health")  # refuses what is no address or number
 
     def _endpoint(self, url: str, path: str, max_bytes: int = 1 << 20) -> JsonEndpoint:
@@ -151,7 +155,7 @@ class VLLMSampler(Sampler):
                     "temperature": sampling.temperature,
                     "top_p": sampling.top_p,
                     "top_k": sampling.top_k,
-                    "seed": seeds[row],
+                    **({"seed": seeds[row]} if self.seeded else {}),
                     "stop_token_ids": stop,
                     "logprobs": 0,
                     "return_token_ids": True,
