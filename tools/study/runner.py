@@ -15,7 +15,8 @@ from types import FrameType
 from typing import Literal, Protocol
 
 from datamodules.files.writing import write_text
-from tools.study.plan import Job, Plan
+from tools.study.jobs import Job
+from tools.study.plan import Plan
 from tools.study.records import Records
 
 PROGRAM = (sys.executable, str(Path(__file__).parents[2] / "main.py"))
@@ -95,7 +96,7 @@ class Pool:
             FileExistsError: the folder of a job has other files.
             ValueError: another command made a job's folder.
             BlockingIOError: a job is still being run by another process.
-            KeyboardInterrupt: as it came, or for SIGTERM; no process is left.
+            KeyboardInterrupt: as it came, or for SIGTERM or SIGHUP; no process is left.
         """
         runs = self._look(plan, rerun)
         write_text(plan.output / "commands.sh", commands(plan))
@@ -188,11 +189,14 @@ def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         _signal(process, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_SECONDS
-    for process in processes:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(max(deadline - time.monotonic(), 0.0))
-        _signal(process, signal.SIGKILL)  # also what its children left behind
-        process.wait()
+    try:
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(deadline - time.monotonic(), 0.0))
+    finally:  # who presses Ctrl-C again does not want to wait
+        for process in processes:
+            _signal(process, signal.SIGKILL)  # also what its children left behind
+            process.wait()
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
@@ -228,13 +232,16 @@ def _urgency(plan: Plan) -> dict[str, int]:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Have SIGTERM end this process as Ctrl-C does."""
+    """Have SIGTERM, and a terminal that is closed, end this process as Ctrl-C does."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, interrupt)}
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not under `nohup`
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
