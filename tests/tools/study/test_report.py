@@ -105,6 +105,13 @@ def test_a_failed_arm_is_counted_and_the_rest_compared(studied, tmp_path: Path) 
     assert "better<br>(without 1)" in (tmp_path / "out/study.md").read_text()
 
 
+def test_an_arm_that_only_one_seed_is_left_of_says_so(studied, tmp_path: Path) -> None:
+    result = studied("clips_{seed}", "[0, 1]", failed="better/1")
+    assert result["differences"]["plain"]["better"]["war"]["num_seeds"] == 1
+    said = (tmp_path / "out/study.md").read_text()
+    assert "| better<br>(1 of 2 seeds)<br>(clips' interval) |" in said and "worse |" in said
+
+
 def test_clips_shared_in_part_are_refused(studied, tmp_path: Path) -> None:
     for seed, media in ((0, "a"), (1, "b")):
         write_test(tmp_path / str(seed), 0.5, seed, media)
