@@ -104,19 +104,25 @@ class Records:
             BlockingIOError: a process of the job still runs, for instance of a study that was killed.
         """
         file = self.log(job)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("ab") as log:
-            try:
-                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BlockingIOError(
-                    f"{job.folder} is still being run: a process holds {file}. Wait for its end, or stop it."
-                ) from None
-            except OSError:
-                pass  # a file system without locks
+        with _locked(
+            file, f"{job.folder} is still being run: a process holds {file}. Wait for its end, or stop it."
+        ) as log:
             if anew:
                 log.truncate(0)
             yield log
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No other study works in this output while the block runs.
+
+        Raises:
+            BlockingIOError: one does.
+        """
+        file = self.output / RECORDS / "study.lock"
+        with _locked(
+            file, f"Another study is being run in {self.output}. Wait for its end, or choose another --output."
+        ):
+            yield
 
     def _record(self, folder: str) -> Path:
         return self.output / RECORDS / f"{folder}.json"
@@ -149,3 +155,21 @@ def config_digests(words: Sequence[str]) -> dict[str, str]:
 
 def _made_by(record: Mapping[str, Any]) -> tuple[Any, Any]:
     return record["command"], record["configs"]
+
+
+@contextmanager
+def _locked(file: Path, refusal: str) -> Iterator[IO[bytes]]:
+    """A file to append to, which this process alone holds, and those that it hands it to.
+
+    Raises:
+        BlockingIOError: another one does, in these words.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("ab") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(refusal) from None
+        except OSError:
+            pass  # a file system without locks
+        yield opened

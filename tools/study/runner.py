@@ -95,34 +95,37 @@ class Pool:
         Raises:
             FileExistsError: the folder of a job has other files.
             ValueError: another command made a job's folder.
-            BlockingIOError: a job is still being run by another process.
+            BlockingIOError: another study is being run in the output, or a job of one that was killed.
             KeyboardInterrupt: as it came, or for SIGTERM or SIGHUP; no process is left.
         """
+        with self.records.held(), _terminated_as_interrupted():
+            return self._run(plan, rerun, screen)
+
+    def _run(self, plan: Plan, rerun: bool, screen: Screen) -> dict[str, Run]:
         runs = self._look(plan, rerun)
         write_text(plan.output / "commands.sh", commands(plan))
         urgency = _urgency(plan)
         processes: dict[str, subprocess.Popen[bytes]] = {}
         slots: dict[str, set[int]] = {}
-        with _terminated_as_interrupted():
-            try:
-                while True:
-                    self._leave_out(runs, screen)
-                    for run in _ready(runs, urgency):
-                        free = sorted(set(range(self.num_workers)).difference(*slots.values()))
-                        if len(free) >= min(run.job.slots, self.num_workers):
-                            slots[run.job.folder] = set(free[: run.job.slots])
-                            processes[run.job.folder] = self._start(run, free[0])
-                            screen.changed(run)
-                    if not processes:
-                        return runs
-                    for folder in [name for name, process in processes.items() if process.poll() is not None]:
-                        self._end(runs[folder], processes.pop(folder).returncode)
-                        del slots[folder]
-                        screen.changed(runs[folder])
-                    screen.tick(list(runs.values()))
-                    time.sleep(_POLL_SECONDS)
-            finally:
-                stop(list(processes.values()))
+        try:
+            while True:
+                self._leave_out(runs, screen)
+                for run in _ready(runs, urgency):
+                    free = sorted(set(range(self.num_workers)).difference(*slots.values()))
+                    if len(free) >= min(run.job.slots, self.num_workers):
+                        slots[run.job.folder] = set(free[: run.job.slots])
+                        processes[run.job.folder] = self._start(run, free[0])
+                        screen.changed(run)
+                if not processes:
+                    return runs
+                for folder in [name for name, process in processes.items() if process.poll() is not None]:
+                    self._end(runs[folder], processes.pop(folder).returncode)
+                    del slots[folder]
+                    screen.changed(runs[folder])
+                screen.tick(list(runs.values()))
+                time.sleep(_POLL_SECONDS)
+        finally:
+            stop(list(processes.values()))
 
     def _look(self, plan: Plan, rerun: bool) -> dict[str, Run]:
         """What is there of each job; what waits for one that is to be run is to be run, too."""

@@ -240,6 +240,14 @@ def test_a_job_that_outlives_its_study_is_not_run_beside_itself(study, tmp_path:
         study()
 
 
+def test_two_studies_do_not_work_in_one_output(study, tmp_path: Path) -> None:
+    pool, _ = prepare(tmp_path, "more")
+    with pool.records.held(), pytest.raises(BlockingIOError, match="Another study is being run in .*/out. Wait for"):
+        study()
+    ended, _ = study()
+    assert ended == dict.fromkeys(ALL, "done")
+
+
 def wait_for(condition, seconds: float = 20.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
