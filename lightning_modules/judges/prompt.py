@@ -16,6 +16,8 @@ DECORATION = " \t\r\n\"'`*_“”‘’.!"
 """Around a word, these leave it the same word: quotation marks, Markdown's emphasis, the end of a sentence."""
 
 
+_RELEASED = " (released)"
+
 RELEASED_NAMES = {"dfew": {"happiness": "happy", "sadness": "sad", "anger": "angry"}}
 """Taxonomy → class → its name in the released code's question, where that is another."""
 
@@ -121,8 +123,12 @@ class PromptedJudge(Judge):
 
 
 def follow(judge: Judge | None, protocol: Protocol) -> None:
-    """Let a judge that asks a language model ask as a protocol says; others have nothing to ask."""
+    """Let a judge that asks a language model ask as a protocol says; others have nothing to ask.
+
+    Its name says so where it is not the paper's: verdicts on another question are another judge's.
+    """
     if isinstance(judge, PromptedJudge):
+        judge.name = judge.name.removesuffix(_RELEASED) + (_RELEASED if protocol == "released" else "")
         judge.protocol = protocol
 
 

@@ -64,6 +64,20 @@ def endpoint(server: ChatServer, tmp_path: Path, **options) -> EndpointJudge:
     return EndpointJudge(server.url, "m", backoff=0.001, retries=1, cache=str(tmp_path / "replies.jsonl"), **options)
 
 
+def test_verdicts_on_another_protocols_question_are_not_taken_for_these(predictions, output, tmp_path):
+    with ChatServer(by_words) as server:
+        judge = endpoint(server, tmp_path)
+        judge_predictions(str(predictions), judge, str(output))
+        with pytest.raises(
+            ValueError, match=r"holds a verdict with .*endpoint:m'}; expected .*endpoint:m \(released\)"
+        ):
+            judge_predictions(str(predictions), endpoint(server, tmp_path), str(output), "released")
+        other = tmp_path / "released.jsonl"
+        result = judge_predictions(str(predictions), judge, str(other), "released")
+        assert result["kept"] == 0 and result["judge"] == "endpoint:m (released)"
+        assert judge_predictions(str(predictions), judge, str(output))["kept"] == 4, "the paper's are still there"
+
+
 def test_an_endpoint_on_the_command_line(predictions, output, tmp_path, capsys):
     options = ["--judge", "EndpointJudge", "--judge.model", "m", "--judge.cache", str(tmp_path / "replies.jsonl")]
     with ChatServer(by_words) as server:
