@@ -3,7 +3,6 @@
 Shape legend: B clips, T frames, I image size, H width of the language model, P prompt positions.
 """
 
-import copy
 import json
 import re
 from functools import cached_property
@@ -73,9 +72,8 @@ class SplicedBackbone(DecoderBackbone):
         # A head of its own, even where it is tied to the embeddings: vLLM's build for CPUs leaves a tied one as it was
         # when weights are loaded again.
         weights["lm_head.weight"] = self.language_model.get_output_embeddings().weight.detach().clone()
-        config = copy.deepcopy(self.language_model.config)
-        config.get_text_config().tie_word_embeddings = config.tie_word_embeddings = False
-        config.save_pretrained(directory)
+        own = self.language_model.config
+        type(own).from_dict({**own.to_dict(), "tie_word_embeddings": False}).save_pretrained(directory)
         self.language_model.generation_config.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
         save_torch_state_dict(weights, directory)

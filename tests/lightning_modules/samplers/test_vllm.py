@@ -120,6 +120,30 @@ def test_a_head_that_stays_behind_stops_the_run_before_it_learns(backbone, batch
     assert all(torch.equal(weight, before[name]) for name, weight in backbone.state_dict().items())
 
 
+def test_of_two_processes_one_sends_and_both_sample(backbone, make_clip, directory, fit) -> None:
+    batches = [collate([make_clip(2 * i), make_clip(2 * i + 1)]) for i in range(4)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a forked process must not look for the threads of its parent's pool
+    module = GRPOModule(
+        backbone,
+        "dfew",
+        trainable=TRAINED,
+        group_size=3,
+        learning_rate=1e-2,
+        schedule="constant",
+        rollout_sampling=SAMPLING,
+        max_sampler_drift=1e-4,
+    )
+    try:
+        with VLLMServer(directory) as server:
+            module.sampler = sampler(server)
+            module.max_sampler_drift = 1e-4
+            fit(module, batches, RLCallback([LengthReward()]), strategy="ddp_fork", devices=2)
+    finally:
+        torch.set_num_threads(threads)
+    assert server.count("/collective_rpc") == 2 and server.count("/v1/completions") == 8
+
+
 def test_evaluation_samples_there_too(backbone, batches, directory, tmp_path) -> None:
     from lightning_modules.policy import PolicyModule
     from tests.lightning_modules.conftest import Batches
