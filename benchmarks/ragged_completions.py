@@ -28,7 +28,8 @@ from benchmarks.grpo.geometries import GEOMETRIES, Geometry
 from benchmarks.grpo.models import build, make_batch
 from datamodules.batch import ClipBatch
 from lightning_modules.backbones.decoder_backbone import DecoderBackbone
-from lightning_modules.backbones.interface import Completions, Percept
+from lightning_modules.backbones.interface import Completions
+from lightning_modules.backbones.percept import Percept
 
 TOLERANCE = 1e-4
 PASSES = ("reference", "update", "update again")

@@ -236,7 +236,7 @@ def _draw_rates(axes: Any, report: Mapping[str, Any]) -> None:
         own = [mode["rates"][rate] for mode in modes]
         places = [j + (i - (len(report["full"]) - 1) / 2) * 0.15 for j in range(len(own))]
         values = [100 * point["difference"] for point in own]
-        # A percentile interval need not hold the value itself.
+        # An end that bisection finds may miss the value itself by a rounding error.
         below = [max(value - 100 * point["low"], 0) for value, point in zip(values, own, strict=True)]
         above = [max(100 * point["high"] - value, 0) for value, point in zip(values, own, strict=True)]
         label = f"{rate.upper()} (full: {_percent(full)})"

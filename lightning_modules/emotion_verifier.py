@@ -21,6 +21,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from datamodules.emotions import GO_EMOTIONS, Taxonomy, get_taxonomy
 from lightning_modules.backbones import loading
 from lightning_modules.backbones.cpu_linear import use_onednn
+from lightning_modules.known_letters import KnownLetters
 from lightning_modules.provenance import weights_digest
 
 THRESHOLD = 0.1
@@ -181,6 +182,7 @@ class EmotionVerifier(nn.Module):
         for parameter in self.model.parameters():
             parameter.requires_grad = False
         self.eval()
+        self.letters = KnownLetters(self.tokenizer, path)
         if taxonomy is not None:
             self.require(get_taxonomy(taxonomy))
 
@@ -232,8 +234,13 @@ class EmotionVerifier(nn.Module):
         """Probability of each label in each sentence: sigmoid of the logits, float32 `[n, L]`.
 
         Repeated sentences are run once, and sentences of similar length share a batch.
+
+        Raises:
+            ValueError: the sentences are of another language than the classifier's; see `KnownLetters`.
         """
         unique = list(dict.fromkeys(sentences))
+        for sentence in unique:
+            self.letters.see(sentence)
         result = torch.empty(len(unique), len(self.labels), dtype=torch.float32, device=self.device)
         if not unique:
             return result

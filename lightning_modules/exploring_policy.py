@@ -10,7 +10,8 @@ import torch
 
 from datamodules.batch import ClipBatch
 from datamodules.rationale import Response
-from lightning_modules.backbones.interface import Backbone, Completions, Percept, Sampling
+from lightning_modules.backbones.interface import Backbone, Completions, Sampling
+from lightning_modules.backbones.percept import Percept
 from lightning_modules.metrics.reliance import Reliance
 from lightning_modules.processes import Tally
 from lightning_modules.reliance import other_clips, sentence_reliance
@@ -134,7 +135,9 @@ class ExploringPolicyModule(TrainablePolicyModule):
             percept = self.perceive(batch)
         targets = [target for target in batch.targets if target is not None for _ in range(self.group_size)]
         num_others = self.rewarder.num_others
-        others = other_clips(percept, num_others) if num_others else []
+        # A clip whose fellows could not be decoded has none to be held against, which ends no run.
+        is_left_alone = len(batch) == 1 and batch.skipped
+        others = other_clips(percept, num_others) if num_others and not is_left_alone else []
         return Rollout(batch, percept, *self._sample(batch, percept), targets, others)
 
     def _sample(self, batch: ClipBatch, percept: Percept) -> tuple[Completions, list[Response]]:
@@ -143,7 +146,7 @@ class ExploringPolicyModule(TrainablePolicyModule):
             with self.meter.phase("encode"):
                 prompt = self.backbone.encode(batch.rows(start, stop), percept.rows(start, stop))
             with self.meter.phase("sample"):
-                parts.append(self.backbone.generate(prompt, self.group_size, self.rollout_sampling))
+                parts.append(self.generate(prompt, self.group_size, self.rollout_sampling))
         completions = join(parts, self.backbone.tokenizer.pad_token_id)
         self.meter.add_tokens(int(completions.lengths.sum()))
         return completions, self.read(self.backbone.texts(completions), self.strict)
@@ -153,7 +156,7 @@ class ExploringPolicyModule(TrainablePolicyModule):
         """The rewards of a rollout, and how each completion compares with its group."""
         with self.meter.phase("score"):
             readings = self.read_sentences(rollout.responses) if self.rewarder.needs_verifier else None
-            reliances = self._reliances(rollout) if rollout.others else None
+            reliances = self._reliances(rollout) if self.rewarder.num_others else None
             rewarded = self.rewarder.reward(reward_input(self, rollout, readings, reliances))
             return scored(rollout, rewarded, readings, reliances, self.normalise, self.normalise_std)
 
@@ -161,6 +164,8 @@ class ExploringPolicyModule(TrainablePolicyModule):
         """What sentences rest on, by the reference: training cannot teach it what a reward likes (decision 49)."""
         assert self.reference is not None, "made in setup"
         sentences = [response.sentences for response in rollout.responses]
+        if not rollout.others:
+            return [[Reliance()] * len(own) for own in sentences]
         return sentence_reliance(
             self.reference, rollout.batch, rollout.percept, rollout.others, sentences, size=self.micro_batch_size
         )

@@ -21,7 +21,8 @@ from datamodules.batch import ClipBatch
 from lightning_modules.backbones.interface import Backbone, Completions, Scores, SharedPrompt
 from lightning_modules.exploring_policy import ExploringPolicyModule
 from lightning_modules.global_batch import GlobalBatch
-from lightning_modules.processes import Tally, sum_over_processes
+from lightning_modules.processes import Tally, most_over_processes, sum_over_processes
+from lightning_modules.rl.correction import Correction, check_drift, sampler_weights
 from lightning_modules.rl.experience import Experience, PolicyUpdate, Rollout, group_rows
 from lightning_modules.rl.losses import Denominator, Importance, grpo_loss
 from lightning_modules.rl.rows import spans, take
@@ -47,6 +48,11 @@ class GRPOModule(ExploringPolicyModule):
         completion_batch_size: completions of each prompt per backward pass, None: all. The prompts are run once for
             all parts, so that this saves memory and costs nothing. Without effect under gradient checkpointing.
         gradient_clip_norm: largest norm of the gradient; None: no clipping.
+        correction: importance weights of completions that another `sampler` drew: per "token", one per "sequence", or
+            "none"; see `rl/correction.py`. The policy's own loop needs none.
+        correction_cap: largest importance weight.
+        max_sampler_drift: largest difference, in nats, between a token's log-probability by the `sampler` and by the
+            policy; the run stops before it learns from more. None bears any.
         exploring: see `ExploringPolicyModule`.
 
     Raises:
@@ -70,6 +76,9 @@ class GRPOModule(ExploringPolicyModule):
         num_updates: int = 1,
         completion_batch_size: int | None = 4,
         gradient_clip_norm: float | None = 1.0,
+        correction: Correction = "token",
+        correction_cap: float = 2.0,
+        max_sampler_drift: float | None = 1.0,
         **exploring: Any,
     ) -> None:
         super().__init__(backbone, taxonomy, **exploring)
@@ -90,6 +99,9 @@ class GRPOModule(ExploringPolicyModule):
         self.num_updates = num_updates
         self.completion_batch_size = completion_batch_size
         self.gradient_clip_norm = gradient_clip_norm
+        self.correction: Correction = "none" if self.sampler is None else correction
+        self.correction_cap = correction_cap
+        self.max_sampler_drift = None if self.sampler is None else max_sampler_drift
         self.reference_shards: Shards | None = None
 
     def setup(self, stage: str) -> None:
@@ -138,6 +150,7 @@ class GRPOModule(ExploringPolicyModule):
         experience, tally = None, Tally()
         # The reference only where it takes part in the rewards: every process gathers the same.
         with gathered(self.shards, self.reference_shards if self.rewarder.num_others else None):
+            behind = self.send_weights()
             if len(batch):
                 experience = self.explore(batch, tally)
         # Groups without spread teach nothing: under "keep" they still pull the policy towards the reference.
@@ -145,6 +158,8 @@ class GRPOModule(ExploringPolicyModule):
         self._learn(learned, tally)
         # In an epoch's first batch Lightning forgets what was logged before the optimizer's hooks.
         self.count_clips(batch)
+        if self.sampler is not None:
+            tally.add("train/sampler_behind", float(behind), "most")
         tally.add("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         if experience is not None:
             note(tally, "step", self.meter.summary(), usual="most")
@@ -222,12 +237,21 @@ class GRPOModule(ExploringPolicyModule):
                 learned = experience.learned(mask, reference_logprobs, old_logprobs)
                 update = self._backward(experience.rollout, learned, totals)
                 self.check_gradients()
+            if old_logprobs is None and self.max_sampler_drift is not None:
+                self._check_drift(experience, update)
             if self.shards is not None:
                 self.shards.reduce_gradients()
         self.optimizers().step()
         # Also where a gradient scaler skipped the step: the schedule counts rollouts, the same on every process.
         self.lr_schedulers().step()
         return update
+
+    def _check_drift(self, experience: Experience | None, update: PolicyUpdate | None) -> None:
+        """Stop all processes where the sampler of one drew from another policy."""
+        own = 0.0
+        if experience is not None and update is not None:
+            own = float((update.logprobs - experience.rollout.completions.logprobs).abs().amax())
+        check_drift(most_over_processes(own, self.device), self.max_sampler_drift, self.trainer.global_step)
 
     def _backward(self, rollout: Rollout, learned: LearnedRollout, totals: dict[str, int]) -> PolicyUpdate:
         """The gradient of one update, over micro-batches."""
@@ -263,13 +287,17 @@ class GRPOModule(ExploringPolicyModule):
         part = take(learned.completions, rows).trimmed()
         cut = (rows, slice(part.token_ids.shape[1]))
         scores = score(part, self.rollout_sampling.temperature, update.entropy is not None)
+        old, mask = None if learned.old_logprobs is None else learned.old_logprobs[cut], learned.loss_mask[cut]
+        trained = scores.logprobs if old is None else old
         result = self.loss(
             scores.logprobs,
-            None if learned.old_logprobs is None else learned.old_logprobs[cut],
+            old,
             learned.advantages[rows],
-            learned.loss_mask[cut],
+            mask,
             reference_logprobs=None if learned.reference_logprobs is None else learned.reference_logprobs[cut],
             constant_tokens=self.rollout_sampling.max_new_tokens,
+            sampler_weights=sampler_weights(trained, part.logprobs, mask, self.correction, self.correction_cap),
+            sampler_cap=self.correction_cap,
             **totals,
         )
         update.add(cut, scores, result.sums)

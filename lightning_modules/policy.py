@@ -16,7 +16,8 @@ from datamodules.emotions import Aliases, Taxonomy, get_taxonomy
 from datamodules.rationale import Response, read_response
 from datamodules.synthetic.truth import read_truth
 from lightning_modules.backbones.feature_cache import FeatureCache
-from lightning_modules.backbones.interface import Backbone, Completions, Percept, Sampling, eval_mode
+from lightning_modules.backbones.interface import Backbone, Completions, Prompt, Sampling, eval_mode
+from lightning_modules.backbones.percept import Percept
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
 from lightning_modules.judges import Judge
 from lightning_modules.judges.prompt import PromptedJudge, follow
@@ -30,6 +31,7 @@ from lightning_modules.metrics.unread_answers import UnreadAnswers, unread_summa
 from lightning_modules.processes import counted_over_processes
 from lightning_modules.protocol import Protocol
 from lightning_modules.reliance import other_clips, sentence_reliance
+from lightning_modules.samplers.base import Sampler
 
 EVALUATION_SAMPLING = Sampling(max_new_tokens=512, temperature=0.3, top_p=0.9)
 """How the paper's released code decodes in evaluation."""
@@ -100,6 +102,8 @@ class PolicyModule(LightningModule):
         feature_cache: keeps what the towers return of each clip on disk; not with a strategy that shards them.
         truth: synthetic.json of the generated corpus that is tested: `test` then measures, too, how much of what the
             rationales claim is true of the clips.
+        sampler: an inference engine that draws completions in place of the policy's own loop, in training and
+            evaluation; it is sent the policy's weights (docs/scaling.md).
         protocol: whose EEA, UAR and question to the judge: the paper's, or what its released code computes.
         reliance: `test` and `predict` also measure what each sentence rests on: how much less probable it is with the
             pictures, the sound or both of other clips of the batch (docs/analysis.md). True: as the policy finds; or
@@ -122,6 +126,7 @@ class PolicyModule(LightningModule):
         bare_answers: bool = False,
         feature_cache: FeatureCache | None = None,
         truth: str | None = None,
+        sampler: Sampler | None = None,
         protocol: Protocol = "paper",
         reliance: bool | Backbone = False,
         aliases: Aliases = "published",
@@ -136,6 +141,7 @@ class PolicyModule(LightningModule):
             self.verifier.require(self.taxonomy)
         self.judge = judge
         follow(judge, protocol)
+        self.sampler = sampler
         self.evaluation = evaluation
         self.bare_answers = bare_answers
         self.validation_report = EmotionReport(self.taxonomy, self.judge_name, protocol)
@@ -176,6 +182,8 @@ class PolicyModule(LightningModule):
                     f"{type(strategy).__name__} leaves each process a part of the towers' weights, by which the "
                     "feature cache knows its entries. Set model.feature_cache to null, or trainer.strategy to ddp."
                 )
+        if self.sampler is not None and type(self.backbone).save_language_model is Backbone.save_language_model:
+            self.backbone.save_language_model(Path())  # says why not
         if isinstance(self.trainer.precision_plugin, HalfPrecision):
             raise ValueError(
                 f"trainer.precision {self.trainer.precision} would convert the sound and the verifier, too. Set it to "
@@ -184,6 +192,20 @@ class PolicyModule(LightningModule):
 
     def configure_model(self) -> None:
         """Only what is trained is sharded: nothing here, so that every process evaluates with a model of its own."""
+
+    def generate(self, prompt: Prompt, num_return_sequences: int, sampling: Sampling) -> Completions:
+        """Completions of prompts, by the sampler if there is one; see `Backbone.generate`."""
+        if self.sampler is None:
+            return self.backbone.generate(prompt, num_return_sequences, sampling)
+        return self.sampler.generate(self.backbone, prompt, num_return_sequences, sampling)
+
+    def send_weights(self, must: bool = False) -> int:
+        """Let the sampler's weights follow the policy's, which are whole; see `Sampler.follow`. Every process calls it.
+
+        Returns:
+            Optimizer steps that the sampler is behind; 0 without one.
+        """
+        return 0 if self.sampler is None else self.sampler.follow(self.backbone, self.trainer.global_step, must)
 
     def perceive(self, batch: ClipBatch) -> Percept:
         """Tower outputs of each clip; the towers do not run for clips in the feature cache."""
@@ -218,7 +240,7 @@ class PolicyModule(LightningModule):
         with eval_mode(self.backbone):
             percept = self.perceive(batch) if with_cache else self.backbone.perceive(batch)
             prompt = self.backbone.encode(batch, percept)
-            completions = self.backbone.generate(prompt, 1, self.evaluation)
+            completions = self.generate(prompt, 1, self.evaluation)
         check_sampled(completions, batch.ids)
         texts = self.backbone.texts(completions)
         responses = self.read(["" if f else t for t, f in zip(texts, batch.failures, strict=True)])
@@ -256,6 +278,7 @@ class PolicyModule(LightningModule):
             self.reliance_report.update(sentences, evaluation.reliances, truths)
 
     def on_validation_epoch_start(self) -> None:
+        self.send_weights(must=True)
         self.validation_report.reset()
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> Evaluation:
@@ -267,6 +290,7 @@ class PolicyModule(LightningModule):
         self._log_report(self.validation_report, "val")
 
     def on_test_epoch_start(self) -> None:
+        self.send_weights(must=True)
         # Not at the end: `metrics_report` is read after the test.
         counts = (self.silent_clips, self.undecodable_clips)
         for metric in (self.test_report, self.grounding, self.reliance_report, *counts):
@@ -299,6 +323,9 @@ class PolicyModule(LightningModule):
                 self.log(f"test/{name}", float(value), sync_dist=True)
         if isinstance(self.judge, PromptedJudge):
             self.print(self.judge.report())
+
+    def on_predict_epoch_start(self) -> None:
+        self.send_weights(must=True)
 
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> Evaluation:
         return self.evaluate(batch, with_reliance=True)

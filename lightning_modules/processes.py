@@ -98,6 +98,15 @@ def counted_over_processes(counts: Counter[T]) -> Counter[T]:
     return sum(parts, Counter())
 
 
+def most_over_processes(value: Value, device: torch.device) -> float:
+    """The largest of a scalar over all processes."""
+    if _world_size() == 1:
+        return float(value)
+    most = torch.tensor(float(value), dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+    return float(most)
+
+
 def _world_size() -> int:
     initialised = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if initialised else 1
@@ -133,10 +142,27 @@ def once_per_node(check: Callable[[], None], error: type[Exception]) -> None:
     if _world_size() == 1:
         check()
         return
+    _once(check, error, local_rank() == 0)
+
+
+def once(do: Callable[[], None], error: type[Exception]) -> None:
+    """Let the first of all processes do something, while the others wait; where it fails, it fails on all.
+
+    Args:
+        do: what to do.
+        error: what it raises.
+    """
+    if _world_size() == 1:
+        do()
+        return
+    _once(do, error, torch.distributed.get_rank() == 0)
+
+
+def _once(do: Callable[[], None], error: type[Exception], is_mine: bool) -> None:
     found, everywhere = None, [None] * _world_size()
-    if local_rank() == 0:
+    if is_mine:
         try:
-            check()
+            do()
         except error as problem:
             found = str(problem)
     torch.distributed.all_gather_object(everywhere, found)

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.batch import ClipBatch
-from lightning_modules.backbones.interface import Backbone, Percept
+from lightning_modules.backbones.interface import Backbone
+from lightning_modules.backbones.percept import Percept
 from lightning_modules.metrics.reliance import Reliance
 from lightning_modules.rl.rows import spans, take
 

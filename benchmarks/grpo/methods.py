@@ -18,7 +18,8 @@ from benchmarks.grpo.meter import Meter
 from datamodules.batch import ClipBatch
 from lightning_modules.backbones.cpu_linear import OneDNNLinear
 from lightning_modules.backbones.decoder_backbone import DecoderBackbone
-from lightning_modules.backbones.interface import Completions, Percept, Prompt, Sampling, SharedPrompt
+from lightning_modules.backbones.interface import Completions, Prompt, Sampling, SharedPrompt
+from lightning_modules.backbones.percept import Percept
 from lightning_modules.rl.advantages import group_advantages
 from lightning_modules.rl.experience import group_rows
 from lightning_modules.rl.losses import grpo_loss

@@ -31,7 +31,8 @@ from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.decoder_backbone import DecoderBackbone
 from lightning_modules.backbones.humanomni import checkpoint
 from lightning_modules.backbones.humanomni.backbone import HumanOmniBackbone
-from lightning_modules.backbones.interface import Percept, Prompt
+from lightning_modules.backbones.interface import Prompt
+from lightning_modules.backbones.percept import Percept
 from lightning_modules.backbones.tiny import CHAT_TEMPLATE, train_tokenizer
 
 _NUM_FRAMES = 8

@@ -34,7 +34,7 @@ def _reliance(sentence: ShownSentence) -> str:
         return ""
     nats = {"pictures": sentence.reliance.pictures, "sound": sentence.reliance.sound}
     shown = ", ".join(f"{name} {value:+.1f}" for name, value in nats.items() if value is not None)
-    return f" ({shown})"
+    return f" ({shown})" if shown else ""
 
 
 def marked_rationale(completion: ShownCompletion) -> str:

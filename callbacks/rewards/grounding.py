@@ -8,6 +8,7 @@ from torch import Tensor
 from callbacks.rewards.base import Reward, RewardInput, Weight
 from datamodules.synthetic.truth import read_truth
 from lightning_modules.metrics.claims import match_truth, sentence_support
+from lightning_modules.metrics.rationale_statistics import words
 
 
 class GroundingReward(Reward):
@@ -21,8 +22,9 @@ class GroundingReward(Reward):
     The exact version takes the mean over the sentences that claim something: 1 where every claim is true, else 0. It
     shows what could be had; no real corpus has such a truth.
 
-    Silence and repetition are no ways out (decision 50): a sentence that is repeated earns nothing the second time, and
-    what is missing to `min_sentences` counts as 0.
+    Silence and repetition are no ways out (decision 50): a sentence that is repeated, word by word, earns nothing the
+    second time, and what is missing to `min_sentences` counts as 0. A clip that is left alone in its batch, as the
+    others could not be decoded, has no estimate, and so no reward.
 
     Args:
         oracle: the synthetic.json of the generated corpus that is trained on; null for the estimate.
@@ -36,6 +38,7 @@ class GroundingReward(Reward):
     """
 
     name = "grounding"
+    may_abstain = True
 
     def __init__(
         self, oracle: str | None = None, num_others: int = 3, min_sentences: int = 2, weight: Weight = 1.0
@@ -75,8 +78,10 @@ def mean_score(sentences: Sequence[tuple[str, float | None]], at_least: int) -> 
     """Mean over a rationale's sentences, or over so many at least.
 
     Args:
-        sentences: each with its score. One without a score is left out; a repeated one counts as 0.
+        sentences: each with its score. One without a score is left out; one with the same words as an earlier one
+            counts as 0.
         at_least: what is missing to so many counts as 0.
     """
-    scored = [(sentence, score) for sentence, score in sentences if score is not None]
-    return sum(dict(scored).values()) / max(len(scored), at_least)
+    scored = [(" ".join(words(sentence)), score) for sentence, score in sentences if score is not None]
+    first = dict(reversed(scored))
+    return sum(first.values()) / max(len(scored), at_least)

@@ -20,9 +20,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from datamodules.batch import ClipBatch
 from datamodules.files.json_files import read_json_object, shown
 from datamodules.files.writing import write_json
-from lightning_modules.backbones import interface, loading
+from lightning_modules.backbones import loading
 from lightning_modules.backbones.adapters import LoRA, merged_state_dict
-from lightning_modules.backbones.interface import Perception, Prompt
+from lightning_modules.backbones.interface import Prompt
+from lightning_modules.backbones.percept import Percept, Perception
 from lightning_modules.backbones.recipe import Recipe
 from lightning_modules.backbones.spliced import (
     MODALITY_FIELDS,
@@ -37,7 +38,7 @@ _PROJECTORS_FILE = "projectors.safetensors"
 
 
 @dataclass
-class ComposedPercept(interface.Percept):
+class ComposedPercept(Percept):
     """Pooled tower outputs: `video` `[B, T·grid², D]`, `audio` `[B, L // audio_pool, A]`."""
 
     modality_fields = MODALITY_FIELDS

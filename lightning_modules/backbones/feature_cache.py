@@ -18,7 +18,8 @@ from transformers import PreTrainedConfig
 from datamodules.batch import ClipBatch
 from datamodules.files.json_log import json_digest
 from datamodules.tensor_store import TensorStore
-from lightning_modules.backbones.interface import Backbone, Percept, Perception, eval_mode
+from lightning_modules.backbones.interface import Backbone, eval_mode
+from lightning_modules.backbones.percept import Percept, Perception
 
 _FORMAT = 1  # raise it when a backbone's own code makes other features of the same clip, weights and settings
 _LIBRARIES = ("torch", "transformers")  # packages whose release may change a feature, too

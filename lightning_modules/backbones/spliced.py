@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 from transformers import ImageProcessingMixin, PreTrainedModel, SiglipVisionModel, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from datamodules.batch import SAMPLE_RATE, ClipBatch
 from lightning_modules.backbones import loading
+from lightning_modules.backbones.adapters import merged_state_dict
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.decoder_backbone import DecoderBackbone, end_tokens
-from lightning_modules.backbones.interface import Modality, Percept, Perception, Prompt
+from lightning_modules.backbones.interface import Prompt
+from lightning_modules.backbones.percept import Modality, Percept, Perception
 from lightning_modules.backbones.precision import in_float32
 from lightning_modules.chat_template import QUESTION, render_around
 
@@ -63,6 +66,17 @@ class SplicedBackbone(DecoderBackbone):
     """
 
     language_model: PreTrainedModel
+
+    def save_language_model(self, directory: Path) -> None:
+        weights = merged_state_dict(self.language_model)
+        # A head of its own, even where it is tied to the embeddings: vLLM's build for CPUs leaves a tied one as it was
+        # when weights are loaded again.
+        weights["lm_head.weight"] = self.language_model.get_output_embeddings().weight.detach().clone()
+        own = self.language_model.config
+        type(own).from_dict({**own.to_dict(), "tie_word_embeddings": False}).save_pretrained(directory)
+        self.language_model.generation_config.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+        save_torch_state_dict(weights, directory)
 
     def __init__(self) -> None:
         super().__init__()

@@ -10,9 +10,9 @@ import anyio
 from anyio.from_thread import start_blocking_portal
 
 from datamodules.files.json_log import json_digest
+from lightning_modules.endpoint.errors import EndpointError, RequestFailed
+from lightning_modules.endpoint.key import DEFAULT_KEY_VARIABLE
 from lightning_modules.judges.chat import ChatEndpoint
-from lightning_modules.judges.errors import EndpointError, RequestFailed
-from lightning_modules.judges.key import DEFAULT_KEY_VARIABLE
 from lightning_modules.judges.prompt import PromptedJudge
 from lightning_modules.judges.reply_cache import ReplyCache
 

@@ -16,6 +16,9 @@ DECORATION = " \t\r\n\"'`*_“”‘’.!"
 """Around a word, these leave it the same word: quotation marks, Markdown's emphasis, the end of a sentence."""
 
 
+_RELEASED = " (released)"
+
+
 def judge_prompt(rationale: str, taxonomy: Taxonomy, protocol: Protocol = "paper") -> str:
     """The question to the judge.
 
@@ -117,8 +120,12 @@ class PromptedJudge(Judge):
 
 
 def follow(judge: Judge | None, protocol: Protocol) -> None:
-    """Let a judge that asks a language model ask as a protocol says; others have nothing to ask."""
+    """Let a judge that asks a language model ask as a protocol says; others have nothing to ask.
+
+    Its name says so where it is not the paper's: verdicts on another question are another judge's.
+    """
     if isinstance(judge, PromptedJudge):
+        judge.name = judge.name.removesuffix(_RELEASED) + (_RELEASED if protocol == "released" else "")
         judge.protocol = protocol
 
 

@@ -26,6 +26,9 @@ IMPLIED = 0.5
 
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 
+_UNSEEN = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
+"""Characters without a shape, which a verifier may read over: soft hyphens, spaces and joiners of no width."""
+
 _NEGATION = re.compile(
     r"\b(?:not?|never|neither|nor|nobody|nothing|none|without|hardly|cannot)\b|n['’]t\b", re.IGNORECASE
 )
@@ -89,7 +92,7 @@ class Ratio:
 
 def words(text: str) -> list[str]:
     """Words in lower case, without punctuation."""
-    return _WORD.findall(text.lower())
+    return _WORD.findall(_UNSEEN.sub("", text).lower())
 
 
 def count_words(sentences: Iterable[str]) -> int:
@@ -112,7 +115,7 @@ def names_label(sentence: str, emotions: frozenset[str], taxonomy: Taxonomy) -> 
         emotions: canonical emotions.
         taxonomy: whose classes these are.
     """
-    return bool(emotions) and _naming_pattern(emotions, taxonomy).search(sentence) is not None
+    return bool(emotions) and _naming_pattern(emotions, taxonomy).search(_UNSEEN.sub("", sentence)) is not None
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
@@ -226,7 +229,7 @@ def _negated(rationales: Sequence[Rationale]) -> Iterator[float]:
     for rationale in rationales:
         for sentence, labels in zip(rationale.sentences, rationale.emotions or (), strict=bool(rationale.emotions)):
             if set(labels) != {"neutral"}:
-                yield _NEGATION.search(sentence) is not None
+                yield _NEGATION.search(_UNSEEN.sub("", sentence)) is not None
 
 
 def _reward_length(rationales: Iterable[Rationale]) -> list[float]:

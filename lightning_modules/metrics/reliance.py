@@ -20,6 +20,8 @@ NEITHER = 0.1
 class Reliance:
     """What each modality tells a model about a sentence, in nats; None of one that the model does not have apart.
 
+    Nothing is known of a sentence whose clip had no other beside it.
+
     Args:
         pictures: with other clips' pictures instead, the sound left.
         sound: likewise.
@@ -32,11 +34,13 @@ class Reliance:
 
     @property
     def strongest(self) -> float:
-        """Of the modality that the sentence rests on most."""
-        return max(value for value in (self.pictures, self.sound) if value is not None)
+        """Of the modality that the sentence rests on most; NaN where nothing is known."""
+        return max((value for value in (self.pictures, self.sound) if value is not None), default=math.nan)
 
     def belief(self, num_emotions: int) -> float:
         """Probability that what the sentence says is so, in [0, 1]: P(emotion | clip) = P(emotion) · exp(nats).
+
+        NaN where nothing is known.
 
         Args:
             num_emotions: equally frequent ones that a sentence could speak of: what rests on nothing is true of one in

@@ -14,6 +14,9 @@ from lightning_modules.metrics.intervals import LEVEL, Interval
 
 Values = NDArray[np.float64]
 
+_ROUNDING = 1e-12
+"""A smaller standard error of a difference of rates is none: equal differences can be an ulp apart."""
+
 
 @dataclass(frozen=True)
 class SeedDifference:
@@ -123,6 +126,8 @@ def ratio_values(baseline: NDArray[np.int64], other: NDArray[np.int64]) -> Value
 
 
 def _difference(mean: float, variance: float, freedom: float) -> SeedDifference:
+    if math.sqrt(variance) < _ROUNDING:
+        variance = 0.0
     half = student_quantile((1 + LEVEL) / 2, freedom) * math.sqrt(variance)
     p_value = student_p(mean / math.sqrt(variance), freedom) if variance > 0 else None
     return SeedDifference(Interval(mean, mean - half, mean + half), freedom, p_value)

@@ -27,8 +27,13 @@ def fill_missing(values: Tensor, group_size: int) -> Tensor:
         group_size: G.
     """
     groups = values.view(-1, group_size)
-    means = groups.nanmean(dim=1, keepdim=True).nan_to_num(0.0)
-    return torch.where(groups.isnan(), means, groups).view(values.shape)
+    missing = groups.isnan()
+    means = groups.nanmean(dim=1, keepdim=True)
+    # The mean of equal floats can differ from them in the last bit: that would be a spread where there is none.
+    least = groups.masked_fill(missing, math.inf).amin(dim=1, keepdim=True)
+    most = groups.masked_fill(missing, -math.inf).amax(dim=1, keepdim=True)
+    means = torch.minimum(torch.maximum(means, least), most).nan_to_num(0.0)
+    return torch.where(missing, means, groups).view(values.shape)
 
 
 def weighted_sum(rewards: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from datamodules.batch import ClipBatch
 from datamodules.rationale import Response
-from lightning_modules.backbones.interface import Completions, Percept, Scores
+from lightning_modules.backbones.interface import Completions, Scores
+from lightning_modules.backbones.percept import Percept
 from lightning_modules.emotion_verifier import SentenceReading
 from lightning_modules.metrics.reliance import Reliance
 from lightning_modules.rl.losses import LossSums

@@ -11,6 +11,8 @@
 | Dr. GRPO | arXiv 2503.20783 | `denominator="constant"`, `constant_tokens=max_new_tokens`, `beta=0` |
 | GSPO | arXiv 2507.18071 | `importance="sequence"`, `epsilon_low=3e-4`, `epsilon_high=4e-4`, `beta=0` |
 
+Completions of another sampler have their policy term weighted token by token (`correction.py`); the KL term is not.
+
 Every token has a weight that depends only on its row and on the totals of the whole batch. So the losses of
 micro-batches sum, in value and in gradient, to the loss of the whole batch, once each call is given those totals.
 
@@ -38,6 +40,8 @@ class LossSums:
         ratio: Σ ρ over the tokens.
         clipped: number of tokens whose policy gradient the clip removed.
         tokens: number of unmasked tokens.
+        sampler_weight: Σ of the sampler's importance weights over the tokens; as many as tokens without them.
+        truncated: number of tokens whose importance weight the cap cut.
     """
 
     loss: Tensor
@@ -46,6 +50,8 @@ class LossSums:
     ratio: Tensor
     clipped: Tensor
     tokens: Tensor
+    sampler_weight: Tensor
+    truncated: Tensor
 
     def __add__(self, other: "LossSums") -> "LossSums":
         return LossSums(
@@ -55,10 +61,14 @@ class LossSums:
             self.ratio + other.ratio,
             self.clipped + other.clipped,
             self.tokens + other.tokens,
+            self.sampler_weight + other.sampler_weight,
+            self.truncated + other.truncated,
         )
 
     def means(self) -> dict[str, Tensor]:
-        """The two losses, and `kl`, `ratio`, `clip_fraction` as means over all tokens (0 when all are masked)."""
+        """The two losses, and means over all tokens (0 when all are masked): `kl`, `ratio`, `clip_fraction` and, of the
+        sampler's importance weights, `sampler_weight` and `sampler_truncated`.
+        """
         tokens = self.tokens.clamp(min=1)
         return {
             "loss": self.loss,
@@ -66,6 +76,8 @@ class LossSums:
             "kl": self.kl / tokens,
             "ratio": self.ratio / tokens,
             "clip_fraction": self.clipped / tokens,
+            "sampler_weight": self.sampler_weight / tokens,
+            "sampler_truncated": self.truncated / tokens,
         }
 
 
@@ -92,6 +104,8 @@ def grpo_loss(
     importance: Importance = "token",
     num_completions_total: int | None = None,
     num_tokens_total: int | None = None,
+    sampler_weights: Tensor | None = None,
+    sampler_cap: float = 2.0,
 ) -> GRPOLoss:
     """Clipped policy loss with a KL penalty to the reference policy; formula and variants at the top of this file.
 
@@ -110,6 +124,8 @@ def grpo_loss(
         importance: "token": one ρ per token; "sequence": ρ_i = exp(mean_t(logp − logp_old)) for all tokens of a row.
         num_completions_total: completions of the whole batch when this call holds a micro-batch; None: N.
         num_tokens_total: unmasked tokens of the whole batch, for "token"; None: those of `mask`.
+        sampler_weights: of `correction.sampler_weights`, `[N, C]`; None: all 1.
+        sampler_cap: their cap, to count those that it cut.
 
     Raises:
         ValueError: shapes that do not fit, a mask that is not bool, or a parameter missing or out of range.
@@ -126,7 +142,8 @@ def grpo_loss(
     gain = advantages.detach().float()[:, None]
     clipped_ratio = ratio.clamp(1 - epsilon_low, 1 + epsilon_high)
     # min() is pessimistic: clipping may take a gain away, never a penalty.
-    policy_loss = -(weights * torch.minimum(ratio * gain, clipped_ratio * gain)).sum()
+    corrected = weights if sampler_weights is None else weights * sampler_weights
+    policy_loss = -(corrected * torch.minimum(ratio * gain, clipped_ratio * gain)).sum()
     if reference_logprobs is None:
         kl = torch.zeros_like(logprobs)
     else:
@@ -140,8 +157,17 @@ def grpo_loss(
             ratio=(ratio * mask).sum(),
             clipped=((clipped_ratio * gain < ratio * gain) & mask).sum(),
             tokens=mask.sum(),
+            sampler_weight=mask.sum() if sampler_weights is None else (sampler_weights * mask).sum(),
+            truncated=_truncated(sampler_weights, sampler_cap, mask),
         )
     return GRPOLoss(loss, sums)
+
+
+def _truncated(sampler_weights: Tensor | None, cap: float, mask: Tensor) -> Tensor:
+    if sampler_weights is None:
+        return torch.zeros_like(mask.sum())
+    # Rounded down by exp(log c), a weight at the cap may be just below it.
+    return ((sampler_weights > cap * (1 - 1e-6)) & mask).sum()
 
 
 def k3(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor) -> Tensor:

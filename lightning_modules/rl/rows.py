@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.backbones.interface import Completions, Percept
+from lightning_modules.backbones.interface import Completions
+from lightning_modules.backbones.percept import Percept
 
 Rows = TypeVar("Rows", Completions, Percept)
 

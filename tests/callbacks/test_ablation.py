@@ -20,7 +20,8 @@ from datamodules.emotions import DFEW_TAXONOMY
 from datamodules.samplers import evaluation_sampler
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.feature_cache import FeatureCache
-from lightning_modules.backbones.interface import Completions, Percept, Sampling
+from lightning_modules.backbones.interface import Completions, Sampling
+from lightning_modules.backbones.percept import Percept
 from lightning_modules.metrics.predictions import read_predictions
 from lightning_modules.policy import PolicyModule
 
@@ -136,12 +137,14 @@ def test_a_policy_that_only_listens(reader: Callable[[str], Reader], telling: Cl
     assert list(report["modes"]) == list(ABLATIONS[1:])
     for mode in ("audio_only", "frozen_first_frame"):
         own = report["modes"][mode]
-        assert all(rate == {"value": 1.0, "difference": 0.0, "low": 0.0, "high": 0.0} for rate in own["rates"].values())
+        assert all((rate["value"], rate["difference"]) == (1.0, 0.0) for rate in own["rates"].values())
+        assert all(rate["low"] == pytest.approx(-rate["high"]) for rate in own["rates"].values())
         assert (own["answers_changed"], own["verdicts_changed"], own["word_distance"]) == (0, 0, 0)
         assert (own["sentences_kept"], own["completions_kept"]) == (1, 1)
     for mode in ("video_only", "text_only", "swapped_audio"):
         own = report["modes"][mode]
-        assert own["rates"]["war"] == {"value": 0.0, "difference": -1.0, "low": -1.0, "high": -1.0}
+        war = own["rates"]["war"]
+        assert (war["value"], war["difference"], war["low"]) == (0.0, -1.0, pytest.approx(-1.0)) and war["high"] < 0
         assert own["rates"]["fcr"]["difference"] == -1 and own["rates"]["epc"]["difference"] == 0, "still consistent"
         assert (own["answers_changed"], own["verdicts_changed"], own["completions_kept"]) == (1, 1, 0)
         # The, room, is, quiet, voice, carries: 6 words in both of 8 in all.

@@ -174,5 +174,21 @@ def test_as_published_broken_tags_pay_and_an_alarm_says_so(name: str) -> None:
         assert reward >= 2.0 and "repeated_tags" in fired
 
 
+@pytest.mark.parametrize("name", ["the label named", "negated cues"])
+@pytest.mark.parametrize("unseen", ["\u200b", "\u00ad", "\ufeff"])
+def test_what_has_no_shape_hides_nothing_from_an_alarm(name: str, unseen: str) -> None:
+    # As a verifier's tokenizer does that drops such characters: it reads the words.
+    alarm, hidden = EXPECTED[name], {"no ": f"n{unseen}o ", "not ": f"n{unseen}ot ", "Nothing": f"No{unseen}thing"}
+    hidden |= {label: label[:2] + unseen + label[2:] for label in LABELS}
+
+    def policy(i: int, target: str) -> str:
+        text = CHEATS[name](i, target)
+        for word, written in hidden.items():
+            text = text.replace(word, written)
+        return text
+
+    assert unseen in policy(0, "anger") and alarm in play(policy)[1]
+
+
 def test_each_cheat_is_expected_to_fail() -> None:
     assert EXPECTED.keys() == CHEATS.keys() and len(CHEATS) >= 12

@@ -14,7 +14,8 @@ from callbacks.rewards.base import Reward, RewardInput
 from callbacks.rl import RLCallback
 from datamodules.batch import Clip, ClipBatch, collate
 from lightning_modules.backbones.composed import ComposedBackbone
-from lightning_modules.backbones.interface import Completions, Percept, Prompt, Sampling
+from lightning_modules.backbones.interface import Completions, Prompt, Sampling
+from lightning_modules.backbones.percept import Percept
 from lightning_modules.grpo import GRPOModule
 
 from .conftest import ConstantReward, LengthReward, moved, snapshot

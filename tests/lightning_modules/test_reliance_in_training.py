@@ -12,7 +12,7 @@ from lightning import Trainer
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.rewards import GroundingReward
 from callbacks.rl import RLCallback
-from datamodules.batch import Clip, ClipBatch, collate
+from datamodules.batch import BadClip, Clip, ClipBatch, collate
 from datamodules.rationale import Response
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.grpo import GRPOModule
@@ -94,6 +94,16 @@ def test_without_such_a_reward_nothing_is_measured(make_grpo: Make, make_clip: C
 def test_a_batch_of_one_clip_is_refused(make_grpo: Make, make_clip: Callable[..., Clip], fit: Fit) -> None:
     with pytest.raises(ValueError, match=r"this one has a single clip. Set data.batch_size"):
         fit(make_grpo(), [collate([make_clip(0)])], RLCallback([GroundingReward()]))
+
+
+def test_a_clip_whose_fellows_cannot_be_decoded_ends_no_run(
+    make_grpo: Make, make_clip: Callable[..., Clip], fit: Fit, talkative: None
+) -> None:
+    alone = replace(collate([make_clip(0)]), skipped=[BadClip("clip1", "clip1.mp4", "broken")])
+    module = make_grpo()
+    fit(module, [four(make_clip), alone], RLCallback([GroundingReward(), LengthReward()]))
+    assert len(module.experience.rollout.batch) == 1
+    assert module.experience.rewards["grounding"].tolist() == [0.0] * module.group_size, "none is better by it"
 
 
 @pytest.mark.parametrize("asked", ["the policy", "another"])

@@ -8,8 +8,8 @@ import pytest
 import main
 from datamodules.emotions import DFEW_TAXONOMY
 from datamodules.synthetic.grammar import OracleJudge
+from lightning_modules.endpoint.errors import EndpointError
 from lightning_modules.judges import EndpointJudge, VerifierJudge
-from lightning_modules.judges.errors import EndpointError
 from lightning_modules.judges.prompt import judge_prompt
 from lightning_modules.metrics.predictions import read_predictions
 from tests.chat_server import Answer, ChatServer, Request
@@ -62,6 +62,20 @@ def by_words(number: int, request: Request) -> Answer:
 
 def endpoint(server: ChatServer, tmp_path: Path, **options) -> EndpointJudge:
     return EndpointJudge(server.url, "m", backoff=0.001, retries=1, cache=str(tmp_path / "replies.jsonl"), **options)
+
+
+def test_verdicts_on_another_protocols_question_are_not_taken_for_these(predictions, output, tmp_path):
+    with ChatServer(by_words) as server:
+        judge = endpoint(server, tmp_path)
+        judge_predictions(str(predictions), judge, str(output))
+        with pytest.raises(
+            ValueError, match=r"holds a verdict with .*endpoint:m'}; expected .*endpoint:m \(released\)"
+        ):
+            judge_predictions(str(predictions), endpoint(server, tmp_path), str(output), "released")
+        other = tmp_path / "released.jsonl"
+        result = judge_predictions(str(predictions), judge, str(other), "released")
+        assert result["kept"] == 0 and result["judge"] == "endpoint:m (released)"
+        assert judge_predictions(str(predictions), judge, str(output))["kept"] == 4, "the paper's are still there"
 
 
 def test_an_endpoint_on_the_command_line(predictions, output, tmp_path, capsys):

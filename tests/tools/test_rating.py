@@ -54,6 +54,9 @@ def test_the_same_clips_of_each_run_in_an_order_of_the_seed(tmp_path: Path) -> N
     assert data == rating_data(runs, 4, seed=1, title="?")
     assert data["items"] != rating_data(runs, 4, seed=2, title="?")["items"]
     assert data["classes"] == list(DFEW_TAXONOMY.classes)
+    (tmp_path / "again").mkdir()
+    again = {"first": runs["first"], "second": read_predictions(predictions(tmp_path / "again", "other"))}
+    assert rating_data(again, 4, seed=1, title="?")["digest"] != data["digest"], "the same names, other rationales"
 
 
 @pytest.mark.unit
@@ -107,3 +110,19 @@ def test_rating_by_keys_and_exporting(
     assert result["num_clips"] == 6
     table = judges({"first": str(tmp_path / "first.jsonl")}, {"first": [str(files[0])]}, str(tmp_path / "judges"))
     assert list(table["runs"]["first"]) == ["oracle", "human:Anna 1"]
+
+
+@pytest.mark.e2e
+@NEEDS_CHROMIUM
+def test_pages_of_other_rationales_share_no_ratings(
+    browser: webdriver.Chrome, shown: Callable[[], str], tmp_path: Path
+) -> None:
+    browser.find_element(By.TAG_NAME, "body").send_keys("1")
+    (tmp_path / "other").mkdir()
+    runs = {name: predictions(tmp_path / "other", f"{name}_else") for name in ("first", "second")}
+    browser.get(rate(runs, str(tmp_path / "out_else"), num_clips=6).as_uri())
+    assert browser.find_element(By.ID, "count").text == "1 of 12, 0 rated"
+    held = "document.dispatchEvent(new KeyboardEvent('keydown', {key: '1', repeat: arguments[0]}))"
+    for is_repeated in (False, True, True):
+        browser.execute_script(held, is_repeated)
+    assert browser.find_element(By.ID, "count").text == "2 of 12, 1 rated", "a key held down"

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from datamodules.files.json_log import json_digest
 from datamodules.files.writing import require_directory, write_text
 from lightning_modules.metrics.predictions import PredictionFile, read_predictions
 from tools.judge import rationale_of
@@ -55,7 +56,7 @@ def rate(
 
 
 def rating_data(runs: dict[str, PredictionFile], num_clips: int, seed: int, title: str) -> dict[str, Any]:
-    """What the page holds: `title`, `taxonomy`, `classes`, `runs`, and `items` in random order.
+    """What the page holds: `title`, `taxonomy`, `classes`, `runs`, `items` in random order, and their `digest`.
 
     Args:
         runs: name → its predictions.
@@ -84,7 +85,7 @@ def rating_data(runs: dict[str, PredictionFile], num_clips: int, seed: int, titl
         "taxonomy": taxonomy.name,
         "classes": list(taxonomy.classes),
         "runs": list(runs),
-        "seed": seed,
+        "digest": json_digest([list(taxonomy.classes), items]),
         "items": items,
     }
 

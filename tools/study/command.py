@@ -31,7 +31,7 @@ The same command again goes on where it was stopped: what is done is kept, a tra
 Written to the output: the jobs' folders, jobs/ (logs, records), commands.sh, study.json, study.md and study.html."""
 
 _DESIGNS: dict[Design, str] = {
-    "one seed": "One seed: intervals are the clips' alone (paired bootstrap), and say nothing of another training.",
+    "one seed": "One seed: intervals are the clips' alone, as those of `compare`, and say nothing of another training.",
     "own clips": "Every seed has clips of its own: intervals are Student's t over the seeds' paired differences, which "
     "hold both, seeds and clips.",
     "shared clips": "All seeds test on the same clips: intervals hold the variance of both, seeds and clips (two-way "
@@ -50,6 +50,10 @@ def run_study(arguments: list[str]) -> None:
         OSError, ValueError: the study or its output cannot be used; nothing is run.
     """
     options = _parser().parse_args(arguments)
+    if options.num_workers < 0:
+        raise ValueError(
+            f"--num_workers is {options.num_workers}. Expected a number of jobs, or 0 to leave it to the CPUs."
+        )
     study = choose(read_study(options.config), options.seeds, options.arms)
     output = Path(options.output or f"runs/{Path(options.config).stem}")
     require_directory(str(output), "the study")

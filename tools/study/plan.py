@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.files.yaml_files import read_yaml_mapping
+from tools.study.jobs import Job, check_folders
 
 _PLACE = re.compile(r"\{([A-Za-z_][\w/.-]*)\}")
 _OWN_FOLDER = "\0"
@@ -81,31 +82,6 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A command that is run once.
-
-    Args:
-        name: of its template.
-        seed: of the study.
-        folder: its own, within the output; no other job has it.
-        words: the command after `main.py`.
-        needs: folders of the jobs that it waits for.
-        threads: that it may use.
-        slots: workers whose place it takes, for these threads.
-        arms: that need it.
-    """
-
-    name: str
-    seed: int
-    folder: str
-    words: tuple[str, ...]
-    needs: tuple[str, ...]
-    threads: int
-    slots: int
-    arms: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Plan:
     """What is to be run.
 
@@ -134,9 +110,13 @@ def read_study(path: str | Path) -> Study:
     _check_keys(path, "", content, known, required=("seeds", "jobs", "arms", "result"))
     jobs = {name: _template(path, name, own) for name, own in _mapping(path, "jobs", content["jobs"]).items()}
     arms = {name: _arm(path, name, own) for name, own in _mapping(path, "arms", content["arms"]).items()}
+    for key in ("result", "folder", "truth"):
+        if not isinstance(content.get(key, ""), str | None):
+            raise ValueError(f"{path}: {key} is {content[key]!r}. Expected text (in quotes).")
     study = Study(
         **{
             **content,
+            "threads": _threads(path, "threads", content.get("threads", 1)),
             "seeds": tuple(_numbers(path, content["seeds"])),
             "jobs": jobs,
             "arms": arms,
@@ -183,7 +163,7 @@ def make_plan(study: Study, output: Path) -> Plan:
 
     Raises:
         ValueError: a command names something that is neither a job nor a word, jobs wait for each other in a circle, or
-            two jobs would work in one folder.
+            a job would work where it must not (`check_folders`).
     """
     jobs: dict[tuple[str, ...], Job] = {}
     folders, truths = {}, {}
@@ -194,14 +174,8 @@ def make_plan(study: Study, output: Path) -> Plan:
             folders[arm, seed] = builder.own
             if study.truth is not None and seed not in truths:
                 truths[seed] = Path(builder.text(study.truth, "truth"))
-    by_folder = {job.folder: job for job in jobs.values()}
-    if len(by_folder) < len(jobs):
-        first, second = _same_folder(jobs.values())
-        raise ValueError(
-            f"Two jobs would work in {output / first.folder}: `{shlex.join(first.words)}` of seed {first.seed} and "
-            f"`{shlex.join(second.words)}` of seed {second.seed}. Let `folder` have {{arm}}, or the study's {{seed}}."
-        )
-    return Plan(output, by_folder, folders, truths)
+    check_folders(list(jobs.values()), output)
+    return Plan(output, {job.folder: job for job in jobs.values()}, folders, truths)
 
 
 class _Builder:
@@ -300,21 +274,16 @@ class _Builder:
             self._used[-1].add(word)
 
 
-def _same_folder(jobs: Iterable[Job]) -> tuple[Job, Job]:
-    seen: dict[str, Job] = {}
-    for job in jobs:
-        if job.folder in seen:
-            return seen[job.folder], job
-        seen[job.folder] = job
-    raise AssertionError("no folder is there twice")
-
-
 def _template(path: str | Path, name: str, own: Any) -> JobTemplate:
-    if isinstance(own, str):
-        return JobTemplate(own)
-    own = _mapping(path, f"jobs.{name}", own)
+    own = _mapping(path, f"jobs.{name}", {"run": own} if isinstance(own, str) else own)
     _check_keys(path, f"jobs.{name}.", own, JobTemplate.__dataclass_fields__, required=("run",))
-    return JobTemplate(**own)
+    for key in ("run", "folder"):
+        if key in own and not (isinstance(own[key], str) and own[key].strip()):
+            raise ValueError(f"{path}: jobs.{name}.{key} is {own[key]!r}. Expected text (in quotes).")
+    threads = own.get("threads")
+    return JobTemplate(
+        own["run"], own.get("folder"), None if threads is None else _threads(path, f"jobs.{name}.threads", threads)
+    )
 
 
 def _arm(path: str | Path, name: str, own: Any) -> Arm:
@@ -369,6 +338,12 @@ def _texts(path: str | Path, key: str, value: Any) -> dict[str, str]:
     if wrong := [name for name, text in own.items() if not isinstance(text, str)]:
         raise ValueError(f"{path}: {key}.{wrong[0]} is {own[wrong[0]]!r}. Expected text (in quotes).")
     return own
+
+
+def _threads(path: str | Path, key: str, value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{path}: {key} is {value!r}. Expected a whole number, 1 or more.")
+    return value
 
 
 def _numbers(path: str | Path, value: Any) -> list[int]:

@@ -15,7 +15,7 @@ from typing import IO, Any, Literal
 
 from datamodules.files.json_files import read_json_object
 from datamodules.files.writing import write_json
-from tools.study.plan import Job
+from tools.study.jobs import RECORDS, Job
 
 State = Literal["new", "stopped", "finished", "changed", "outdated"]
 """`stopped`: begun with this very command. `changed`: made by another command or configuration. `outdated`: made from
@@ -34,7 +34,7 @@ class Records:
 
     def log(self, job: Job) -> Path:
         """File of what a job prints."""
-        return self.output / "jobs" / f"{job.folder}.log"
+        return self.output / RECORDS / f"{job.folder}.log"
 
     def state(self, job: Job) -> State:
         """How far a job is.
@@ -44,8 +44,7 @@ class Records:
         """
         record, folder = self._read(job), self.output / job.folder
         if not record:
-            # The folders of other jobs may lie in it.
-            if folder.is_dir() and any(path.is_file() for path in folder.iterdir()):
+            if folder.is_symlink() or (folder.exists() and self._holds_others(folder)):
                 raise FileExistsError(
                     f"{folder} has files that no job of this study has written. Choose another --output, or remove it."
                 )
@@ -57,6 +56,16 @@ class Records:
         if record["needs"] != self._stamps(job):
             return "outdated"
         return "finished" if record["finished"] is not None else "stopped"
+
+    def _holds_others(self, place: Path) -> bool:
+        """Whether something lies at a place, or anywhere below, that no job has written: it would be removed."""
+        if place.is_symlink() or not place.is_dir():
+            return True
+        # The folders of other jobs may lie in that of a job.
+        below = [
+            path for path in place.iterdir() if not self._record(path.relative_to(self.output).as_posix()).is_file()
+        ]
+        return any(self._holds_others(path) for path in below)
 
     def change(self, job: Job) -> str:
         """What differs between the command that made a job's folder and the one that would make it now."""
@@ -95,22 +104,31 @@ class Records:
             BlockingIOError: a process of the job still runs, for instance of a study that was killed.
         """
         file = self.log(job)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("ab") as log:
-            try:
-                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BlockingIOError(
-                    f"{job.folder} is still being run: a process holds {file}. Wait for its end, or stop it."
-                ) from None
-            except OSError:
-                pass  # a file system without locks
+        with _locked(
+            file, f"{job.folder} is still being run: a process holds {file}. Wait for its end, or stop it."
+        ) as log:
             if anew:
                 log.truncate(0)
             yield log
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No other study works in this output while the block runs.
+
+        Raises:
+            BlockingIOError: one does.
+        """
+        file = self.output / RECORDS / "study.lock"
+        with _locked(
+            file, f"Another study is being run in {self.output}. Wait for its end, or choose another --output."
+        ):
+            yield
+
+    def _record(self, folder: str) -> Path:
+        return self.output / RECORDS / f"{folder}.json"
+
     def _file(self, job: Job) -> Path:
-        return self.output / "jobs" / f"{job.folder}.json"
+        return self._record(job.folder)
 
     def _read(self, job: Job) -> dict[str, Any]:
         return read_json_object(self._file(job)) if self._file(job).is_file() else {}
@@ -122,7 +140,7 @@ class Records:
 
     def _stamps(self, job: Job) -> dict[str, str | None]:
         """When each job that this one needs has ended."""
-        files = {folder: self.output / "jobs" / f"{folder}.json" for folder in job.needs}
+        files = {folder: self._record(folder) for folder in job.needs}
         return {
             name: read_json_object(file).get("finished") if file.is_file() else None for name, file in files.items()
         }
@@ -137,3 +155,21 @@ def config_digests(words: Sequence[str]) -> dict[str, str]:
 
 def _made_by(record: Mapping[str, Any]) -> tuple[Any, Any]:
     return record["command"], record["configs"]
+
+
+@contextmanager
+def _locked(file: Path, refusal: str) -> Iterator[IO[bytes]]:
+    """A file to append to, which this process alone holds, and those that it hands it to.
+
+    Raises:
+        BlockingIOError: another one does, in these words.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("ab") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(refusal) from None
+        except OSError:
+            pass  # a file system without locks
+        yield opened

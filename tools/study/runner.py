@@ -15,7 +15,8 @@ from types import FrameType
 from typing import Literal, Protocol
 
 from datamodules.files.writing import write_text
-from tools.study.plan import Job, Plan
+from tools.study.jobs import Job
+from tools.study.plan import Plan
 from tools.study.records import Records
 
 PROGRAM = (sys.executable, str(Path(__file__).parents[2] / "main.py"))
@@ -94,34 +95,37 @@ class Pool:
         Raises:
             FileExistsError: the folder of a job has other files.
             ValueError: another command made a job's folder.
-            BlockingIOError: a job is still being run by another process.
-            KeyboardInterrupt: as it came, or for SIGTERM; no process is left.
+            BlockingIOError: another study is being run in the output, or a job of one that was killed.
+            KeyboardInterrupt: as it came, or for SIGTERM or SIGHUP; no process is left.
         """
+        with self.records.held(), _terminated_as_interrupted():
+            return self._run(plan, rerun, screen)
+
+    def _run(self, plan: Plan, rerun: bool, screen: Screen) -> dict[str, Run]:
         runs = self._look(plan, rerun)
         write_text(plan.output / "commands.sh", commands(plan))
         urgency = _urgency(plan)
         processes: dict[str, subprocess.Popen[bytes]] = {}
         slots: dict[str, set[int]] = {}
-        with _terminated_as_interrupted():
-            try:
-                while True:
-                    self._leave_out(runs, screen)
-                    for run in _ready(runs, urgency):
-                        free = sorted(set(range(self.num_workers)).difference(*slots.values()))
-                        if len(free) >= min(run.job.slots, self.num_workers):
-                            slots[run.job.folder] = set(free[: run.job.slots])
-                            processes[run.job.folder] = self._start(run, free[0])
-                            screen.changed(run)
-                    if not processes:
-                        return runs
-                    for folder in [name for name, process in processes.items() if process.poll() is not None]:
-                        self._end(runs[folder], processes.pop(folder).returncode)
-                        del slots[folder]
-                        screen.changed(runs[folder])
-                    screen.tick(list(runs.values()))
-                    time.sleep(_POLL_SECONDS)
-            finally:
-                stop(list(processes.values()))
+        try:
+            while True:
+                self._leave_out(runs, screen)
+                for run in _ready(runs, urgency):
+                    free = sorted(set(range(self.num_workers)).difference(*slots.values()))
+                    if len(free) >= min(run.job.slots, self.num_workers):
+                        slots[run.job.folder] = set(free[: run.job.slots])
+                        processes[run.job.folder] = self._start(run, free[0])
+                        screen.changed(run)
+                if not processes:
+                    return runs
+                for folder in [name for name, process in processes.items() if process.poll() is not None]:
+                    self._end(runs[folder], processes.pop(folder).returncode)
+                    del slots[folder]
+                    screen.changed(runs[folder])
+                screen.tick(list(runs.values()))
+                time.sleep(_POLL_SECONDS)
+        finally:
+            stop(list(processes.values()))
 
     def _look(self, plan: Plan, rerun: bool) -> dict[str, Run]:
         """What is there of each job; what waits for one that is to be run is to be run, too."""
@@ -188,11 +192,14 @@ def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         _signal(process, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_SECONDS
-    for process in processes:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(max(deadline - time.monotonic(), 0.0))
-        _signal(process, signal.SIGKILL)  # also what its children left behind
-        process.wait()
+    try:
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(deadline - time.monotonic(), 0.0))
+    finally:  # who presses Ctrl-C again does not want to wait
+        for process in processes:
+            _signal(process, signal.SIGKILL)  # also what its children left behind
+            process.wait()
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
@@ -228,13 +235,16 @@ def _urgency(plan: Plan) -> dict[str, int]:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Have SIGTERM end this process as Ctrl-C does."""
+    """Have SIGTERM, and a terminal that is closed, end this process as Ctrl-C does."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, interrupt)}
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not under `nohup`
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

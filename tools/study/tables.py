@@ -94,9 +94,13 @@ def differences_table(
 ) -> StudyTable:
     """Each arm less a baseline, in percentage points: difference, interval, p adjusted over the arms."""
     rows = []
+    counts = {name: min((one.num_seeds for one in own.values()), default=0) for name, own in differences.items()}
     for name, own in differences.items():
         cells = [_difference(own[figure]) if figure in own else ["–"] for figure in figures]
-        rows.append([[name], *cells])
+        fewer = [f"({counts[name]} of {max(counts.values())} seeds)"] if counts[name] < max(counts.values()) else []
+        # One seed has no spread over seeds: its interval is another one than the title's.
+        alone = ["(clips' interval)"] if fewer and counts[name] == 1 else []
+        rows.append([[name, *fewer, *alone], *cells])
     title = f"Less {baseline}: points, 95 % interval, p (Holm)"
     return StudyTable(title, ["arm", *map(heading, figures)], rows)
 

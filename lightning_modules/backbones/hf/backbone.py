@@ -32,7 +32,8 @@ from lightning_modules.backbones.hf import (  # noqa: F401 - the families are fo
 from lightning_modules.backbones.hf.family import ClipInput, MediaInputs, find_family, known_model_types
 from lightning_modules.backbones.hf.percept import HFPercept
 from lightning_modules.backbones.hf.replay import Recording, capture, record, replay
-from lightning_modules.backbones.interface import Perception, Prompt
+from lightning_modules.backbones.interface import Prompt
+from lightning_modules.backbones.percept import Perception
 from lightning_modules.backbones.precision import in_float32
 from lightning_modules.backbones.recipe import Recipe
 from lightning_modules.chat_template import QUESTION, render_around, tokenize_around

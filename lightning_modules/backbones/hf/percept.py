@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from lightning_modules.backbones import interface
 from lightning_modules.backbones.hf.family import MediaInputs
 from lightning_modules.backbones.hf.replay import Recording
+from lightning_modules.backbones.percept import Modality, Percept
 
-_TOWERS: dict[interface.Modality, str] = {"pictures": "vision_tower", "sound": "audio_tower"}
+_TOWERS: dict[Modality, str] = {"pictures": "vision_tower", "sound": "audio_tower"}
 """Modality → its tower."""
 
 
 @dataclass
-class HFPercept(interface.Percept):
+class HFPercept(Percept):
     """What was made of each clip before the language model.
 
     Args:
@@ -33,12 +33,12 @@ class HFPercept(interface.Percept):
         self.media = self.media or [None] * len(self.recordings)
 
     @property
-    def modalities(self) -> tuple[interface.Modality, ...]:
+    def modalities(self) -> tuple[Modality, ...]:
         """Those whose towers are frozen, so that what they returned stands here."""
         recorded = self.recordings[0] if self.recordings else {}
         return tuple(modality for modality, tower in _TOWERS.items() if tower in recorded)
 
-    def replaced(self, modality: interface.Modality, other: "HFPercept") -> "HFPercept":
+    def replaced(self, modality: Modality, other: "HFPercept") -> "HFPercept":
         """This percept with a modality of other clips, cut or repeated to the length that each clip's own has.
 
         A clip without sound has none that could be replaced, and lends none.

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel, Qwen2Config
 
 from datamodules.batch import ClipBatch
-from lightning_modules.backbones import interface, loading
+from lightning_modules.backbones import loading
 from lightning_modules.backbones.adapters import LoRA, merged_state_dict
 from lightning_modules.backbones.humanomni import checkpoint
 from lightning_modules.backbones.humanomni.projector import AllInOneProjector, mix, mlp
-from lightning_modules.backbones.interface import Perception, Prompt
+from lightning_modules.backbones.interface import Prompt
+from lightning_modules.backbones.percept import Percept, Perception
 from lightning_modules.backbones.recipe import Recipe
 from lightning_modules.backbones.spliced import (
     MODALITY_FIELDS,
@@ -39,7 +40,7 @@ _TOWERS = {"vision": "towers/vision", "audio": "towers/audio", "bert": "towers/b
 
 
 @dataclass
-class HumanOmniPercept(interface.Percept):
+class HumanOmniPercept(Percept):
     """Tower outputs: `video` `[B, T, S², D]`, `audio` `[B, L // 3, A]`."""
 
     modality_fields = MODALITY_FIELDS

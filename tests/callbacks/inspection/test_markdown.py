@@ -80,3 +80,8 @@ def test_what_sentences_rest_on_is_shown_and_explained(make_panel: Callable[...,
     )
     assert "pictures and sound add" in group_markdown(make_panel(completion))
     assert "pictures and sound add" not in clips_markdown([make_panel()])
+
+
+def test_a_sentence_of_which_nothing_is_known_has_no_empty_brackets() -> None:
+    alone = replace(SAID.sentences[0], reliance=Reliance())
+    assert "()" not in marked_rationale(replace(SAID, sentences=(alone,)))

@@ -50,6 +50,8 @@ def test_the_exact_version_is_the_share_of_true_sentences(truth: str) -> None:
         f"{VOICE_ANGER} {SCENE} {FACE_FEAR}": 1.0,  # a scene claims nothing
         f"{VOICE_ANGER} {SCENE}": 0.5,  # one claim where two are expected
         f"{VOICE_ANGER} {VOICE_ANGER}": 0.5,  # said twice, and earned once
+        f"{VOICE_ANGER} {VOICE_ANGER[:-1]}!": 0.5,  # in other marks
+        f"{VOICE_ANGER} {VOICE_ANGER.replace('shouts', chr(0x200B) + 'shouts')}": 0.5,  # or with what nobody sees
         f"{FACE_FEAR[:-1]} and {FACE_ANGER} {VOICE_ANGER}": 0.5,  # one sentence, a true claim and an untrue one
         FACE_ANGER: 0.0,
         SCENE: 0.0,  # silence is no way out
@@ -70,6 +72,11 @@ def test_the_estimate_is_the_mean_belief_over_sentences() -> None:
     assert GroundingReward()(said).tolist() == pytest.approx([0.5, (1 + 1 / 7) / 2, 0.5, 0.0, (1 + 1 / 7) / 3])
     alone = GroundingReward(min_sentences=1)(said)
     assert alone.tolist() == pytest.approx([1.0, (1 + 1 / 7) / 2, 0.5, 0.0, (1 + 1 / 7) / 3])
+
+
+def test_of_a_clip_that_is_alone_there_is_no_estimate() -> None:
+    rewards = GroundingReward()(given("A. B.", "", reliances=[[Reliance(), Reliance()], []]))
+    assert GroundingReward.may_abstain and rewards[0].isnan() and rewards[1] == 0.0, "silence is none either way"
 
 
 def test_clear_errors() -> None:

@@ -25,7 +25,7 @@ from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.decoder_backbone import DecoderBackbone
 from lightning_modules.backbones.feature_cache import FeatureCache
 from lightning_modules.backbones.hf import percept as hf_percept
-from lightning_modules.backbones.interface import Percept
+from lightning_modules.backbones.percept import Percept
 
 from .conftest import Case
 

@@ -11,8 +11,8 @@ import anyio
 import pytest
 
 from datamodules.emotions import DFEW_TAXONOMY
+from lightning_modules.endpoint.errors import EndpointError, RequestFailed
 from lightning_modules.judges.chat import ChatEndpoint
-from lightning_modules.judges.errors import EndpointError, RequestFailed
 from lightning_modules.judges.prompt import judge_prompt
 from tests.chat_server import ENDLESS, Answer, ChatServer, Request, then_fine
 

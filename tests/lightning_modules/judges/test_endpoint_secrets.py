@@ -9,8 +9,8 @@ from urllib.parse import quote
 import pytest
 
 from datamodules.emotions import DFEW_TAXONOMY
+from lightning_modules.endpoint.errors import EndpointError
 from lightning_modules.judges.chat import ChatEndpoint
-from lightning_modules.judges.errors import EndpointError
 from tests.chat_server import KEY, Answer, ChatServer, then_fine
 
 pytestmark = pytest.mark.unit

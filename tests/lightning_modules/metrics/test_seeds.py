@@ -30,6 +30,12 @@ def test_student_becomes_normal() -> None:
     assert student_quantile(0.975, 1e7) == pytest.approx(1.959964, abs=1e-5)
 
 
+def test_equal_differences_have_no_test_even_an_ulp_apart() -> None:
+    own = nested_difference(np.array([0.1 - 0.05, 0.2 - 0.15, 0.3 - 0.25]))
+    assert own.p_value is None and own.difference.low == own.difference.high == pytest.approx(0.05)
+    assert nested_difference(np.array([0.0, 0.3 - 0.2 - 0.1])).difference.excludes_zero is False
+
+
 def test_own_clips_by_hand() -> None:
     own = nested_difference(np.array([0.1, 0.2, 0.3]))
     half = 4.3026527 * 0.1 / 3**0.5

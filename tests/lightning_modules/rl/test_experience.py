@@ -9,7 +9,8 @@ from torch import Tensor
 from datamodules.batch import ClipBatch
 from datamodules.emotions import DFEW_TAXONOMY
 from datamodules.rationale import read_response
-from lightning_modules.backbones.interface import Completions, Percept
+from lightning_modules.backbones.interface import Completions
+from lightning_modules.backbones.percept import Percept
 from lightning_modules.emotion_verifier import SentenceReading
 from lightning_modules.rl.advantages import group_advantages, has_spread
 from lightning_modules.rl.experience import Experience, Rollout

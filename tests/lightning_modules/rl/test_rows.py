@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.backbones.interface import Completions, Percept
+from lightning_modules.backbones.interface import Completions
+from lightning_modules.backbones.percept import Percept
 from lightning_modules.rl.rows import join, spans, take
 
 pytestmark = pytest.mark.unit

@@ -115,3 +115,57 @@ def test_shipped_studies_name_files_that_are_there(name: str) -> None:
     plan = make_plan(read_study(ROOT / f"configs/study/{name}.yaml"), Path("out"))
     named = {word for job in plan.jobs.values() for word in job.words if word.startswith("configs/")}
     assert named and all((ROOT / word).is_file() for word in named)
+
+
+IN_EACH_OTHER = """
+seeds: [0]
+folder: .
+result: test
+jobs:
+  data: {run: "make {folder}", folder: "outer/data"}
+  train: {run: "fit {folder} {data}", folder: "OUTER"}
+  test: {run: "test {folder} {train}", folder: "INNER"}
+arms: {plain: }
+"""
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "message"),
+    [
+        (
+            "train",
+            ".",
+            "test .* would work in out, where it could remove what others have written. Give test a `folder`",
+        ),
+        ("train", "../elsewhere", "would work in out/../elsewhere, where it could remove"),
+        ("train", "/elsewhere", "would work in /elsewhere, where it could remove"),
+        ("train", "jobs", "and not in out/jobs"),
+        ("train", "outer/data", "Two jobs would work in out/outer/data"),
+        ("outer", "test", "data would work in out/outer/data, within the folder of train, which it does not wait for"),
+    ],
+)
+def test_a_job_works_where_it_can_remove_nothing_of_others(
+    tmp_path: Path, outer: str, inner: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan_of(tmp_path, IN_EACH_OTHER.replace("OUTER", outer).replace("INNER", inner))
+
+
+def test_a_job_may_work_within_the_folder_of_one_that_it_waits_for(tmp_path: Path) -> None:
+    text = IN_EACH_OTHER.replace("OUTER", "train").replace("INNER", "outer/data/test")
+    assert list(plan_of(tmp_path, text).jobs) == ["outer/data", "train", "outer/data/test"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("folder: .", "folder: 3", "study.yaml: folder is 3. Expected text"),
+        ("result: test", "result: test\nthreads: 0", "study.yaml: threads is 0. Expected a whole number, 1 or more"),
+        ('"make {folder}"', '""', "study.yaml: jobs.data.run is ''. Expected text"),
+        ('"OUTER"', "7", "study.yaml: jobs.train.folder is 7. Expected text"),
+        ('"OUTER"', "train, threads: two", "study.yaml: jobs.train.threads is 'two'. Expected a whole number"),
+    ],
+)
+def test_values_of_another_kind_are_named(tmp_path: Path, before: str, after: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan_of(tmp_path, IN_EACH_OTHER.replace(before, after))

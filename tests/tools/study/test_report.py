@@ -94,7 +94,8 @@ def test_one_seed_has_the_clips_interval(studied, tmp_path: Path) -> None:
     result = studied("clips", "[1]")
     found = result["differences"]["plain"]["better"]["fcr"]
     assert result["design"] == "one seed" and found["num_seeds"] == 1 and found["low"] > 0
-    assert "say nothing of another training" in (tmp_path / "out/study.md").read_text()
+    said = (tmp_path / "out/study.md").read_text()
+    assert "say nothing of another training" in said and "bootstrap" not in said, "they are score intervals"
 
 
 def test_a_failed_arm_is_counted_and_the_rest_compared(studied, tmp_path: Path) -> None:
@@ -102,6 +103,13 @@ def test_a_failed_arm_is_counted_and_the_rest_compared(studied, tmp_path: Path) 
     assert list(result["arms"]["better"]["seeds"]) == ["0", "2"]
     assert result["differences"]["plain"]["better"]["war"]["num_seeds"] == 2
     assert "better<br>(without 1)" in (tmp_path / "out/study.md").read_text()
+
+
+def test_an_arm_that_only_one_seed_is_left_of_says_so(studied, tmp_path: Path) -> None:
+    result = studied("clips_{seed}", "[0, 1]", failed="better/1")
+    assert result["differences"]["plain"]["better"]["war"]["num_seeds"] == 1
+    said = (tmp_path / "out/study.md").read_text()
+    assert "| better<br>(1 of 2 seeds)<br>(clips' interval) |" in said and "worse |" in said
 
 
 def test_clips_shared_in_part_are_refused(studied, tmp_path: Path) -> None:
@@ -136,3 +144,9 @@ def test_the_command_says_which_jobs_failed(tmp_path: Path, capsys, monkeypatch)
         run_study(["-c", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out")])
     out = capsys.readouterr().out
     assert "seed_0/a failed with status 2" in out and "There is no command 'no_such_command'" in out
+
+
+def test_a_negative_number_of_workers_is_refused(tmp_path: Path) -> None:
+    write_text(tmp_path / "study.yaml", ["seeds: [0]", "result: a", "jobs: {a: fit}", "arms: {x: }"])
+    with pytest.raises(ValueError, match="--num_workers is -1. Expected a number of jobs, or 0"):
+        run_study(["-c", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out"), "--num_workers", "-1"])

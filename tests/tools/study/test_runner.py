@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.study.plan import Job, Plan, choose, make_plan, read_study
+from tools.study.jobs import Job
+from tools.study.plan import Plan, choose, make_plan, read_study
 from tools.study.records import Records
 from tools.study.runner import Pool, Run
 
@@ -139,6 +140,26 @@ def test_a_folder_of_someone_else_is_left_alone(study, tmp_path: Path) -> None:
     assert (tmp_path / "out/train/thesis.txt").read_text() == "precious"
 
 
+def test_what_lies_deeper_and_what_a_link_names_is_left_alone(study, tmp_path: Path) -> None:
+    precious = tmp_path / "out/train/part_1/clip.mp4"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    (tmp_path / "out/data").symlink_to(precious.parent)
+    for folder in ("data", "train"):
+        with pytest.raises(FileExistsError, match=f"out/{folder} has files that no job of this study has written"):
+            study()
+        (tmp_path / "out/data").unlink(missing_ok=True)
+    assert precious.read_text() == "precious"
+
+
+def test_folders_of_other_jobs_may_lie_in_that_of_a_job(study, tmp_path: Path) -> None:
+    study()
+    (tmp_path / "out/jobs/train.json").unlink()
+    (tmp_path / "out/train/runs").unlink()
+    _, seen = study()
+    assert {folder for folder, _ in seen} == {"train", "train/test"}
+
+
 def test_workers_share_out_the_devices(study, tmp_path: Path) -> None:
     study(devices=[5], workers=1)
     assert "1 5\n" in (tmp_path / "out/jobs/data.log").read_text()
@@ -171,7 +192,7 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_study_leaves_no_process_and_goes_on(study, tmp_path: Path, number: int) -> None:
     root, tests = str(Path(__file__).parents[3]), str(Path(__file__).parent)
     (tmp_path / "interrupted.py").write_text(INTERRUPTED.format(root=root, tests=tests, tmp=str(tmp_path)))
@@ -188,6 +209,28 @@ def test_a_stopped_study_leaves_no_process_and_goes_on(study, tmp_path: Path, nu
     assert "--ckpt_path last" in (tmp_path / "out/jobs/train_other.log").read_text(), "goes on in its folder"
 
 
+IMPATIENT = """
+import signal, subprocess, sys
+sys.path[:0] = [{root!r}]
+from tools.study.runner import stop
+deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+job = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, start_new_session=True)
+job.stdout.readline()
+signal.signal(signal.SIGALRM, signal.default_int_handler)  # as Ctrl-C, again
+signal.alarm(1)
+try:
+    stop([job])
+except KeyboardInterrupt:
+    sys.exit(0 if job.returncode == -signal.SIGKILL else 1)
+"""
+
+
+def test_pressing_ctrl_c_again_leaves_no_process_either() -> None:
+    root = str(Path(__file__).parents[3])
+    process = subprocess.Popen([sys.executable, "-c", IMPATIENT.format(root=root)])
+    assert process.wait(15) == 0
+
+
 def test_a_job_that_outlives_its_study_is_not_run_beside_itself(study, tmp_path: Path) -> None:
     pool, plan = prepare(tmp_path, "more")
     with (
@@ -195,6 +238,14 @@ def test_a_job_that_outlives_its_study_is_not_run_beside_itself(study, tmp_path:
         pytest.raises(BlockingIOError, match="data is still being run"),
     ):
         study()
+
+
+def test_two_studies_do_not_work_in_one_output(study, tmp_path: Path) -> None:
+    pool, _ = prepare(tmp_path, "more")
+    with pool.records.held(), pytest.raises(BlockingIOError, match="Another study is being run in .*/out. Wait for"):
+        study()
+    ended, _ = study()
+    assert ended == dict.fromkeys(ALL, "done")
 
 
 def wait_for(condition, seconds: float = 20.0) -> None:

@@ -2,7 +2,8 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const KEYS = "123456789abcdefghijklmno";
 const NONE = "none of these";
 const choices = [...data.classes, NONE];
-const place = `rate:${data.taxonomy}:${data.seed}:${data.runs.join(",")}:${data.items.length}`;
+// Pages may share the browser's storage, as all files of a disk do in some browsers.
+const place = `rate:${data.digest}`;
 const element = (id) => document.getElementById(id);
 
 let ratings = stored();
@@ -85,6 +86,7 @@ document.addEventListener("keydown", (event) => {
   if (event.target.tagName === "INPUT" || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "ArrowLeft") go(-1);
   else if (event.key === "ArrowRight") go(1);
+  else if (event.repeat) return; // a key held down rates once
   else if (event.key === "0") rate(NONE);
   else if (KEYS.indexOf(event.key) in data.classes) rate(data.classes[KEYS.indexOf(event.key)]);
 });

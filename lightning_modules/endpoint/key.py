@@ -10,7 +10,7 @@ from itertools import groupby
 from operator import itemgetter
 from urllib.parse import quote
 
-from lightning_modules.judges.errors import EndpointError
+from lightning_modules.endpoint.errors import EndpointError
 
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 

@@ -1,0 +1,1 @@
+"""Servers that are asked over HTTP: requests and their faults, and the key, which nothing shows."""

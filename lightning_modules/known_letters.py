@@ -1,0 +1,54 @@
+"""Was a text classifier made for the language that it reads? Its vocabulary tells which letters it knows.
+
+An English encoder gives any text some label: bytes or unknown tokens are input, too. Only scripts are told apart, as
+English from Chinese, not languages of one script.
+"""
+
+from functools import cached_property
+
+from transformers import PreTrainedTokenizerBase
+
+ENOUGH = 500
+"""Letters that are read before anything is said."""
+
+LARGEST_SHARE = 0.5
+"""Of letters that the classifier does not know."""
+
+
+class KnownLetters:
+    """Counts the letters that a tokenizer has in no token.
+
+    Args:
+        tokenizer: of the classifier.
+        path: of the classifier, for the message.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, path: str) -> None:
+        self.tokenizer = tokenizer
+        self.path = path
+        self.num_letters = 0
+        self.num_unknown = 0
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """Letters beyond ASCII that some token spells, in any case."""
+        tokens = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
+        return frozenset(letter for letter in "".join(tokens).lower() if letter.isalpha() and not letter.isascii())
+
+    def see(self, text: str) -> None:
+        """Count the letters of a text.
+
+        Raises:
+            ValueError: of `ENOUGH` letters so far, more than `LARGEST_SHARE` are in no token.
+        """
+        letters = [letter for letter in text.lower() if letter.isalpha()]
+        foreign = [letter for letter in letters if not letter.isascii() and letter not in self.known]
+        self.num_letters += len(letters)
+        self.num_unknown += len(foreign)
+        if self.num_letters >= ENOUGH and self.num_unknown > LARGEST_SHARE * self.num_letters:
+            raise ValueError(
+                f"{100 * self.num_unknown / self.num_letters:.0f} % of the letters in the rationales (such as "
+                f"{''.join(dict.fromkeys(foreign))[-8:]}) are in no token of the verifier {self.path}: it was made for "
+                "another language. Train one from a multilingual encoder (stage 2 with --model.path "
+                "FacebookAI/xlm-roberta-base) on sentences of this language, or name a verifier of it."
+            )
