@@ -32,6 +32,7 @@ them (decision 52)."""
 _DIRECTORY = Path(__file__).parents[1] / "configs" / "taxonomy"
 _SUFFIXES = (".yaml", ".yml")
 _FIELDS = ("aliases", "verifier", "judge", "released", "colour")
+_AND = re.compile(r"[,;/&+_|、，；\n]|\band\b", re.IGNORECASE)
 _COLOUR = re.compile("#[0-9a-fA-F]{6}")
 
 
@@ -75,6 +76,11 @@ class Taxonomy:
         word = answer.replace("\n", "").strip().lower()
         word = self.aliases.get(word, word)
         return word if word in self._index else self.words.get(bare_word(answer))
+
+    def named(self, answer: str | None) -> frozenset[str]:
+        """All that an answer names, such as `anger, sadness`: classes, and other words as they are written."""
+        parts = [] if answer is None else _AND.split(answer)
+        return frozenset(emotion for part in parts if (emotion := self.canonical(part) or bare_word(part)))
 
     def index(self, emotion: str | None) -> int:
         """Position of a canonical emotion in `classes`; -1 for None (unknown)."""

@@ -24,6 +24,7 @@ from lightning_modules.judges.prompt import PromptedJudge, follow
 from lightning_modules.judges.verifier_judge import verifier_judge_name, verifier_verdict
 from lightning_modules.metrics.claims import match_truth
 from lightning_modules.metrics.emotion_report import CountedClip, EmotionReport
+from lightning_modules.metrics.emotion_sets import SetCounts
 from lightning_modules.metrics.grounding import Grounding
 from lightning_modules.metrics.reliance import Reliance
 from lightning_modules.metrics.reliance_report import RelianceReport
@@ -148,6 +149,7 @@ class PolicyModule(LightningModule):
         self.test_report = EmotionReport(self.taxonomy, self.judge_name, protocol)
         self.unread_answers = UnreadAnswers()
         self.tested_clips: Counter[CountedClip] = Counter()
+        self.emotion_sets = SetCounts()
         self.truth = None if truth is None else read_truth(truth)
         self.grounding = Grounding()
         self.measures_reliance = reliance is not False
@@ -297,12 +299,15 @@ class PolicyModule(LightningModule):
             metric.reset()
         self.unread_answers = UnreadAnswers()
         self.tested_clips = Counter()
+        self.emotion_sets = SetCounts()
 
     def test_step(self, batch: ClipBatch, batch_idx: int) -> Evaluation:
         evaluation = self.evaluate(batch, with_reliance=True)
         self._update(self.test_report, evaluation)
         self._ground(evaluation)
         self.unread_answers.update(evaluation.responses)
+        answers = [response.answer for response in evaluation.responses]
+        self.emotion_sets.update(answers, evaluation.batch.targets, self.taxonomy)
         predictions = [response.prediction for response in evaluation.responses]
         verdicts = evaluation.verdicts or [None] * len(batch)
         self.tested_clips.update(map(CountedClip, batch.datasets, predictions, batch.targets, verdicts))
@@ -314,6 +319,7 @@ class PolicyModule(LightningModule):
         self._log_report(self.test_report, "test")
         self.unread_answers.counts = counted_over_processes(self.unread_answers.counts)
         self.tested_clips = counted_over_processes(self.tested_clips)
+        self.emotion_sets = SetCounts(counted_over_processes(self.emotion_sets.clips))
         if unread := self.unread_answers.commonest():
             self.print(unread_summary(unread))
         figures = {name: figure["value"] for name, figure in self._grounding_report().items()}
@@ -348,7 +354,8 @@ class PolicyModule(LightningModule):
         """Metrics of the last test run, as written to `metrics.json`.
 
         Beside those of `score`: how many clips had no audio track (the model heard silence) or could not be decoded (a
-        wrong answer). Of several corpora, `corpora` has the figures of each. With the truth about the clips,
+        wrong answer). Of several corpora, `corpora` has the figures of each; of clips with
+        several emotions, `emotion_sets` those of sets. With the truth about the clips,
         `grounding`: see `claims`. Where it was measured what sentences rest on, `reliance`: see `RelianceReport`.
         """
         grounding, reliance = self._grounding_report(), self._reliance_figures()
@@ -356,6 +363,7 @@ class PolicyModule(LightningModule):
         return {
             **self.test_report.compute(),
             **({"corpora": corpora} if corpora else {}),
+            **({"emotion_sets": self.emotion_sets.compute()} if self.emotion_sets.has_sets else {}),
             **({"grounding": grounding} if grounding else {}),
             **({"reliance": reliance} if reliance else {}),
             "unread_answers": self.unread_answers.commonest(),

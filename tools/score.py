@@ -111,6 +111,7 @@ def score(
     from callbacks.predictions import score_responses
     from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
     from lightning_modules.metrics.emotion_report import CountedClip, EmotionReport
+    from lightning_modules.metrics.emotion_sets import SetCounts
 
     require_directory(output, "rows.jsonl and metrics.json")
     classes = get_taxonomy(taxonomy, aliases)
@@ -145,6 +146,9 @@ def score(
     corpora_figures = report.of_corpora(Counter(counted))
     metrics = report.compute() | {"unread_answers": unread.commonest()}
     metrics |= {"corpora": corpora_figures} if corpora_figures else {}
+    sets = SetCounts()
+    sets.update([response.answer for response in responses], targets, classes)
+    metrics |= {"emotion_sets": sets.compute()} if sets.has_sets else {}
     predictions = score_responses(ids, responses, targets, readings, verdicts, classes)
     write_rows(Path(output) / "rows.jsonl", [prediction.row(classes, judge_name) for prediction in predictions])
     write_json(Path(output) / "metrics.json", metrics)

@@ -7,6 +7,7 @@ from callbacks.rewards.format import FormatReward, format_score
 from callbacks.rewards.grounding import GroundingReward
 from callbacks.rewards.judge import JudgeReward
 from callbacks.rewards.overlong import OverlongPenalty
+from callbacks.rewards.set_f1 import SetF1Reward
 
 __all__ = [
     "AccuracyReward",
@@ -16,6 +17,7 @@ __all__ = [
     "JudgeReward",
     "OverlongPenalty",
     "Reward",
+    "SetF1Reward",
     "accuracy_score",
     "format_score",
 ]

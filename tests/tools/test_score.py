@@ -188,3 +188,16 @@ def test_figures_of_each_corpus(tmp_path, capsys):
     metrics = score(str(tmp_path / "said.jsonl"), "dfew", None, str(tmp_path / "a"))
     assert {name: own["war"] for name, own in metrics["corpora"].items()} == {"DFEW": 1.0, "MAFW": 0.5}
     assert "MAFW: 2 completions, WAR 50.00" in capsys.readouterr().out
+
+
+def test_compound_clips_have_figures_over_sets(source, tmp_path):
+    answers = {"1": "anger, disgust", "2": "angry"}
+    lines = [
+        {"id": own, "completion": f"<think>He.</think><answer>{answer}</answer>", "target": "anger_disgust"}
+        for own, answer in answers.items()
+    ]
+    write_rows(source, lines)
+    metrics = score(str(source), "mafw", TINY, str(tmp_path / "out"))
+    assert metrics["war"] == 0.5, "as published: an answer is one emotion"
+    assert metrics["emotion_sets"]["f1"] == pytest.approx((1 + 2 / 3) / 2)
+    assert metrics["emotion_sets"]["exact_match"] == 0.5
