@@ -142,12 +142,17 @@ class Corpus(ClipSource):
             except ValueError as error:
                 self.refuse(str(error))
         if left_out:
-            counts = ", ".join(f"{name} {count}" for name, count in Counter(row.label for row in left_out).items())
-            warn(
-                f"{self.name} {split}: {len(left_out)} clips are left out, as the taxonomy {self.taxonomy.name} has "
-                f"no class for their labels ({counts})."
-            )
+            self.report_left_out(split)
         return records
+
+    def report_left_out(self, split: Split) -> None:
+        """Warn of the rows of a split that are left out."""
+        left_out = self.left_out[split]
+        counts = ", ".join(f"{name} {count}" for name, count in Counter(row.label for row in left_out).items())
+        warn(
+            f"{self.name} {split}: {len(left_out)} clips are left out, as the taxonomy {self.taxonomy.name} has "
+            f"no class for their labels ({counts})."
+        )
 
     def _record(self, row: LabelRow) -> ClipRecord:
         """A row with its canonical emotion and its files.

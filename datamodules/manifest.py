@@ -106,6 +106,7 @@ class Manifest(Corpus):
         self._stems: dict[str, list[Path]] | None = None
         self._find = lru_cache(maxsize=4096)(self.find_medium)
         self._target_of = lru_cache(maxsize=4096)(self._target)
+        self._leads_out = lru_cache(maxsize=4096)(lambda directory: self.refuses_link(Path(directory)))
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -150,6 +151,8 @@ class Manifest(Corpus):
             if not any(parts.values()) and not self.problems:
                 raise ValueError(f"{self.path} lists no clips.")
             self._records = self._in_splits(parts)
+            for split in self.left_out:
+                self.report_left_out(split)
         return self._records
 
     def _find_columns(self) -> Columns:
@@ -267,6 +270,8 @@ class Manifest(Corpus):
                 f"{name!r:.200} is not below {self.root}. Set data.root to a directory that holds all media, or "
                 "data.follow_links to true."
             )
+        if self._leads_out(os.path.dirname(path)):  # noqa: PTH120
+            return None
         try:
             mode = os.lstat(path).st_mode
         except (OSError, ValueError):  # ValueError: a name that no system takes

@@ -92,7 +92,8 @@ def test_columns_by_map_and_labels_by_table(table: Callable[..., Path], folder: 
         labels={"Joyful": "happy", "bored": None},
         test_fraction=0,
     )
-    (record,) = data.read_splits()["train"]
+    with pytest.warns(UserWarning, match=r"1 clips are left out, .*\(bored 1\)"):
+        (record,) = data.read_splits()["train"]
     assert (record.id, record.media, record.target) == ("1", str(folder / "1.mp4"), "happiness")
     assert [row.label for row in data.left_out["train"]] == ["bored"]
 
@@ -276,6 +277,9 @@ def test_a_link_that_leads_out_is_not_followed(table: Callable[..., Path], tmp_p
     path = table([["x.mp4", "fear"]], "path,label", "inside/clips.csv")
     with pytest.raises(ValueError, match="leads to .*follow_links"):
         Manifest(str(path)).read_splits()
+    (root / "folder").symlink_to(folder / "b", target_is_directory=True)
+    with pytest.raises(ValueError, match=r":2: .*folder leads to .*follow_links"):
+        Manifest(str(table([["folder/1.mp4", "fear"]], "path,label", "inside/more.csv"))).read_splits()
     data = Manifest(str(path), follow_links=True, test_fraction=0)
     assert data.read_splits()["train"][0].media == str(root / "x.mp4")
 
@@ -294,7 +298,8 @@ def test_inspection(table: Callable[..., Path], folder: Path, settings: MediaSet
     ]
     path = table([*rows, ["b/2.mp4", "bored", "", ""]], "path,label,start,end")
     data = Manifest(str(path), media=settings, labels={"bored": None}, test_fraction=0)
-    report = inspect_data(data, output=str(folder / "out"), num_workers=1, clips_per_class=1)
+    with pytest.warns(UserWarning, match="left out"):
+        report = inspect_data(data, output=str(folder / "out"), num_workers=1, clips_per_class=1)
     findings = {finding["kind"]: finding["examples"] for finding in report["findings"]}
     assert "label 'joy' is not a mafw emotion" in findings["label_problems"][0]
     (undecodable,) = report["decoding"]["undecodable"]

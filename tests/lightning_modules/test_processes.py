@@ -1,12 +1,20 @@
 """Values of several processes put together."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from lightning_modules.processes import Measured, Tally, combine, once_per_node, sum_over_processes
+from lightning_modules.processes import (
+    Measured,
+    Tally,
+    combine,
+    counted_over_processes,
+    once_per_node,
+    sum_over_processes,
+)
 
 from .two_processes import on_two_processes
 
@@ -51,3 +59,12 @@ def test_one_process_of_a_node_checks_for_all(tmp_path: Path) -> None:
 
     results = on_two_processes(check, tmp_path)
     assert results == [{"checked": [0], "error": "damaged"}, {"checked": [], "error": "damaged"}]
+
+
+def test_counts_of_all_processes(tmp_path: Path) -> None:
+    def count(rank: int) -> dict[str, Any]:
+        torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+        return dict(counted_over_processes(Counter({"sad.": 1 + rank, f"only {rank}": 1})))
+
+    assert on_two_processes(count, tmp_path) == [{"sad.": 3, "only 0": 1, "only 1": 1}] * 2
+    assert counted_over_processes(Counter("a")) == {"a": 1}
