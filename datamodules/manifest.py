@@ -7,7 +7,7 @@ belongs to is said by a column, by a fold, or by a seeded draw.
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
@@ -104,9 +104,8 @@ class Manifest(Corpus):
         self._records: dict[Split, list[ClipRecord]] | None = None
         self._speakers: dict[str, str] = {}
         self._stems: dict[str, list[Path]] | None = None
-        self._find = lru_cache(maxsize=4096)(self.find_medium)
-        self._target_of = lru_cache(maxsize=4096)(self._target)
-        self._leads_out = lru_cache(maxsize=4096)(lambda directory: self.refuses_link(Path(directory)))
+        self._targets: dict[tuple[str, ...], str | None] = {}
+        self._leads_out: dict[str, bool] = {}
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -137,12 +136,12 @@ class Manifest(Corpus):
     def _load(self) -> dict[Split, list[ClipRecord]]:
         """The rows of all splits, read once."""
         if self._records is None:
-            columns = self._find_columns()
+            columns, find = self._find_columns(), lru_cache(maxsize=4096)(self.find_medium)
             parts: dict[str, list[ClipRecord]] = {part: [] for part in (*_PARTS, _UNDECIDED)}
             for row, source in read_rows(self.path, list(columns.by_field.values()), self.refuse):
                 try:
                     part = self._part(row, columns, source)
-                    record = self._clip(row, columns, part, source)
+                    record = self._clip(row, columns, part, source, find)
                 except ValueError as error:
                     self.refuse(str(error))
                     continue
@@ -188,7 +187,9 @@ class Manifest(Corpus):
             )
         return part
 
-    def _clip(self, row: Mapping[str, Any], columns: Columns, part: str, source: str) -> ClipRecord | None:
+    def _clip(
+        self, row: Mapping[str, Any], columns: Columns, part: str, source: str, find: Callable[[str], str | None]
+    ) -> ClipRecord | None:
         """The record of a row; None for one that is left out.
 
         Raises:
@@ -202,7 +203,7 @@ class Manifest(Corpus):
             raise ValueError(f"{source}: there is no label. Give the clip one, or put it in the split `predict`.")
         segment = columns.segment(row, source)
         try:
-            medium, target = self._find(name), self._target_of(tuple(labels))
+            medium, target = find(name), self._target(tuple(labels))
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
         identifier = columns.text(row, "id", source) or _identifier(name, segment)
@@ -247,14 +248,17 @@ class Manifest(Corpus):
         Raises:
             ValueError: no class of the taxonomy.
         """
+        if labels in self._targets:
+            return self._targets[labels]
         emotions = [self.labels.get(label.lower(), label) for label in labels]
-        if not emotions or None in emotions:
-            return None
+        target = None
         try:
-            return self.taxonomy.joined(self.taxonomy.target(str(emotion), "label") for emotion in emotions)
+            if emotions and None not in emotions:
+                target = self.taxonomy.joined(self.taxonomy.target(str(emotion), "label") for emotion in emotions)
         except ValueError as error:
             message = str(error).removeprefix("label: ")
             raise ValueError(f"{message} Other words are told by data.labels, e.g. {{ecstatic: happiness}}.") from error
+        return self._targets.setdefault(labels, target)
 
     def find_medium(self, name: str) -> str | None:
         """The file that a row names; None where there is none.
@@ -270,7 +274,10 @@ class Manifest(Corpus):
                 f"{name!r:.200} is not below {self.root}. Set data.root to a directory that holds all media, or "
                 "data.follow_links to true."
             )
-        if self._leads_out(os.path.dirname(path)):  # noqa: PTH120
+        folder = os.path.dirname(path)  # noqa: PTH120
+        if folder not in self._leads_out:
+            self._leads_out[folder] = self.refuses_link(Path(folder))
+        if self._leads_out[folder]:
             return None
         try:
             mode = os.lstat(path).st_mode

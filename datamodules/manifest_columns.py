@@ -102,7 +102,7 @@ class Columns:
             raise ValueError(
                 f"{source}: the column {column} holds {printable(repr(value)):.80}. Expected text or a number."
             )
-        return str(int(value)) if value == int(value) else str(value)
+        return str(int(value)) if float(value).is_integer() else str(value)
 
     def labels(self, row: Mapping[str, Any], separator: str, source: str) -> list[str]:
         """The labels of a row: a list of texts, or a text with separators; none where the cell is empty.

@@ -90,8 +90,8 @@ def score(
         output: directory for the results.
         judge: JSONL file with `{"id", "emotion"}` per line, as `python main.py judge` or a person writes it; or the
             class of a judge that reads the rationales now, its options as `--judge.OPTION`. A missing or invalid
-            verdict counts as a failure. Without it the verifier, if there is one, is the
-            judge, restricted to the taxonomy.
+            verdict counts as a failure. Without it the verifier, if there is one, is the judge, restricted to the
+            taxonomy.
         bare: take the whole completion as the answer, for models trained without `<answer>` tags.
         device: where the verifier runs, e.g. `cpu` or `cuda:1`; `auto` is a GPU if there is one.
         protocol: whose EEA, UAR and question to the judge: the paper's, or what its released code computes.

@@ -214,3 +214,10 @@ def test_inspection_lists_every_bad_row_and_keeps_the_others(official_dfew: Path
     data.problems = []
     assert [row.id for row in data.records("train")] == ["1", "5"]
     assert [problem.split(": ")[0].rpartition(":")[2] for problem in data.problems] == ["4", "5", "3"]
+
+
+@pytest.mark.parametrize("fold", range(1, 6))
+def test_class_counts_of_every_fold_are_published(fold: int) -> None:
+    train, test = (DFEW("x", fold=fold).published(split) for split in ("train", "test"))
+    assert train.exact and test.exact
+    assert sum(train.classes.values()) + sum(test.classes.values()) == 11_697

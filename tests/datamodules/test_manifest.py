@@ -1,6 +1,7 @@
 """Clips listed in a table: formats, columns, splits, segments, and what is wrong with a row."""
 
 import json
+import pickle
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,12 @@ def test_every_format_gives_the_same(name: str, table: Callable[..., Path], fold
     assert facts(splits["test"]) == facts(splits["predict"]) == [("b/2", "sadness", False)]
     assert [record.media for record in splits["test"]] == [str(folder / "b/2.mp4")]
     assert splits["test"][0].source == f"{folder / name}:{5 if name.endswith('sv') else 4}"
+
+
+def test_a_manifest_can_be_sent_to_another_process(table: Callable[..., Path], folder: Path) -> None:
+    data = Manifest(str(table(ROWS)), taxonomy="dfew")
+    splits = data.read_splits()
+    assert pickle.loads(pickle.dumps(data)).read_splits() == splits
 
 
 def test_batches_of_a_manifest(table: Callable[..., Path], folder: Path, settings: MediaSettings) -> None:

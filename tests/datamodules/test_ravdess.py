@@ -1,5 +1,6 @@
 """RAVDESS, whose labels are in the names of its clips."""
 
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from itertools import product
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from datamodules.clip_datamodule import ClipDataModule
+from datamodules.inspection.inspect_data import inspect_data
 from datamodules.media_settings import MediaSettings
 from datamodules.ravdess import RAVDESS
 
@@ -137,3 +139,16 @@ def test_predict_reads_the_same_clips(write_names: Callable[..., Path], settings
     data.setup("predict")
     (batch,) = data.predict_dataloader()
     assert batch.targets == ["anger"]
+
+
+@pytest.mark.parametrize(("taxonomy", "left_out"), [("dfew", 192), ("ravdess", 0)])
+def test_calm_is_no_defect_in_any_taxonomy(tmp_path: Path, taxonomy: str, left_out: int) -> None:
+    for name in (name for actor in range(1, 25) for name in names(actor)):
+        (tmp_path / f"{name}.mp4").touch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        data = RAVDESS(str(tmp_path), taxonomy=taxonomy)
+        report = inspect_data(data, output=str(tmp_path / "out"), decode=False, strict=True)
+    section = report["splits"]["test"]
+    assert section["num_clips"] + left_out == 1440 == section["published"]["num_clips"]
+    assert section["classes"].get("calm", 0) == 192 - left_out

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from datamodules.emotions import DFEW_TAXONOMY, MAFW_TAXONOMY
+from datamodules.emotions import DFEW_TAXONOMY, MAFW_TAXONOMY, get_taxonomy
 from datamodules.synthetic.grammar import OracleJudge
 from lightning_modules.judges.prompt import PromptedJudge, Verdict, each_verdict, follow, judge_prompt, read_reply
 
@@ -100,3 +100,12 @@ def test_any_judge_gives_each_verdict():
     assert list(verdicts) == list(range(80))
     assert [verdicts[i].emotion for i in range(80)] == OracleJudge().judge(rationales, DFEW_TAXONOMY)
     assert dict(each_verdict(Parrot(), ["so sad"], DFEW_TAXONOMY)) == {0: Verdict("sadness", "sad")}
+
+
+def test_a_taxonomys_names_for_the_judge(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("classes: {exc: {aliases: [excited], judge: excited}, fru: {}}")
+    assert "emotion in excited, fru. Reply" in judge_prompt("He runs.", get_taxonomy(str(own)))
+    assert read_reply("Excited.", get_taxonomy(str(own))) == "exc"
+    assert read_reply("surprised", DFEW_TAXONOMY) is None
+    assert read_reply("surprised", get_taxonomy("dfew", "extended")) == "surprise"
