@@ -11,7 +11,8 @@ from inspect import signature
 from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args, get_origin
+from types import UnionType
+from typing import TYPE_CHECKING, Union, get_args, get_origin
 
 from datamodules.files.printable import is_unicode, readable_name
 
@@ -107,7 +108,8 @@ def spell_out(function: Callable[..., object], arguments: list[str]) -> list[str
     they are.
     """
     hints = [(name, parameter.annotation) for name, parameter in signature(function).parameters.items()]
-    lists = {f"--{name}" for name, hint in hints if list in map(get_origin, (hint, *get_args(hint)))}
+    unions = [(name, get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)) for name, hint in hints]
+    lists = {f"--{name}" for name, kinds in unions if list in map(get_origin, kinds)}
     flags = {f"--{name}" for name, hint in hints if hint is bool}
     spelled, option = [], ""
     for argument, following in pairwise([*arguments, "--"]):

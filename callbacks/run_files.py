@@ -1,6 +1,8 @@
 """The names of the files in a run directory, for those that write and those that read them."""
 
 PREDICTIONS_FILE = "predictions.jsonl"
+ROWS_FILE = "rows.jsonl"
+"""What `score` writes in place of predictions."""
 METRICS_FILE = "metrics.json"
 RUN_FILE = "run.json"
 PARTIAL = "partial"

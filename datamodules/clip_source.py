@@ -219,9 +219,7 @@ class ClipSource(DataSource):
         for record in records:
             first = rows.setdefault(self.key(record.id), record)
             if first is not record:
-                self.refuse(
-                    f"Clip {record.id!r} is listed twice: {first.source} and {record.source}. Remove one of the rows."
-                )
+                self.refuse(listed_twice(first, record))
         return list(rows.values())
 
     def _check_overlap(self, train: Sequence[ClipRecord], test: Sequence[ClipRecord]) -> None:
@@ -240,6 +238,11 @@ class ClipSource(DataSource):
             return None
         groups: list[Hashable] = [record.target for record in records]
         return groups, balanced_shares(groups)
+
+
+def listed_twice(first: ClipRecord, second: ClipRecord) -> str:
+    """What is wrong with two rows of one clip."""
+    return f"Clip {second.id!r} is listed twice: {first.source} and {second.source}. Remove one of the rows."
 
 
 def balanced_shares(groups: Sequence[Hashable]) -> dict[Hashable, float]:

@@ -100,8 +100,9 @@ class Taxonomy:
         if emotion is None:
             near = get_close_matches(label.strip().lower(), [*self.classes, *self.aliases], n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
+            article = "an" if self.name[:1] in "aeiou" else "a"
             raise ValueError(
-                f"{where}: label {label!r:.80} is not a {self.name} emotion. Expected one of "
+                f"{where}: label {label!r:.80} is not {article} {self.name} emotion. Expected one of "
                 f"{', '.join(self.classes)}, or an alias ({', '.join(sorted(self.aliases))}).{hint}"
             )
         return emotion

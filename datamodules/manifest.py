@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from datamodules.clip_source import ClipRecord, Split
+from datamodules.clip_source import ClipRecord, Split, listed_twice
 from datamodules.corpus import MEDIA_SUFFIXES, Corpus, LabelRow
 from datamodules.drawing_lots import draw_groups, draw_stratified
 from datamodules.emotions import get_taxonomy
@@ -304,11 +304,19 @@ class Manifest(Corpus):
         """The rows by split, those for validation marked in the training split."""
         train, validation, test = parts["train"], parts["validation"], parts["test"]
         if parts[_UNDECIDED]:
-            train, test = self._divided(parts[_UNDECIDED], self.test_fraction)
+            train, test = self._divided(self._once(parts[_UNDECIDED]), self.test_fraction)
         if not validation and self.by_speaker:
             train, validation = self._divided(train, self.validation_fraction)
         train = train + [replace(record, is_validation=True) for record in validation]
         return {"train": train, "test": test, "predict": parts["predict"] or test}
+
+    def _once(self, records: list[ClipRecord]) -> list[ClipRecord]:
+        """The rows without those of a clip that another row has: a draw could put it into both splits."""
+        first: dict[str, ClipRecord] = {}
+        for record in records:
+            if first.setdefault(record.id, record) is not record:
+                self.refuse(listed_twice(first[record.id], record))
+        return list(first.values())
 
     def _divided(self, records: list[ClipRecord], fraction: float) -> tuple[list[ClipRecord], list[ClipRecord]]:
         if self.by_speaker:

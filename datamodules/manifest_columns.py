@@ -81,6 +81,11 @@ class Columns:
     def require(self, path: Path, names: Sequence[str], field: Field, why: str) -> None:
         """Raises ValueError where a field has no column."""
         if field not in self.by_field:
+            if len(names) == 1 and (other := next((mark for mark in ";\t|" if mark in names[0]), None)):
+                raise ValueError(
+                    f"{path}:1: got one column, {_listed(names)!r}, as if its columns were separated by {other!r}. "
+                    "Save the table with commas, or with tabs as a .tsv file."
+                )
             raise ValueError(
                 f"{path}:1: there is no {field} column, which {why}. Got {_listed(names)}. Name it: "
                 f"data.columns: {{{field}: NAME}}."

@@ -111,7 +111,7 @@ class ColdStartModule(TrainablePolicyModule):
         if missing:
             raise ValueError(
                 f"Clips {', '.join(missing)} have no response to learn. Cold start needs a corpus with explanations "
-                "(e.g. EMER), not one with labels only."
+                "(EMER, MERR, a manifest with a rationale column), not one with labels only."
             )
         completions = self.backbone.completion_ids([response for response in batch.responses if response is not None])
         prompt = self.backbone.encode(batch, self.perceive(batch))

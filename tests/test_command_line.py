@@ -277,6 +277,13 @@ def test_a_list_takes_one_value_or_several() -> None:
     assert main.spell_out(tool, as_they_are) == as_they_are
 
 
+def test_a_mapping_to_lists_is_no_list() -> None:
+    def tool(verdicts: dict[str, list[str]]) -> None: ...
+
+    as_they_are = ["--verdicts", "{erv: [a.jsonl]}"]
+    assert main.spell_out(tool, as_they_are) == as_they_are
+
+
 def test_a_flag_needs_no_value() -> None:
     def tool(strict: bool = False, name: str = "") -> None: ...
 

@@ -30,10 +30,20 @@ _UNION = "Does not validate against any of the Union subtypes"
 _OF_UNIONS = re.compile(
     rf"{_UNION}|Subtypes: .*|Errors:|- Expected a <class 'NoneType'>"
     r"|- Expected a path but .* either not accessible or invalid|Given value type: .*"
-    r"|Given value: (Namespace|NestedArg|\{).*"
+    r"|Given value: (Namespace|NestedArg|[\[{]).*"
+    r"|Subclass types expect one of:|- a class path \(str\)|- a dict with(out)? (class_path|parameters) .*"
 )
 """Lines of a parser's message that say nothing to who gave the option."""
 _CLASS = re.compile(r"Parser key \"(model|data)\": Problem with given class_path '([\w.]+)'")
+_ABSTRACT = re.compile(r"Expected an instantiatable class, but [\w.]+\.(\w+) is abstract")
+_NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
+_NO_BACKBONE = re.compile(r"the following arguments are required: backbone$")
+_NO_STAGE = re.compile(r"Parser key \"model\": Problem with given class_path 'lightning\.LightningModule': .*")
+_UNNAMED = {
+    "Backbone": "no backbone is named. Give one, e.g. -c configs/backbone/humanomni.yaml",
+    "ClipSource": "no corpus is named. Give one, e.g. -c configs/data/dfew.yaml or --data Manifest",
+}
+"""What the command line does not say, if a base class is all that it names."""
 _WORKER = re.compile(r"Caught (\w+) in .*?process \d+\.\s.*Original Traceback", re.DOTALL)
 """Begin of an error that a process of a loader has handed on."""
 _LONGEST = 1000
@@ -117,7 +127,7 @@ def one_sentence(error: BaseException, command: str) -> str:
     """What an error of a command says, without secrets, as a line that a terminal shows as it is."""
     error = _first(error)
     if isinstance(error, argparse.ArgumentError):
-        said = without_named_values(_of_parser(str(error))).rstrip(".")
+        said = _in_plain_words(without_named_values(_of_parser(str(error))).rstrip("."))
         of_class = _CLASS.search(said)
         options = f"--{of_class[1]}.help {of_class[2]}" if of_class else "--help"
         text = f"{said}. `python main.py {command} {options}` shows the options."
@@ -135,6 +145,16 @@ def one_sentence(error: BaseException, command: str) -> str:
 def whole_story(error: BaseException) -> str:
     """Where an error was raised, without secrets, as lines that a terminal shows as they are."""
     return printable(hide_secrets("".join(traceback.format_exception(error))), multiline=True)
+
+
+def _in_plain_words(said: str) -> str:
+    """What a parser says of classes that nobody has named, or not rightly, in terms of what to give."""
+    said = _NO_STAGE.sub(
+        "options of the model come before the model is named. Give a stage first, e.g. -c configs/stage/grpo.yaml", said
+    )
+    said = _NO_BACKBONE.sub(_UNNAMED["Backbone"], said)
+    said = _ABSTRACT.sub(lambda found: _UNNAMED.get(found[1], found[0]), said)
+    return _NO_CLASS.sub(r"there is no class \1. Give its name as the documentation has it, or its import path", said)
 
 
 def _of_parser(message: str) -> str:

@@ -91,18 +91,26 @@ def _figures(
 
 
 def _print(runs: dict[str, dict[str, dict[str, Any]]]) -> None:
-    table = Table(title="Percent, with 95 % intervals; kappa with the first judge", box=box.SIMPLE_HEAD)
-    for header in ("run", "judge"):
-        table.add_column(header)
-    for header in ("clips", *map(str.upper, JUDGED), "invalid", "kappa"):
+    table = Table(
+        title="Percent, with 95 % intervals; kappa with the first judge",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    table.add_column("run", overflow="fold")
+    judges = list(dict.fromkeys(judge for own in runs.values() for judge in own))
+    for header in ("judge", "clips", *map(str.upper, JUDGED), "invalid", "kappa"):
         table.add_column(header, justify="right", no_wrap=True)
     for name, own in runs.items():
         for i, (judge, figures) in enumerate(own.items()):
             cells = [str(figures["num_clips"]), *(_shown(figures[rate], 100) for rate in JUDGED)]
             cells += [str(figures["invalid"]), "" if i == 0 else _shown(figures["kappa"], 1)]
-            table.add_row("" if i else escape(name), escape(judge), *cells)
+            table.add_row("" if i else escape(name), str(1 + judges.index(judge)), *cells)
         table.add_section()
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for number, judge in enumerate(judges, 1):  # whose names may be long paths
+        console.print(f"Judge {number}: {judge}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _shown(interval: dict[str, float] | None, scale: int) -> str:

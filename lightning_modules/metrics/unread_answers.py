@@ -36,5 +36,7 @@ class UnreadAnswers:
 
 def unread_summary(unread: Sequence[dict[str, Any]]) -> str:
     """The answers as a sentence for the screen."""
-    named = ", ".join(f"{'none' if own['answer'] is None else repr(own['answer'])} ({own['count']})" for own in unread)
+    named = ", ".join(
+        f"{'no answer' if own['answer'] is None else repr(own['answer'])} ({own['count']})" for own in unread
+    )
     return f"Answers that name no class: {named}."

@@ -145,6 +145,13 @@ def test_a_draw_is_stratified_and_depends_on_the_seed(table: Callable[..., Path]
     assert Manifest(str(path), test_fraction=0.1, seed=1).read_splits()["test"] != splits["test"]
 
 
+def test_a_row_twice_is_not_drawn_into_two_splits(table: Callable[..., Path]) -> None:
+    rows = [[f"{i}.mp4", "anger"] for i in range(20)]
+    for seed in range(5):
+        with pytest.raises(ValueError, match="Clip '3' is listed twice: .*:5 and .*:22"):
+            Manifest(str(table([*rows, rows[3]], "path,label")), seed=seed).read_splits()
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_no_speaker_is_on_two_sides(table: Callable[..., Path], seed: int) -> None:
     rows = [[f"{i}.mp4", ("anger", "fear", "neutral")[i % 3], f"s{i % 20}"] for i in range(300)]
@@ -176,6 +183,11 @@ def test_segments_of_one_file_are_clips_of_their_own(
     clips = [data.datasets["train"][i] for i in range(3)]
     assert [clip.failure for clip in clips] == [None] * 3
     assert [clip.duration_seconds for clip in clips] == pytest.approx([0.2, 0.2, 0.4])
+
+
+def test_a_label_of_a_taxonomy_that_begins_with_a_vowel(table: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match="'joy' is not an ekman emotion"):
+        Manifest(str(table([["1.mp4", "joy"]], "path,label")), taxonomy="ekman").read_splits()
 
 
 BAD_ROWS = [
@@ -219,6 +231,7 @@ def test_a_bad_segment(start: str, end: str, problem: str, table: Callable[..., 
         ("kind,emotion", {}, r":1: there is no media column.*Got kind, emotion.*data.columns: \{media: NAME\}"),
         ("path,file", {}, r":1: path and file may each be the media column. Say which: data.columns: \{media: path\}"),
         ("path,emotion", {"columns": {"label": "emotoin"}}, "no column 'emotoin' for label.*Did you mean emotion"),
+        ("path;emotion", {}, r":1: got one column, 'path;emotion', .*separated by ';'.*commas"),
         ("path,path", {}, ":1: the column path is there 2 times"),
         ("path,emotion", {"by_speaker": True}, "no speaker column, which data.by_speaker asks for"),
         ("path,emotion", {"fold": 1}, "no fold column, which data.fold asks for"),

@@ -20,6 +20,8 @@ from tools.command_line import is_meant_to_be_read, one_sentence, settled
 
 pytestmark = pytest.mark.unit
 
+CONFIGS = Path(main.__file__).parent / "configs"
+
 
 def raised(function: Callable[[], object]) -> Exception:
     with pytest.raises(Exception) as caught:
@@ -105,8 +107,7 @@ def test_an_error_of_the_program_is_shown_with_its_place_and_without_secrets(
 
 
 def test_null_is_null_however_deep_its_option_stands(capsys: pytest.CaptureFixture[str]) -> None:
-    configs = Path(main.__file__).parent / "configs"
-    stacked = [f"--config={configs}/{name}.yaml" for name in ("stage/grpo", "data/dfew", "backbone/qwen2_5_vl")]
+    stacked = [f"--config={CONFIGS}/{name}.yaml" for name in ("stage/grpo", "data/dfew", "backbone/qwen2_5_vl")]
     with pytest.raises(SystemExit):
         main.main(["fit", *stacked, "--data.root=x", "--model.backbone.lora", "null", "--print_config"])
     assert "\n        lora: null\n" in capsys.readouterr().out
@@ -121,6 +122,37 @@ def test_half_a_name_is_no_option(command: list[str], capsys: pytest.CaptureFixt
 def test_an_unknown_option_of_a_class_names_the_help_that_lists_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["inspect_data", "--data", "DFEW", "--data.root", "x", "--data.rot", "y"]) == 2
     assert "`python main.py inspect_data --data.help datamodules.dfew.DFEW` shows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (
+            "inspect_data --data.path x.csv",
+            'key "data": no corpus is named. Give one, e.g. -c configs/data/dfew',
+        ),
+        ("inspect_data --data Manifst --data.path x.csv", "there is no class Manifst. Give its name as the"),
+        ("predict --data Clips --data.path x", "no backbone is named. Give one, e.g. -c configs/backbone/humanomni"),
+        (f"predict --data Clips --data.path x --model.backbone.path {__file__}", "no backbone is named. Give one"),
+        (f"fit -c {CONFIGS}/stage/grpo_accuracy.yaml -c {CONFIGS}/backbone/composed.yaml", "Give a stage first, e.g."),
+    ],
+)
+def test_what_nobody_has_named_is_asked_for(command: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(command.split()) == 2
+    said = capsys.readouterr().err
+    assert says in said and "abstract" not in said
+
+
+def test_a_wrong_reward_is_named_without_the_list_that_it_stands_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewards = "[{class_path: callbacks.rewards.FormatReward}, {class_path: callbacks.rewards.JugdeReward}]"
+    callback = f"{{class_path: callbacks.rl.RLCallback, init_args: {{rewards: {rewards}}}}}"
+    (tmp_path / "rewards.yaml").write_text(f"trainer: {{callbacks: [{callback}]}}")
+    assert main.main(["fit", f"--config={CONFIGS}/stage/grpo.yaml", f"--config={tmp_path}/rewards.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert "'callbacks.rewards' has no attribute 'JugdeReward'" in said and "Given value" not in said
+    assert "implicit class_path" not in said and "FormatReward" not in said
 
 
 def test_a_python_without_the_packages_is_told_which_one_has_them(tmp_path: Path) -> None:

@@ -44,17 +44,17 @@ def verdicts(path: Path, emotions: list[str | None], **fields: Any) -> str:
 def test_each_judge_over_its_own_clips(
     run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "80")
     people = verdicts(tmp_path / "anna.jsonl", ["happy", "fear", None, "happy"], judge="human:anna", taxonomy="dfew")
     given = {"predictions": {"erv": run}, "verdicts": {"erv": [people]}}
-    arguments = [f"--{name}={json.dumps(value)}" for name, value in given.items()]
+    arguments = [text for name, value in given.items() for text in (f"--{name}", json.dumps(value))]
     assert main.main(["judges", *arguments, f"--output={tmp_path / 'out'}"]) == 0
     result = json.loads((tmp_path / "out/judges.json").read_text())["runs"]["erv"]
     oracle, anna = result["oracle"], result["human:anna"]
     assert (oracle["num_clips"], oracle["invalid"], oracle["fcr"]["value"], oracle["kappa"]) == (10, 0, 0.8, None)
     assert (anna["num_clips"], anna["invalid"], anna["eea"]["value"]) == (4, 1, 0.5)
     assert (anna["eea"]["low"], anna["eea"]["high"]) == pytest.approx(wilson(2, 4))
-    assert "human:anna" in capsys.readouterr().out
+    assert "Judge 2: human:anna\n" in capsys.readouterr().out
 
 
 def test_what_does_not_fit_is_refused(run: str, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def _print(data: dict[str, Any], media: dict[str, ClipMedia], file: Path) -> Non
         table.add_column(name.upper(), justify="right", no_wrap=True)
     for run in data["runs"]:
         warning = sum(alarm["warns"] for alarm in run["alarms"])
-        about = f"{escape(run['name'])}\n{run['num_clips']} clips\n{warning} alarms"
+        about = f"{escape(run['name'])}\n{run['num_clips']} clips\n{warning} alarm{'' if warning == 1 else 's'}"
         table.add_row(about, *(_interval(run["rates"][name]) for name in RATES))
     console = Console()
     console.print(table)

@@ -48,6 +48,7 @@ def run_study(arguments: list[str]) -> None:
     Raises:
         StudyError: jobs failed; all else is done and written.
         OSError, ValueError: the study or its output cannot be used; nothing is run.
+        SystemExit: it was interrupted.
     """
     options = _parser().parse_args(arguments)
     if options.num_workers < 0:
@@ -62,13 +63,17 @@ def run_study(arguments: list[str]) -> None:
     console = Console()
     workers = options.num_workers or len(options.devices) or max((os.cpu_count() or 1) // study.threads, 1)
     console.print(
-        f"{len(plan.jobs)} jobs: {len(study.arms)} arms, {len(study.seeds)} seeds, {workers} at a time. "
+        f"Jobs: {len(plan.jobs)} (arms: {len(study.arms)}, seeds: {len(study.seeds)}), {workers} at a time. "
         f"{output}/commands.sh lists them, {output}/jobs has their logs.",
         markup=False,
         soft_wrap=True,
     )
-    with StudyScreen(records, len(plan.jobs), console) as screen:
-        runs = Pool(records, workers, options.devices).run(plan, options.changed == "rerun", screen)
+    try:
+        with StudyScreen(records, len(plan.jobs), console) as screen:
+            runs = Pool(records, workers, options.devices).run(plan, options.changed == "rerun", screen)
+    except KeyboardInterrupt:
+        console.print("Stopped, with all its jobs. The same command goes on from here.")
+        raise SystemExit(130) from None
     report(study, plan, runs, Path(options.config).stem, console)
     if failed := [run.job.folder for run in runs.values() if run.status == "failed"]:
         left_out = sum(run.status == "left out" for run in runs.values())

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from callbacks.run_files import METRICS_FILE, PREDICTIONS_FILE
+from callbacks.run_files import METRICS_FILE, PREDICTIONS_FILE, ROWS_FILE
 from datamodules.emotions import Taxonomy
 from datamodules.files.json_files import read_json_object
 from datamodules.synthetic.truth import CorpusTruth, read_truth
@@ -73,7 +73,7 @@ Arms = Mapping[str, Mapping[int, Tested]]
 
 
 def read_test(run: Path, truth: CorpusTruth | None, own: Mapping[str, str]) -> Tested:
-    """Read what `test` wrote.
+    """Read what `test` or `score` wrote.
 
     Args:
         run: its directory.
@@ -84,7 +84,8 @@ def read_test(run: Path, truth: CorpusTruth | None, own: Mapping[str, str]) -> T
         FileNotFoundError: a file is missing.
         ValueError: a file is malformed, or lacks a figure; names it.
     """
-    file = read_predictions(run / PREDICTIONS_FILE)
+    path = run / PREDICTIONS_FILE
+    file = read_predictions(run / ROWS_FILE if not path.is_file() and (run / ROWS_FILE).is_file() else path)
     clips = tuple(sorted(file.predictions, key=lambda clip: clip.id))
     judged = file.judge is not None
     outcomes = clip_outcomes(clips, file.taxonomy, judged)

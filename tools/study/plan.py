@@ -58,7 +58,7 @@ class Study:
         seeds: different numbers, at least one.
         jobs: name → command.
         arms: name → what it changes, at least one.
-        result: the job whose folder holds an arm's `predictions.jsonl` and `metrics.json`.
+        result: the job whose folder holds an arm's `predictions.jsonl` (or `rows.jsonl`) and `metrics.json`.
         words: name → text that command lines may use.
         baselines: arms that every other is compared with.
         folder: of a seed, within the output.
@@ -318,7 +318,9 @@ def _check_names(path: str | Path, study: Study) -> None:
     ]
     for place, name, known, kind in places:
         if name not in known:
-            raise ValueError(f"{path}: {place} names {name!r}, which is no {kind}: {', '.join(known) or 'none'}.")
+            raise ValueError(
+                f"{path}: {place} names {name!r}, which is no {kind} of the study: {', '.join(known) or 'none'}."
+            )
 
 
 def _mapping(path: str | Path, key: str, value: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def test_commonest_first_and_printable() -> None:
     unread.update([read_response("no tags", DFEW_TAXONOMY)] * 4)
     counts = [(own["answer"], own["count"]) for own in unread.commonest()]
     assert counts == [(None, 4), ("surprised", 3), ("sad.", 2), ("\\x1b[31mred", 1)]
-    assert unread_summary(unread.commonest()).startswith("Answers that name no class: none (4), 'surprised' (3)")
+    assert unread_summary(unread.commonest()).startswith("Answers that name no class: no answer (4), 'surprised' (3)")
 
 
 def test_a_short_list_of_short_texts() -> None:

@@ -80,7 +80,7 @@ def test_a_folder_with_spaces_stays_one_word(tmp_path: Path) -> None:
         ("--data {data}", "--data {dada}", r"train names \{dada\}, which is none of: seed, folder, output, common"),
         ("make {common}", "make {test}", "wait for each other: test → data → test"),
         ('policy: "{train}"', 'policy: "{common}", common: "{policy}"', "the key 'common' is there twice"),
-        ("result: test", "result: tests", "result names 'tests', which is no job: data, train, test"),
+        ("result: test", "result: tests", "result names 'tests', which is no job of the study: data, train, test"),
         ("[plain]", "[plane]", "baselines names 'plane', which is no arm"),
         ("far: {add: {data", "far: {add: {date", "arms.far.add names 'date', which is no job"),
         ('words: {policy: "{data}"}', "word: {policy: x}", "unknown key arms.untrained.word. Expected add, words"),

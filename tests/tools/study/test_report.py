@@ -14,7 +14,7 @@ from lightning_modules.metrics.seeds import nested_difference
 from tools.study.command import report, run_study
 from tools.study.figures import compare_arms, design, read_test
 from tools.study.plan import make_plan, read_study
-from tools.study.runner import Run
+from tools.study.runner import Pool, Run
 
 pytestmark = pytest.mark.unit
 
@@ -136,6 +136,28 @@ def test_a_missing_figure_is_named(tmp_path: Path) -> None:
     write_test(tmp_path, 0.5, 0, "clips")
     with pytest.raises(ValueError, match=r"metrics.json: inner.width is 'missing'. Expected a number"):
         read_test(tmp_path, None, {"width": "inner.width"})
+
+
+def test_a_result_of_score_is_read_alike(tmp_path: Path) -> None:
+    write_test(tmp_path, 0.5, 0, "clips")
+    of_test = read_test(tmp_path, None, {})
+    (tmp_path / "predictions.jsonl").rename(tmp_path / "rows.jsonl")
+    of_score = read_test(tmp_path, None, {})
+    assert (of_score.clips, of_score.figures) == (of_test.clips, of_test.figures)
+    (tmp_path / "rows.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match=r"predictions\.jsonl"):
+        read_test(tmp_path, None, {})
+
+
+def test_an_interrupted_study_says_how_to_go_on(tmp_path: Path, capsys, monkeypatch) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Pool, "run", interrupted)
+    write_text(tmp_path / "study.yaml", ["seeds: [0]", "result: a", "jobs: {a: fit}", "arms: {x: }"])
+    with pytest.raises(SystemExit) as ended:
+        run_study(["-c", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out")])
+    assert ended.value.code == 130 and "The same command goes on" in capsys.readouterr().out
 
 
 def test_the_command_says_which_jobs_failed(tmp_path: Path, capsys, monkeypatch) -> None:
