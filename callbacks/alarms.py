@@ -32,16 +32,19 @@ from lightning_modules.rl.experience import Experience, experience_of
 Ratios = dict[str, Ratio]
 
 
-def evaluation_rationales(evaluation: Evaluation, second: list[list[SentenceReading]] | None = None) -> list[Rationale]:
+def evaluation_rationales(
+    evaluation: Evaluation, taxonomy: Taxonomy, second: list[list[SentenceReading]] | None = None
+) -> list[Rationale]:
     """The rationales of an evaluated batch, as those of a prediction file; clips that do not decode are left out.
 
     Args:
         evaluation: the batch.
+        taxonomy: the classes.
         second: a second verifier's reading of the same sentences.
     """
     return [
         replace(predicted_rationale(prediction), second=None if second is None else label_sets(second[i]))
-        for i, prediction in enumerate(score_evaluation(evaluation))
+        for i, prediction in enumerate(score_evaluation(evaluation, taxonomy))
         if prediction.failure is None
     ]
 
@@ -168,7 +171,9 @@ class AlarmCallback(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if isinstance(outputs, Evaluation) and not trainer.sanity_checking:
-            self._evaluated += evaluation_rationales(outputs, self._read(pl_module, outputs.responses))
+            self._evaluated += evaluation_rationales(
+                outputs, pl_module.taxonomy, self._read(pl_module, outputs.responses)
+            )
 
     on_test_batch_end = on_validation_batch_end
 

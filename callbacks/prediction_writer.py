@@ -18,7 +18,10 @@ from lightning_modules.policy import Evaluation, PolicyModule
 
 def prediction_rows(module: PolicyModule, evaluation: Evaluation) -> list[dict[str, Any]]:
     """Rows of `predictions.jsonl`: of each clip of a batch, what the policy said and earned."""
-    return [prediction.row(module.taxonomy, module.judge_name) for prediction in score_evaluation(evaluation)]
+    return [
+        prediction.row(module.taxonomy, module.judge_name)
+        for prediction in score_evaluation(evaluation, module.taxonomy)
+    ]
 
 
 def gather_rows(trainer: Trainer, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

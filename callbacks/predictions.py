@@ -61,10 +61,10 @@ def score_responses(
     ]
 
 
-def score_evaluation(evaluation: Evaluation) -> list[Prediction]:
+def score_evaluation(evaluation: Evaluation, taxonomy: Taxonomy) -> list[Prediction]:
     """The clips of an evaluated batch, with corpus, file, completion and why a clip could not be decoded."""
     batch, responses = evaluation.batch, evaluation.responses
-    read = (evaluation.readings, evaluation.verdicts, evaluation.taxonomy, evaluation.reliances)
+    read = (evaluation.readings, evaluation.verdicts, taxonomy, evaluation.reliances)
     scored = score_responses(batch.ids, responses, batch.targets, *read)
     return [
         replace(

@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torchmetrics import SumMetric
 
 from datamodules.batch import ClipBatch
-from datamodules.emotions import Aliases, Taxonomy, get_taxonomy
+from datamodules.emotions import Aliases, get_taxonomy
 from datamodules.rationale import Response, read_response
 from datamodules.synthetic.truth import read_truth
 from lightning_modules.backbones.feature_cache import FeatureCache
@@ -70,7 +70,6 @@ class Evaluation:
         responses: one per clip; empty text for a clip that could not be decoded.
         readings: the verifier's reading of each response's sentences, or None without a verifier.
         verdicts: the judge's emotion of each rationale (None: invalid), or None without a judge.
-        taxonomy: the classes of targets, answers and verdicts.
         reliances: what each response's sentences rest on, or None where nobody asked, or the batch has a single clip.
     """
 
@@ -78,7 +77,6 @@ class Evaluation:
     responses: list[Response]
     readings: list[list[SentenceReading]] | None
     verdicts: list[str | None] | None
-    taxonomy: Taxonomy
     reliances: list[list[Reliance]] | None = None
 
 
@@ -254,7 +252,7 @@ class PolicyModule(LightningModule):
         elif readings is not None:
             # The default judge reads the same sentences with the same verifier: they are read already.
             verdicts = [verifier_verdict(reading, self.taxonomy) for reading in readings]
-        return Evaluation(batch, responses, readings, verdicts, self.taxonomy, reliances)
+        return Evaluation(batch, responses, readings, verdicts, reliances)
 
     def _rest(self, batch: ClipBatch, percept: Percept, responses: list[Response]) -> list[list[Reliance]] | None:
         if not self.measures_reliance or len(batch) < 2:

@@ -103,7 +103,7 @@ class InspectionCallback(Callback):
             and isinstance(pl_module, PolicyModule)
             and _writers(trainer)
         ):
-            self._panels += clip_panels(outputs, pl_module.judge_name, missing)
+            self._panels += clip_panels(outputs, pl_module.taxonomy, pl_module.judge_name, missing)
 
     on_test_batch_end = on_validation_batch_end
 

@@ -141,11 +141,12 @@ def is_correct(prediction: str | None, target: str | None) -> bool | None:
     return None if target is None else accuracy_score(prediction, target) == 1.0
 
 
-def clip_panels(evaluation: Evaluation, judge: str | None, count: int) -> Iterator[Panel]:
+def clip_panels(evaluation: Evaluation, taxonomy: Taxonomy, judge: str | None, count: int) -> Iterator[Panel]:
     """Panels of the first clips of an evaluated batch.
 
     Args:
         evaluation: the batch and what the policy said.
+        taxonomy: the classes.
         judge: name of the judge; None without one.
         count: at most so many.
     """
@@ -154,13 +155,11 @@ def clip_panels(evaluation: Evaluation, judge: str | None, count: int) -> Iterat
         target = batch.targets[row]
         completion = ShownCompletion(
             response,
-            shown_sentences(
-                response, _at(evaluation.readings, row), _at(evaluation.reliances, row), target, evaluation.taxonomy
-            ),
+            shown_sentences(response, _at(evaluation.readings, row), _at(evaluation.reliances, row), target, taxonomy),
             is_correct(response.prediction, target),
             verdict=None if verdicts is None else verdicts[row],
         )
-        yield _panel(batch, row, [completion], evaluation.taxonomy, judge)
+        yield _panel(batch, row, [completion], taxonomy, judge)
 
 
 def choose_groups(total: Tensor, group_size: int) -> dict[str, int]:

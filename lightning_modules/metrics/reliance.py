@@ -16,7 +16,7 @@ NEITHER = 0.1
 """Nats up to which a sentence counts as resting on nothing: it is at most 11 % more probable of its own clip."""
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning takes apart what a step returns, and refuses frozen ones
 class Reliance:
     """What each modality tells a model about a sentence, in nats; None of one that the model does not have apart.
 

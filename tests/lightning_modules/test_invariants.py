@@ -23,7 +23,7 @@ from datamodules.batch import Clip, ClipBatch, collate
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.interface import Completions, Prompt, Sampling, Scores
 from lightning_modules.grpo import GRPOModule
-from lightning_modules.rl.experience import Rollout
+from lightning_modules.rl.experience import Experience, Rollout
 
 from .conftest import TRAINED, LengthReward
 
@@ -79,9 +79,13 @@ class PaperLoss(RLCallback):
         self.module = pl_module
         self.losses: list[float] = []
 
-    def reward(self, rollout: Rollout, readings: None, max_new_tokens: int) -> tuple[dict[str, Tensor], Tensor]:
-        self.see(rollout)
-        return super().reward(rollout, readings, max_new_tokens)
+        score = pl_module.score
+
+        def seen(rollout: Rollout) -> Experience:
+            self.see(rollout)
+            return score(rollout)
+
+        pl_module.score = seen  # type: ignore[method-assign]
 
     def see(self, rollout: Rollout) -> None:
         module, batch = self.module, rollout.batch

@@ -8,6 +8,8 @@ import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader
 
+from callbacks.rewards import FormatReward
+from callbacks.rl import RLCallback
 from datamodules.batch import Clip, ClipBatch, collate
 from lightning_modules.backbones.composed import ComposedBackbone, ComposedPercept
 from lightning_modules.backbones.interface import Sampling
@@ -100,6 +102,7 @@ def test_grpo_refuses_towers(backbone: ComposedBackbone, make_clip: Callable[...
     """Rollouts compute the towers' outputs once, without gradient."""
     module = GRPOModule(backbone, "dfew", trainable=["vision_tower", *PROJECTORS], learning_rate=1e-3, group_size=2)
     module.rollout_sampling = Sampling(max_new_tokens=4)
+    module.trainer = Trainer(accelerator="cpu", logger=False, callbacks=[RLCallback([FormatReward()])])
     rollout = module.rollout(collate([make_clip(0)]))
     prompt = backbone.encode(rollout.batch, rollout.percept)
     backbone.logprobs(prompt, rollout.completions).sum().backward()

@@ -75,9 +75,9 @@ def test_the_first_clips_of_an_evaluation(make_clip: Callable[..., Clip]) -> Non
         make_clip(2, target="anger_fear", failure="broken", waveform=torch.zeros(0)),
     ]
     responses = [read_response(said(i), DFEW_TAXONOMY) for i in (1, 1, 1)]
-    evaluation = Evaluation(collate(clips), responses, [reading(1)] * 3, ["fear", "fear", None], DFEW_TAXONOMY)
-    first, second, third = clip_panels(evaluation, "someone", 5)
-    assert len(list(clip_panels(evaluation, "someone", 2))) == 2
+    evaluation = Evaluation(collate(clips), responses, [reading(1)] * 3, ["fear", "fear", None])
+    first, second, third = clip_panels(evaluation, DFEW_TAXONOMY, "someone", 5)
+    assert len(list(clip_panels(evaluation, DFEW_TAXONOMY, "someone", 2))) == 2
     assert first.waveform.tolist() == clips[0].waveform.tolist(), "without the batch's padding"
     assert second.waveform.numel() == 0, "there is no audio track"
     assert third.failure == "broken"

@@ -48,14 +48,14 @@ class PlantAdvantage(Callback):
         self.value = value
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        score = pl_module._score
+        score = pl_module.score
 
         def planted(rollout: Rollout) -> Experience:
             experience = score(rollout)
             experience.advantages[4] = self.value
             return experience
 
-        pl_module._score = planted
+        pl_module.score = planted
 
 
 class OneBatch(LightningDataModule):
