@@ -18,7 +18,7 @@ from datamodules.containers import MediaError, UnreadableError
 from datamodules.drawing_lots import draw_stratified
 from datamodules.files.printable import printable
 from datamodules.isolation import IsolatedFunction, Lost
-from datamodules.media import DecodedClip, decode_clip, import_decoders
+from datamodules.media import DecodedClip, black_frames, decode_clip, import_decoders
 from datamodules.media_settings import MediaSettings
 from datamodules.mel import log_mel
 from datamodules.segments import failure_reason
@@ -84,6 +84,9 @@ class ClipDataset(Dataset[Clip]):
             if record.media is None:
                 raise MediaError(f"listed in {record.source}, but there is no such file")
             decoded = self._load_media(record.media)
+            lack = record.lack(decoded.has_video, decoded.has_audio)
+            if lack is not None:
+                raise MediaError(f"{record.media}: {lack}")
         except MediaError as error:
             if self.on_undecodable == "error":
                 raise
@@ -102,6 +105,7 @@ class ClipDataset(Dataset[Clip]):
             dataset=record.dataset,
             mel=decoded.mel,
             duration_seconds=decoded.duration_seconds,
+            has_video=decoded.has_video,
         )
 
     def _load_media(self, path: str) -> DecodedClip:
@@ -131,10 +135,11 @@ def _read_clip(path: str, settings: MediaSettings, cache: ClipCache | None) -> d
 
 def _failed_clip(settings: MediaSettings) -> DecodedClip:
     """Black frames and silence, so that a clip that does not decode still has its place in an evaluation batch."""
-    frames = torch.zeros(settings.num_frames, 3, settings.image_size, settings.image_size, dtype=torch.uint8)
     waveform = torch.zeros(0)
     mel = None if settings.mel is None else log_mel(waveform, settings.mel)
-    return DecodedClip(frames, waveform, has_audio=False, duration_seconds=0.0, mel=mel)
+    return DecodedClip(
+        black_frames(settings), waveform, has_audio=False, duration_seconds=0.0, mel=mel, has_video=False
+    )
 
 
 def split_validation(

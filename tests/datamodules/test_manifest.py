@@ -303,7 +303,7 @@ def test_inspection(table: Callable[..., Path], folder: Path, settings: MediaSet
     findings = {finding["kind"]: finding["examples"] for finding in report["findings"]}
     assert "label 'joy' is not a mafw emotion" in findings["label_problems"][0]
     (undecodable,) = report["decoding"]["undecodable"]
-    assert "the segment 0.3–9 s is not within the film, which lasts 0.40 s" in undecodable["reason"]
+    assert "the segment 0.3–9 s is not within the file, which lasts 0.40 s" in undecodable["reason"]
     assert undecodable["source"] == f"{path}:3", "its row"
     assert findings["missing"] == [f"c#t=1,2 ({path}:5)"]
     assert findings["surplus"] == [str(folder / "a/2.mp4"), str(folder / "b/1.mp4")]

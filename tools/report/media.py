@@ -15,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image, ImageOps
 
-from datamodules.containers import MediaError
+from datamodules.containers import MediaError, NoVideoError
 from datamodules.files.printable import is_unicode, readable_name
 from datamodules.isolation import Lost, run_isolated
 from datamodules.segments import failure_reason, split_media
@@ -75,20 +75,32 @@ def draw_pictures(path: str, num_frames: int) -> Pictures:
         ImportError: FFmpeg's libraries are missing.
     """
     # Torch takes a second to import: the workers do it, the parent does not.
+    import torch
+
     from callbacks.pictures import frame_strip, spectrogram
-    from datamodules.media import decode_audio
+    from datamodules.media import decode_audio, decode_sound_alone
     from datamodules.media_settings import MediaSettings
 
     file, segment = split_media(path)
+    max_seconds = MediaSettings().max_audio_seconds
     try:
         video = decode_video(file, num_frames, _thumbnail, segment)
+    except NoVideoError:
+        try:
+            waveform, _ = decode_sound_alone(file, max_seconds, segment=segment)
+        except MediaError as error:
+            return Pictures(None, None, (failure_reason(error, path),))
+        strip = frame_strip(
+            torch.zeros(num_frames, 3, _FRAME_HEIGHT, _FRAME_HEIGHT, dtype=torch.uint8), _FRAME_HEIGHT, has_video=False
+        )
+        return Pictures(_jpeg(strip), _jpeg(spectrogram(waveform, _SPECTROGRAM_HEIGHT, strip.width)), ())
     except MediaError as error:
         return Pictures(None, None, (failure_reason(error, path),))
     strip = frame_strip(_same_width(video.frames), _FRAME_HEIGHT)
     try:
         waveform = decode_audio(
             file,
-            MediaSettings().max_audio_seconds,
+            max_seconds,
             video_start_seconds=video.begin_seconds,
             segment_seconds=None if segment is None else video.duration_seconds,
         )
