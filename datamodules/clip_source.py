@@ -97,7 +97,7 @@ class ClipSource(DataSource):
         follow_links: read label and media files also through links that lead out of `root`. An archive can hold such
             links, to any file of this machine; set it where they are your own.
         allow_missing: what clips may be without: `sound`, which is silence then, and `pictures`, black frames. A clip
-            that lacks something else counts as undecodable. Null: what the corpus' own class allows.
+            that lacks something else counts as undecodable. Null: what the corpus' own class allows (decision 54).
     """
 
     taxonomy: Taxonomy | None

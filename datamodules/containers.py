@@ -180,7 +180,7 @@ def _start(file: BinaryIO) -> tuple[bytes, bool]:
 
 
 def _end_of_tag(start: bytes) -> int:
-    """End of the ID3 tag at the begin of a file (ID3v2.4 §3.1: its size in four times seven bits; a flag for a footer)."""
+    """End of the ID3 tag that a file begins with (ID3v2.4 §3.1: four times seven bits of size; a flag for a footer)."""
     size = 0
     for byte in start[6:_TAG_HEADER]:
         size = size << 7 | byte
