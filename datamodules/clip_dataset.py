@@ -39,6 +39,7 @@ class ClipDataset(Dataset[Clip]):
         cache: decoded clips on disk, shared by all workers and later runs; None decodes every time.
         timeout_seconds: longest time for one clip, which then fails; None: no limit, and a decoder that crashes takes
             the run with it.
+        transcript_template: see `ClipSource`.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class ClipDataset(Dataset[Clip]):
         cache_in_memory: bool,
         cache: ClipCache | None = None,
         timeout_seconds: float | None = None,
+        transcript_template: str | None = None,
     ) -> None:
         self.records = list(records)
         self.settings = settings
         self.instruction = instruction
+        self.transcript_template = transcript_template
         self.on_undecodable = on_undecodable
         read = partial(_read_clip, settings=settings, cache=cache)
         # The cache, too, is read in the other process: it asks the media file for its time of modification.
@@ -98,7 +101,7 @@ class ClipDataset(Dataset[Clip]):
             frames=decoded.frames,
             waveform=decoded.waveform,
             has_audio=decoded.has_audio,
-            instruction=record.instruction or self.instruction,
+            instruction=record.question(self.instruction, self.transcript_template),
             target=record.target,
             response=record.response,
             failure=failure,

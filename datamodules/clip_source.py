@@ -26,6 +26,9 @@ OUTPUT_FORMAT = "Output the thinking process in <think> </think> and final emoti
 INSTRUCTION = f"{BASE_QUESTION}  {OUTPUT_FORMAT}"
 """The paper's instruction for stages 1 and 3 and for evaluation, with its two spaces (decision 3)."""
 
+TRANSCRIPT = "{transcript}"
+"""Stands in a template for what is said in a clip."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClipRecord:
@@ -56,6 +59,18 @@ class ClipRecord:
     transcript: str | None = None
     is_validation: bool = False
     may_lack: tuple[Modality, ...] = ("sound",)
+
+    def question(self, instruction: str, transcript_template: str | None) -> str:
+        """What the model is asked of the clip.
+
+        Args:
+            instruction: for a clip without one of its own.
+            transcript_template: see `ClipSource`.
+        """
+        own = self.instruction or instruction
+        if transcript_template is None or self.transcript is None:
+            return own
+        return f"{transcript_template.replace(TRANSCRIPT, self.transcript)}\n{own}"
 
     def lack(self, has_video: bool, has_audio: bool) -> str | None:
         """What the clip's file lacks and must have, in words; None where it has all of it."""
@@ -98,6 +113,8 @@ class ClipSource(DataSource):
             links, to any file of this machine; set it where they are your own.
         allow_missing: what clips may be without: `sound`, which is silence then, and `pictures`, black frames. A clip
             that lacks something else counts as undecodable. Null: what the corpus' own class allows (decision 54).
+        transcript_template: a line before the question that tells the model what is said in the clip, where the corpus
+            knows it, e.g. `The speaker says: "{transcript}"`; null leaves the words to be heard.
     """
 
     taxonomy: Taxonomy | None
@@ -129,6 +146,7 @@ class ClipSource(DataSource):
         timeout_seconds: float | None = 60.0,
         follow_links: bool = False,
         allow_missing: list[Modality] | None = None,
+        transcript_template: str | None = None,
     ) -> None:
         if batch_size < 1 or eval_batch_size < 1 or num_workers < 0:
             raise ValueError(
@@ -144,6 +162,8 @@ class ClipSource(DataSource):
         unknown = set(allow_missing or ()) - set(get_args(Modality))
         if unknown:
             raise ValueError(f"allow_missing has {', '.join(sorted(unknown))}. Expected sound, pictures, or both.")
+        if transcript_template is not None and TRANSCRIPT not in transcript_template:
+            raise ValueError(f"transcript_template must have {TRANSCRIPT} in it; got {transcript_template!r:.200}.")
         self.root = Path(root)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -161,6 +181,7 @@ class ClipSource(DataSource):
         self.cache_gigabytes = cache_gigabytes
         self.timeout_seconds = timeout_seconds
         self.follow_links = follow_links
+        self.transcript_template = transcript_template
         self.allow_missing = self.may_lack if allow_missing is None else tuple(allow_missing)
         self.problems: list[str] | None = None
         self._rows: dict[Split, list[ClipRecord]] = {}
