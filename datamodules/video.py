@@ -16,7 +16,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from datamodules.containers import MediaError, one_clip, picture_format
+from datamodules.containers import VIDEO_SUFFIXES, MediaError, one_clip, picture_format
 from datamodules.demuxing import Packet, Scan, VideoInfo, check_size, demux, media_error, open_film, open_media
 from datamodules.segments import Segment
 from datamodules.stills import read_stills
@@ -130,10 +130,12 @@ def _is_picture(path: str | Path, segment: Segment | None) -> bool:
     """Whether a file is a picture and no film.
 
     Raises:
-        MediaError: it is one, and a segment of it is wanted.
+        MediaError: it is one, and is called a film, or a segment of it is wanted.
     """
     if not Path(path).is_file() or picture_format(path) is None:
         return False
+    if str(path).lower().endswith(VIDEO_SUFFIXES):
+        raise MediaError(f"{path}: by its first bytes it is a picture, and by its name a film. Restore the film")
     if segment is not None:
         raise MediaError(f"{path}: a picture has no segment {segment}. Take its start and end out")
     return True

@@ -151,6 +151,13 @@ def test_a_picture_has_no_segments_and_no_more_than_8k(tmp_path: Path, settings:
         decode_clip(path, settings)
 
 
+def test_a_picture_that_is_called_a_film_is_an_error(tmp_path: Path, settings: MediaSettings) -> None:
+    path = write_picture(tmp_path / "a.jpg").rename(tmp_path / "a.MP4")
+    with pytest.raises(MediaError, match=f"{path}: by its first bytes it is a picture, and by its name a film"):
+        decode_clip(path, settings)
+    assert "by its name a film" in str(check_clip(str(path), settings).failure)
+
+
 def test_a_name_that_ffmpeg_takes_for_a_series_is_one_picture(tmp_path: Path, settings: MediaSettings) -> None:
     write_picture(tmp_path / "a1.png")
     Image.new("RGB", (64, 48), (90, 0, 0)).save(tmp_path / "a%d.png")

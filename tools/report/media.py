@@ -192,7 +192,7 @@ def clip_media(path: str | None, drawn: Mapping[str, Pictures], directory: Path,
     if path not in drawn:
         return ClipMedia(None, None, None, (f"The media file is not at hand: {readable_name(path)}",))
     pictures = drawn[path]
-    # What is no video stays outside: a prediction file may name any file of this machine.
+    # What does not decode stays outside: a prediction file may name any file of this machine.
     embed = embed and pictures.strip is not None and Path(split_media(path)[0]).stat().st_size <= LARGEST_EMBEDDED
     return ClipMedia(
         source=_embedded(path) if embed else _link(path, directory),
