@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from callbacks.predictions import score_evaluation
 from datamodules.batch import ClipBatch
+from datamodules.emotions import Taxonomy
 from datamodules.rationale import Response
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
 from lightning_modules.grpo import GRPOModule

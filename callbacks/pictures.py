@@ -39,12 +39,13 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
 
 
-def frame_strip(frames: Tensor, height: int) -> Image.Image:
+def frame_strip(frames: Tensor, height: int, has_video: bool = True) -> Image.Image:
     """The frames beside each other, in their order.
 
     Args:
         frames: uint8 RGB `[T, 3, H, W]`, on any device.
         height: of the picture in pixels; the frames keep their shape.
+        has_video: False for sound alone: a panel as wide as its black frames, which says "no pictures".
 
     Raises:
         ValueError: no frames, or a height below 1.
@@ -52,7 +53,10 @@ def frame_strip(frames: Tensor, height: int) -> Image.Image:
     if not len(frames) or height < 1:
         raise ValueError(f"Expected at least one frame and height >= 1; got {list(frames.shape)} and {height}.")
     strip = Image.fromarray(contact_sheet.frame_strip(frames.cpu()))
-    return strip.resize((max(round(strip.width * height / strip.height), 1), height), Image.Resampling.LANCZOS)
+    width = max(round(strip.width * height / strip.height), 1)
+    return (
+        strip.resize((width, height), Image.Resampling.LANCZOS) if has_video else _empty("no pictures", height, width)
+    )
 
 
 def spectrogram(waveform: Tensor, height: int, width: int) -> Image.Image:

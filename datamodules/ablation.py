@@ -27,7 +27,8 @@ def ablate(batch: ClipBatch, mode: Ablation, partners: ClipBatch | None = None) 
     """The clips as a model is given them under an ablation. The batch itself stays as it is.
 
     Silence is what a file without an audio track gives: no samples, `has_audio` False, and the loader's features of
-    that. A clip keeps its duration, instruction and labels in every mode; one that was not decoded stays a failure.
+    that; darkness is what sound alone gives: black frames, and `has_video` False. A clip keeps its duration,
+    instruction and labels in every mode; one that was not decoded stays a failure.
 
     Args:
         batch: the clips.
@@ -55,7 +56,7 @@ def ablate(batch: ClipBatch, mode: Ablation, partners: ClipBatch | None = None) 
 
 
 def _darkened(batch: ClipBatch) -> ClipBatch:
-    return replace(batch, frames=torch.zeros_like(batch.frames))
+    return replace(batch, frames=torch.zeros_like(batch.frames), has_video=torch.zeros_like(batch.has_video))
 
 
 def _silenced(batch: ClipBatch) -> ClipBatch:

@@ -24,7 +24,7 @@ class Clip:
     Args:
         id: the clip's id as distributed.
         media: path of the media file.
-        frames: uint8 RGB `[T, 3, H, W]`.
+        frames: uint8 RGB `[T, 3, H, W]`; black when the clip has no pictures.
         waveform: float32 mono 16 kHz `[S]`, about in [-1, 1] (a downmix of loud stereo may exceed it).
             Empty when the clip has no audio.
         has_audio: False when the file has no audio track (the model then hears silence, decision 8).
@@ -34,8 +34,10 @@ class Clip:
         failure: why the clip could not be decoded, or None. A failed clip has black frames and no audio.
         dataset: name of the corpus.
         mel: float32 `[M, F]` log-mel features of the waveform, where the loader computes them (`MediaSettings.mel`).
-        duration_seconds: of the video track; 0 for a failed clip. The frames are uniformly spaced by index,
-            round((N-1)/T · (i + 0.5) + 1e-6) of N, so that frame i is at about duration_seconds · (i + 0.5) / T.
+        duration_seconds: of the video track, or of the sound where there is none; 0 for a failed clip. The frames are
+            uniformly spaced by index, round((N-1)/T · (i + 0.5) + 1e-6) of N, so that frame i is at about
+            duration_seconds · (i + 0.5) / T.
+        has_video: False when the file is sound alone (the model then sees black frames).
     """
 
     id: str
@@ -50,6 +52,7 @@ class Clip:
     dataset: str = ""
     mel: Tensor | None = None
     duration_seconds: float = 0.0
+    has_video: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ class ClipBatch:
         waveform: float32 `[B, S]`, zero-padded on the right.
         waveform_lengths: int64 `[B]`, samples before the padding.
         has_audio: bool `[B]`.
-        durations_seconds: float32 `[B]`, of the video tracks; frame i is at about durations_seconds · (i + 0.5) / T.
+        has_video: bool `[B]`.
+        durations_seconds: float32 `[B]`; frame i is at about durations_seconds · (i + 0.5) / T.
         mel: float32 `[B, M, F]`, or None where the loader computes no features.
         skipped: clips left out because they could not be decoded (training only).
     """
@@ -95,6 +99,7 @@ class ClipBatch:
     waveform: Tensor
     waveform_lengths: Tensor
     has_audio: Tensor
+    has_video: Tensor
     durations_seconds: Tensor
     instructions: list[str]
     targets: list[str | None]
@@ -176,6 +181,7 @@ def collate(clips: list[Clip], drop_failures: bool = False) -> ClipBatch:
         else torch.zeros(0, 0),
         waveform_lengths=torch.tensor([clip.waveform.shape[0] for clip in kept], dtype=torch.long),
         has_audio=torch.tensor([clip.has_audio for clip in kept], dtype=torch.bool),
+        has_video=torch.tensor([clip.has_video for clip in kept], dtype=torch.bool),
         durations_seconds=torch.tensor([clip.duration_seconds for clip in kept], dtype=torch.float32),
         instructions=[clip.instruction for clip in kept],
         targets=[clip.target for clip in kept],

@@ -106,6 +106,7 @@ def _pack(decoded: DecodedClip, source: str) -> tuple[dict[str, Tensor], dict[st
     metadata = {
         "source": source,
         "has_audio": json.dumps(decoded.has_audio),
+        "has_video": json.dumps(decoded.has_video),
         "duration_seconds": repr(decoded.duration_seconds),  # the shortest text that gives the same number again
     }
     if decoded.mel is not None:
@@ -135,4 +136,5 @@ def _restore(tensors: dict[str, Tensor], metadata: dict[str, str], settings: Med
         mel = tail.expand(len(stored), int(metadata["num_mel_frames"])).clone()
         mel[:, : stored.shape[1]] = stored
     has_audio, duration_seconds = json.loads(metadata["has_audio"]) is True, float(metadata["duration_seconds"])
-    return DecodedClip(frames, waveform, has_audio, duration_seconds, mel)
+    has_video = json.loads(metadata.get("has_video", "true")) is True  # entries of before sound alone was a clip
+    return DecodedClip(frames, waveform, has_audio, duration_seconds, mel, has_video)

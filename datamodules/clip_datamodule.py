@@ -100,6 +100,7 @@ class ClipDataModule(LightningDataModule):
             self.corpus.cache_in_memory,
             self.cache,
             self.corpus.timeout_seconds,
+            self.corpus.transcript_template,
         )
         counts = Counter(record.target for record in records if record.target is not None)
         order = {emotion: position for position, emotion in enumerate(self.taxonomy.classes if self.taxonomy else ())}

@@ -18,7 +18,7 @@ from datamodules.containers import MediaError, UnreadableError
 from datamodules.drawing_lots import draw_stratified
 from datamodules.files.printable import printable
 from datamodules.isolation import IsolatedFunction, Lost
-from datamodules.media import DecodedClip, decode_clip, import_decoders
+from datamodules.media import DecodedClip, black_frames, decode_clip, import_decoders
 from datamodules.media_settings import MediaSettings
 from datamodules.mel import log_mel
 from datamodules.segments import failure_reason
@@ -39,6 +39,7 @@ class ClipDataset(Dataset[Clip]):
         cache: decoded clips on disk, shared by all workers and later runs; None decodes every time.
         timeout_seconds: longest time for one clip, which then fails; None: no limit, and a decoder that crashes takes
             the run with it.
+        transcript_template: see `ClipSource`.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class ClipDataset(Dataset[Clip]):
         cache_in_memory: bool,
         cache: ClipCache | None = None,
         timeout_seconds: float | None = None,
+        transcript_template: str | None = None,
     ) -> None:
         self.records = list(records)
         self.settings = settings
         self.instruction = instruction
+        self.transcript_template = transcript_template
         self.on_undecodable = on_undecodable
         read = partial(_read_clip, settings=settings, cache=cache)
         # The cache, too, is read in the other process: it asks the media file for its time of modification.
@@ -84,6 +87,9 @@ class ClipDataset(Dataset[Clip]):
             if record.media is None:
                 raise MediaError(f"listed in {record.source}, but there is no such file")
             decoded = self._load_media(record.media)
+            lack = record.lack(decoded.has_video, decoded.has_audio)
+            if lack is not None:
+                raise MediaError(f"{record.media}: {lack}")
         except MediaError as error:
             if self.on_undecodable == "error":
                 raise
@@ -95,13 +101,14 @@ class ClipDataset(Dataset[Clip]):
             frames=decoded.frames,
             waveform=decoded.waveform,
             has_audio=decoded.has_audio,
-            instruction=record.instruction or self.instruction,
+            instruction=record.question(self.instruction, self.transcript_template),
             target=record.target,
             response=record.response,
             failure=failure,
             dataset=record.dataset,
             mel=decoded.mel,
             duration_seconds=decoded.duration_seconds,
+            has_video=decoded.has_video,
         )
 
     def _load_media(self, path: str) -> DecodedClip:
@@ -131,10 +138,11 @@ def _read_clip(path: str, settings: MediaSettings, cache: ClipCache | None) -> d
 
 def _failed_clip(settings: MediaSettings) -> DecodedClip:
     """Black frames and silence, so that a clip that does not decode still has its place in an evaluation batch."""
-    frames = torch.zeros(settings.num_frames, 3, settings.image_size, settings.image_size, dtype=torch.uint8)
     waveform = torch.zeros(0)
     mel = None if settings.mel is None else log_mel(waveform, settings.mel)
-    return DecodedClip(frames, waveform, has_audio=False, duration_seconds=0.0, mel=mel)
+    return DecodedClip(
+        black_frames(settings), waveform, has_audio=False, duration_seconds=0.0, mel=mel, has_video=False
+    )
 
 
 def split_validation(

@@ -8,12 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
+from datamodules.containers import PICTURE_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES
 from datamodules.emotions import Taxonomy
 from datamodules.files.printable import printable
 from datamodules.files.tables import refuse_row
-from datamodules.media_settings import MediaSettings
+from datamodules.media_settings import MediaSettings, Modality
 
 Split = Literal["train", "test", "predict"]
 
@@ -24,6 +25,9 @@ BASE_QUESTION = (
 OUTPUT_FORMAT = "Output the thinking process in <think> </think> and final emotion in <answer> </answer> tags."
 INSTRUCTION = f"{BASE_QUESTION}  {OUTPUT_FORMAT}"
 """The paper's instruction for stages 1 and 3 and for evaluation, with its two spaces (decision 3)."""
+
+TRANSCRIPT = "{transcript}"
+"""Stands in a template for what is said in a clip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,7 @@ class ClipRecord:
         instruction: what the model is asked of this clip; None: what it is asked of all.
         transcript: what is said in the clip, or None.
         is_validation: the corpus itself holds the clip out of training for validation.
+        may_lack: what the file need not have; `read_splits` fills it in with `dataset`.
     """
 
     id: str
@@ -53,6 +58,27 @@ class ClipRecord:
     instruction: str | None = None
     transcript: str | None = None
     is_validation: bool = False
+    may_lack: tuple[Modality, ...] = ("sound",)
+
+    def question(self, instruction: str, transcript_template: str | None) -> str:
+        """What the model is asked of the clip.
+
+        Args:
+            instruction: for a clip without one of its own.
+            transcript_template: see `ClipSource`.
+        """
+        own = self.instruction or instruction
+        if transcript_template is None or self.transcript is None:
+            return own
+        return f"{transcript_template.replace(TRANSCRIPT, self.transcript)}\n{own}"
+
+    def lack(self, has_video: bool, has_audio: bool) -> str | None:
+        """What the clip's file lacks and must have, in words; None where it has all of it."""
+        if not has_video and "pictures" not in self.may_lack:
+            return "no video stream. If clips of sound alone are meant, add pictures to data.allow_missing"
+        if not has_audio and "sound" not in self.may_lack:
+            return "no audio stream. If clips of pictures alone are meant, add sound to data.allow_missing"
+        return None
 
 
 class DataSource(ABC):  # noqa: B024 (a name for both)
@@ -85,12 +111,20 @@ class ClipSource(DataSource):
             clip whose decoder takes longer, or crashes, counts as undecodable. Null: no limit, and no such processes.
         follow_links: read label and media files also through links that lead out of `root`. An archive can hold such
             links, to any file of this machine; set it where they are your own.
+        allow_missing: what clips may be without: `sound`, which is silence then, and `pictures`, black frames. A clip
+            that lacks something else counts as undecodable. Null: what the corpus' own class allows (decision 54).
+        transcript_template: a line before the question that tells the model what is said in the clip, where the corpus
+            knows it, e.g. `The speaker says: "{transcript}"`; null leaves the words to be heard.
     """
 
     taxonomy: Taxonomy | None
     """The classes of the targets; None for clips without labels. Of the class, or set at construction."""
     overlaps: ClassVar[Mapping[str, str]] = {}
     """Other corpora, by class name, that share clips with this one → what is known of it."""
+    may_lack: ClassVar[tuple[Modality, ...]] = ("sound",)
+    """What clips may be without, unless `allow_missing` says otherwise."""
+    stills_are_clips: ClassVar[bool] = False
+    """Whether pictures among the files are clips, and not something that lies beside them."""
 
     def __init__(
         self,
@@ -111,6 +145,8 @@ class ClipSource(DataSource):
         cache_gigabytes: float = 50.0,
         timeout_seconds: float | None = 60.0,
         follow_links: bool = False,
+        allow_missing: list[Modality] | None = None,
+        transcript_template: str | None = None,
     ) -> None:
         if batch_size < 1 or eval_batch_size < 1 or num_workers < 0:
             raise ValueError(
@@ -123,6 +159,11 @@ class ClipSource(DataSource):
             raise ValueError(f"timeout_seconds must be above 0, or null for no limit; got {timeout_seconds}.")
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, or null for all clips; got {limit}.")
+        unknown = set(allow_missing or ()) - set(get_args(Modality))
+        if unknown:
+            raise ValueError(f"allow_missing has {', '.join(sorted(unknown))}. Expected sound, pictures, or both.")
+        if transcript_template is not None and TRANSCRIPT not in transcript_template:
+            raise ValueError(f"transcript_template must have {TRANSCRIPT} in it; got {transcript_template!r:.200}.")
         self.root = Path(root)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -140,6 +181,8 @@ class ClipSource(DataSource):
         self.cache_gigabytes = cache_gigabytes
         self.timeout_seconds = timeout_seconds
         self.follow_links = follow_links
+        self.transcript_template = transcript_template
+        self.allow_missing = self.may_lack if allow_missing is None else tuple(allow_missing)
         self.problems: list[str] | None = None
         self._rows: dict[Split, list[ClipRecord]] = {}
 
@@ -147,6 +190,13 @@ class ClipSource(DataSource):
     def name(self) -> str:
         """What messages and prediction files call the corpus."""
         return type(self).__name__
+
+    @property
+    def media_suffixes(self) -> tuple[str, ...]:
+        """Suffixes of the files that may be clips: sound alone where pictures may be missing."""
+        sound = SOUND_SUFFIXES if "pictures" in self.allow_missing else ()
+        stills = PICTURE_SUFFIXES if self.stills_are_clips and "sound" in self.allow_missing else ()
+        return VIDEO_SUFFIXES + sound + stills
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -210,9 +260,10 @@ class ClipSource(DataSource):
     def _read(self, split: Split) -> list[ClipRecord]:
         records = self.records(split)
         for position, record in enumerate(records):
-            identifier, dataset = printable(record.id), record.dataset or self.name
-            if (identifier, dataset) != (record.id, record.dataset):
-                records[position] = replace(record, id=identifier, dataset=dataset)
+            if not record.dataset:
+                record = replace(record, dataset=self.name, may_lack=self.allow_missing)
+            identifier = printable(record.id)
+            records[position] = record if identifier == record.id else replace(record, id=identifier)
         if not records:
             self.refuse(f"{self.name} at {self.root}: the {split} split lists no clips.")
         rows: dict[str, ClipRecord] = {}

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.clip_source import ClipRecord, ClipSource, Split
-from datamodules.corpus import MEDIA_SUFFIXES
 from datamodules.files.printable import readable_name
 from datamodules.notices import inform
 
 
 class Clips(ClipSource):
-    """Media files without labels, in the order of their paths.
+    """Media files without labels, in the order of their paths: films, sound alone, pictures.
 
     A clip's id is its path below the folder without suffix, or with it where two files differ in nothing else.
 
@@ -20,6 +19,8 @@ class Clips(ClipSource):
         kwargs: see `ClipSource`.
     """
 
+    may_lack = ("sound", "pictures")
+    stills_are_clips = True
     taxonomy = None  # the model's own decides what an answer means
 
     def __init__(self, path: str, **kwargs: Any) -> None:
@@ -42,15 +43,14 @@ class Clips(ClipSource):
                 f"No file or folder {self.root}. Set `path` to a media file, or to a folder of them."
             )
         folder, files = (self.root.parent, [self.root]) if self.root.is_file() else (self.root, self._visible_files())
-        clips = [path for path in files if path.suffix.lower() in MEDIA_SUFFIXES]
-        others = Counter(
-            path.suffix.lower() or "no suffix" for path in files if path.suffix.lower() not in MEDIA_SUFFIXES
-        )
+        suffixes = self.media_suffixes
+        clips = [path for path in files if path.suffix.lower() in suffixes]
+        others = Counter(path.suffix.lower() or "no suffix" for path in files if path.suffix.lower() not in suffixes)
         passed_over = ", ".join(f"{suffix} {count}" for suffix, count in sorted(others.items()))
         if not clips:
             raise ValueError(
                 f"No media file at {self.root}: got {passed_over or 'nothing'}. "
-                f"Expected files ending in {', '.join(MEDIA_SUFFIXES)}."
+                f"Expected files ending in {', '.join(suffixes)}."
             )
         if others:
             inform(f"{self.name}: {others.total()} other files under {self.root} are passed over ({passed_over}).")

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from datamodules.clip_source import ClipRecord, ClipSource, Split
+from datamodules.containers import MEDIA_SUFFIXES
 from datamodules.files.printable import readable_name
 from datamodules.notices import warn
 from datamodules.published import Coding, Published, wrong_coding
 from datamodules.rationale import TAGS, read_response
-
-MEDIA_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 
 
 @dataclass(frozen=True)
@@ -244,7 +243,7 @@ class Corpus(ClipSource):
             )
         files: dict[str, Path] = {}
         for path in sorted(directory.rglob("*")):
-            key = self.media_key(path) if path.suffix.lower() in MEDIA_SUFFIXES else None
+            key = self.media_key(path) if path.suffix.lower() in self.media_suffixes else None
             # `rglob` enters no linked directory.
             if key is None or (path.is_symlink() and self.refuses_link(path)):
                 continue

@@ -14,13 +14,13 @@ from pathlib import Path
 import av
 from av.container import InputContainer
 
-from datamodules.containers import MediaError, UnreadableError, check_file, decoder_path, one_clip
+from datamodules.containers import MediaError, NoVideoError, UnreadableError, check_file, decoder_path
 from datamodules.segments import Segment
 
 MAX_SIDE, MAX_PIXELS = 8192, 8192 * 4352
 """Of a picture, in pixels: an 8K film has no more, nor do the levels of H.264 and HEVC for one (6 to 6.2)."""
 
-_FORMATS = "mov,matroska,avi,wav,flv,ogg,asf,mpeg,mpegts,mpegvideo,h264,hevc"  # FFmpeg's names
+_FORMATS = "mov,matroska,avi,wav,flv,ogg,asf,mpeg,mpegts,mpegvideo,h264,hevc,mp3,aac,flac,aiff"  # FFmpeg's names
 _OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
 _WITHOUT_TIMES = ("avi",)
 """Containers that have no presentation times: FFmpeg makes them up, and wrongly where there are B-frames."""
@@ -30,7 +30,7 @@ _OVERSHOOT_SECONDS = 0.5
 _ROUNDING_SECONDS = 1e-4
 """Less than between two frames; times of segments are decimal, those of frames fractions."""
 
-_DEFAULT_FRAMES_PER_SECOND = 25
+DEFAULT_FRAMES_PER_SECOND = 25
 """Where a file tells nothing of its frame rate; FFmpeg's own choice for such streams."""
 
 
@@ -59,11 +59,12 @@ def open_film(container: InputContainer, path: str | Path) -> av.VideoStream:
     """The stream of moving pictures, with a decoder that is held to one core and to the largest picture.
 
     Raises:
-        MediaError: there is none, a cover picture apart, or none that can be decoded.
+        NoVideoError: there is none, a cover picture apart.
+        MediaError: there is none that can be decoded.
     """
     films = [stream for stream in container.streams.video if not _is_cover(stream)]
     if not films:
-        raise MediaError(f"{path}: no video stream" + (", only a cover picture" if container.streams.video else ""))
+        raise NoVideoError(f"{path}: no video stream" + (", only a cover picture" if container.streams.video else ""))
     best = container.streams.best("video")
     stream = best if best in films else films[0]
     if stream.codec_context is None:
@@ -137,24 +138,6 @@ class VideoInfo:
     codec: str
 
 
-@one_clip
-def video_info(path: str | Path, segment: Segment | None = None) -> VideoInfo:
-    """Facts about the video stream of a file, or a segment of it, without decoding it.
-
-    Raises:
-        MediaError: no such file, an empty or cut file, no video stream, or a segment outside it.
-    """
-    scan = Scan(path)
-    return VideoInfo(
-        len(scan.frames_of(segment)),
-        scan.segment_seconds(segment),
-        scan.width,
-        scan.height,
-        scan.frames_per_second,
-        scan.codec,
-    )
-
-
 class Packet:
     """What of a packet tells the order of the frames; its data is read again where it is decoded."""
 
@@ -172,7 +155,8 @@ class Scan:
     """The packets of a video stream, which are read but not decoded.
 
     Raises:
-        MediaError: no such file, an empty or cut file, no video stream, or one that has no decoder or no frames.
+        NoVideoError: no video stream.
+        MediaError: no such file, an empty or cut file, or a video stream that has no decoder or no frames.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -210,7 +194,7 @@ class Scan:
         whole = self.duration_seconds()
         if segment is None:
             return whole
-        return min(whole if segment.end_seconds is None else segment.end_seconds, whole) - segment.start_seconds
+        return segment_seconds(self.path, segment, whole)
 
     def frames_of(self, segment: Segment | None) -> range:
         """Indices of the frames that begin within a segment; where none does, of the one that is on show.
@@ -221,18 +205,33 @@ class Scan:
         if segment is None:
             return range(self.num_frames)
         start, whole = segment.start_seconds, self.duration_seconds()
-        end = whole if segment.end_seconds is None else segment.end_seconds
-        if start >= whole or end > whole + _OVERSHOOT_SECONDS:
-            raise MediaError(
-                f"{self.path}: the segment {segment} is not within the film, which lasts {whole:.2f} s. Correct its "
-                "start and end"
-            )
+        end = start + segment_seconds(self.path, segment, whole)
         if len(self.times) == self.num_frames:
             begins = [float((time - self.times[0]) * self._time_base) for time in self.times]
         else:
             begins = [index * whole / self.num_frames for index in range(self.num_frames)]
         first, stop = (bisect_left(begins, seconds - _ROUNDING_SECONDS) for seconds in (start, end))
         return range(first, stop) if first < stop else range(max(first - 1, 0), max(first, 1))
+
+
+def segment_seconds(path: str | Path, segment: Segment, whole_seconds: float) -> float:
+    """Length of a segment, as far as its file goes.
+
+    Args:
+        path: for the message.
+        segment: of the file.
+        whole_seconds: length of the file.
+
+    Raises:
+        MediaError: the segment is not within the file.
+    """
+    start, end = segment.start_seconds, whole_seconds if segment.end_seconds is None else segment.end_seconds
+    if start >= whole_seconds or end > whole_seconds + _OVERSHOOT_SECONDS:
+        raise MediaError(
+            f"{path}: the segment {segment} is not within the file, which lasts {whole_seconds:.2f} s. Correct its "
+            "start and end"
+        )
+    return min(end, whole_seconds) - start
 
 
 def duration_seconds(
@@ -247,5 +246,5 @@ def duration_seconds(
         frames_per_second: by the header, or None.
     """
     if not span_seconds:
-        return num_frames * (last_seconds or 1 / (frames_per_second or _DEFAULT_FRAMES_PER_SECOND))
+        return num_frames * (last_seconds or 1 / (frames_per_second or DEFAULT_FRAMES_PER_SECOND))
     return span_seconds + (last_seconds or span_seconds / (num_frames - 1))

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.clip_source import ClipRecord, Split, listed_twice
-from datamodules.corpus import MEDIA_SUFFIXES, Corpus, LabelRow
+from datamodules.containers import MEDIA_SUFFIXES
+from datamodules.corpus import Corpus, LabelRow
 from datamodules.drawing_lots import draw_groups, draw_stratified
 from datamodules.emotions import get_taxonomy
 from datamodules.files.printable import readable_name
@@ -50,6 +51,8 @@ class Manifest(Corpus):
     `start` and `end` in seconds or as h:mm:ss. Media are looked for below `root`; a name without a suffix is that of
     the one media file called so.
 
+    A clip may be sound alone, or pictures.
+
     Rows belong to a split by a split column; or by a fold column, of which `fold` is tested; or by a draw that depends
     on `seed` and the table alone, of `test_fraction` of each class. Without a label column, all are there to predict.
 
@@ -70,6 +73,9 @@ class Manifest(Corpus):
     Raises:
         ValueError: an option is out of its range, or no such taxonomy.
     """
+
+    may_lack = ("sound", "pictures")
+    stills_are_clips = True
 
     def __init__(
         self,
@@ -229,6 +235,7 @@ class Manifest(Corpus):
             self.name,
             columns.text(row, "prompt", source) or None,
             columns.text(row, "transcript", source) or None,
+            may_lack=self.allow_missing,
         )
 
     def _learned(self, row: LabelRow, target: str, num_labels: int) -> str | None:

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +22,12 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.batch import SAMPLE_RATE
-from datamodules.containers import MediaError, check_file, decoder_source, one_clip
+from datamodules.containers import MediaError, NoVideoError, check_file, decoder_source, one_clip, picture_format
+from datamodules.demuxing import segment_seconds as length_of_segment
 from datamodules.demuxing import undecodable_sound
 from datamodules.media_settings import Downmix, FrameFit, MediaSettings
 from datamodules.mel import log_mel
-from datamodules.segments import split_media
+from datamodules.segments import Segment, split_media
 from datamodules.video import decode_video
 
 PAD_GREY = 127
@@ -43,12 +45,14 @@ class DecodedClip:
     """What was read from a media file.
 
     Args:
-        frames: uint8 RGB `[T, 3, I, I]`.
+        frames: uint8 RGB `[T, 3, I, I]`; black where there are no pictures.
         waveform: float32 mono 16 kHz `[S]`; empty when the file has no audio track.
         has_audio: False when the file has no audio track.
-        duration_seconds: of the video track, above 0; 0 where nothing was decoded. Frame i is at about
-            duration_seconds · (i + 0.5) / T after the first frame of the file, see `video.frame_indices`.
+        duration_seconds: of the video track, or of the sound where there is none, above 0; 0 where nothing was
+            decoded. Frame i is at about duration_seconds · (i + 0.5) / T after the first frame of the file, see
+            `video.frame_indices`.
         mel: float32 `[M, F]` log-mel features of the waveform, or None when `MediaSettings.mel` is None.
+        has_video: False when the file is sound alone.
     """
 
     frames: Tensor
@@ -56,6 +60,7 @@ class DecodedClip:
     has_audio: bool
     duration_seconds: float
     mel: Tensor | None = None
+    has_video: bool = True
 
 
 def fit_frame(pixels: np.ndarray, image_size: int, frame_fit: FrameFit) -> np.ndarray:
@@ -160,19 +165,14 @@ def decode_audio(
         MediaError: no such file, an empty or cut file, or a stream that does not decode (never taken for silence).
         ImportError: FFmpeg's libraries are missing.
     """
-    decoders = _decoders()
     check_file(path)
+    if picture_format(path) is not None:
+        return None
     # One output channel lets FFmpeg downmix, which is (L+R)/√2 for stereo and its standard matrix for surround.
     num_channels = 1 if downmix == "sqrt2" else None
-    try:
-        decoder = decoders.AudioDecoder(decoder_source(path), sample_rate=SAMPLE_RATE, num_channels=num_channels)
-    except ValueError:  # torchcodec found no audio stream that it can decode
-        codec = undecodable_sound(path)
-        if codec is not None:
-            raise MediaError(f"{path}: FFmpeg has no decoder for the audio ({codec})") from None
+    decoder = _audio_decoder(path, sample_rate=SAMPLE_RATE, num_channels=num_channels)
+    if decoder is None:
         return None
-    except RuntimeError as error:
-        raise MediaError(f"{path}: cannot open the audio ({_reason(error)})") from error
     audio_start = max(decoder.metadata.begin_stream_seconds or 0.0, 0.0)  # what lies before 0 is an encoder's priming
     start = audio_start if video_start_seconds is None else min(audio_start, video_start_seconds)
     first = 0.0
@@ -192,29 +192,90 @@ def decode_audio(
     return torch.nn.functional.pad(samples.data.mean(dim=0), (num_silent, 0))
 
 
+def _audio_decoder(path: str | Path, **options: Any) -> Any:
+    """torchcodec's decoder of a file's sound; None where it has none.
+
+    Raises:
+        MediaError: the sound does not open.
+    """
+    try:
+        return _decoders().AudioDecoder(decoder_source(path), **options)
+    except ValueError:  # torchcodec found no audio stream that it can decode
+        codec = undecodable_sound(path)
+        if codec is not None:
+            raise MediaError(f"{path}: FFmpeg has no decoder for the audio ({codec})") from None
+        return None
+    except RuntimeError as error:
+        raise MediaError(f"{path}: cannot open the audio ({_reason(error)})") from error
+
+
+@one_clip
+def decode_sound_alone(
+    path: str | Path, max_seconds: float, downmix: Downmix = "sqrt2", segment: Segment | None = None
+) -> tuple[Tensor, float]:
+    """The waveform of a file without pictures, float32 `[S]`, and how long its sound lasts, in seconds.
+
+    Args:
+        path: a media file without a video track.
+        max_seconds: longest stretch read, in seconds; the length that is returned is not cut.
+        downmix: see `MediaSettings`.
+        segment: which part of the file; None: all of it.
+
+    Raises:
+        MediaError: there is no sound, or none that decodes, or the segment is outside it.
+    """
+    decoder = _audio_decoder(path)
+    if decoder is None:
+        raise NoVideoError(f"{path}: no video stream and no audio stream")
+    begin, whole = max(decoder.metadata.begin_stream_seconds or 0.0, 0.0), decoder.metadata.duration_seconds or inf
+    if segment is None:
+        waveform = decode_audio(path, max_seconds, downmix)
+        length = len(waveform) / SAMPLE_RATE
+        if length >= max_seconds:  # else it was heard to its end, about which headers may be wrong
+            length = max(whole, length) if isfinite(whole) else length
+    else:
+        length = length_of_segment(path, segment, whole)
+        waveform = decode_audio(path, max_seconds, downmix, begin + segment.start_seconds, length)
+    return waveform, length if isfinite(length) else len(waveform) / SAMPLE_RATE
+
+
 @one_clip
 def decode_clip(path: str | Path, settings: MediaSettings) -> DecodedClip:
     """Frames, waveform and duration of a clip.
 
     Args:
-        path: a media file, or a segment of one (`segments.split_media`).
+        path: a media file, or a segment of one (`segments.split_media`): a film, a picture, or sound alone.
         settings: how it is decoded.
 
     Raises:
-        MediaError: the video, or an audio track that is there, does not decode, or the segment is outside it.
+        MediaError: the video or the audio track, whichever is there, does not decode, or there is none of them, or the
+            segment is outside the file.
         ImportError: FFmpeg's libraries are missing.
     """
     path, segment = split_media(path)
     fit = partial(fit_frame, image_size=settings.image_size, frame_fit=settings.frame_fit)
-    video = decode_video(path, settings.num_frames, fit, segment)
-    length = None if segment is None else video.duration_seconds
-    waveform = decode_audio(path, settings.max_audio_seconds, settings.downmix, video.begin_seconds, length)
+    waveform: Tensor | None
+    try:
+        video = decode_video(path, settings.num_frames, fit, segment)
+    except NoVideoError:
+        waveform, duration = decode_sound_alone(path, settings.max_audio_seconds, settings.downmix, segment)
+        frames, has_video = black_frames(settings), False
+    else:
+        frames, has_video, duration = _stack(video.frames), True, video.duration_seconds
+        length = None if segment is None else duration
+        waveform = decode_audio(path, settings.max_audio_seconds, settings.downmix, video.begin_seconds, length)
     has_audio = waveform is not None
-    waveform = waveform if has_audio else torch.zeros(0)
+    waveform = torch.zeros(0) if waveform is None else waveform
     return DecodedClip(
-        frames=_stack(video.frames),
+        frames=frames,
         waveform=waveform,
         has_audio=has_audio,
-        duration_seconds=video.duration_seconds,
+        duration_seconds=duration,
         mel=None if settings.mel is None else log_mel(waveform, settings.mel),
+        has_video=has_video,
     )
+
+
+def black_frames(settings: MediaSettings) -> Tensor:
+    """What stands for pictures that are not there, uint8 `[T, 3, I, I]`."""
+    return torch.zeros(settings.num_frames, 3, settings.image_size, settings.image_size, dtype=torch.uint8)

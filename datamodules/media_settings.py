@@ -5,6 +5,7 @@ from typing import Literal
 
 FrameFit = Literal["pad", "stretch"]
 Downmix = Literal["sqrt2", "mean"]
+Modality = Literal["sound", "pictures"]
 
 
 @dataclass(frozen=True)

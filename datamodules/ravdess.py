@@ -26,6 +26,8 @@ _FIELDS = {
     "actor": 24,
 }
 """What the seven numbers of a name mean, and the largest of each; the smallest is 1."""
+_FULL, _SOUND_ALONE = 1, 3
+"""Codes of modality: picture and sound, and sound alone."""
 _EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 """RAVDESS' words, by emotion code from 1."""
 _CLIPS = {
@@ -35,14 +37,16 @@ _NUM_CALM = 192
 
 
 class RAVDESS(Corpus):
-    """RAVDESS' 1,440 speech clips with picture and sound, to test on: 96 neutral ones, 192 of each other emotion.
+    """RAVDESS' 1,440 speech clips, to test on: 96 neutral ones, 192 of each other emotion.
 
-    Names begin with `01-01` (full audio-video, speech). Its video-only duplicates (`02-…`) and songs (`…-02-…`) are
-    passed over. Labels: 01 neutral, 03 happy → happiness, 04 sad → sadness, 05 angry → anger, 06 fearful → fear,
-    07 disgust, 08 surprised → surprise. 02 calm has no class but in `ravdess`; see `calm`.
+    Names begin with `01-01` (full audio-video, speech) or `03-01` (its sound alone, which counts where the full clip is
+    not there). Its video-only duplicates (`02-…`) and songs (`…-02-…`) are passed over. Labels: 01 neutral, 03 happy →
+    happiness, 04 sad → sadness, 05 angry → anger, 06 fearful → fear, 07 disgust, 08 surprised → surprise. 02 calm has
+    no class but in `ravdess`; see `calm`.
 
     Args:
-        root: directory with the clips, in `Actor_*/`, `Video_Speech_Actor_*/` or any other folders.
+        root: directory with the clips, in `Actor_*/`, `Video_Speech_Actor_*/` or any other folders. With
+            `allow_missing: [sound]` sound alone is passed over.
         calm: what becomes of the 192 calm clips where the taxonomy has no such class: `leave_out`, or count them as
             `neutral`.
         taxonomy: the classes that answers may name: `dfew`, RAVDESS' seven without calm, `ravdess` with it, or another.
@@ -52,6 +56,7 @@ class RAVDESS(Corpus):
         ValueError: `calm` is neither of the two.
     """
 
+    may_lack = ("sound", "pictures")
     aliases: ClassVar[Mapping[str, str]] = {"fearful": "fear", "surprised": "surprise"}
 
     def __init__(
@@ -85,7 +90,7 @@ class RAVDESS(Corpus):
         return "calm" in self.taxonomy.classes
 
     def media_key(self, path: Path) -> str | None:
-        """The name of a full audio-video speech clip; None for any other file. An impossible code is refused."""
+        """The name of a speech clip with sound; None for any other file. An impossible code is refused."""
         if not _NAME.fullmatch(path.stem):
             return None
         codes = dict(zip(_FIELDS, map(int, path.stem.split("-")), strict=True))
@@ -94,7 +99,13 @@ class RAVDESS(Corpus):
             found = ", ".join(f"{name} {codes[name]:02d} (expected 01..{_FIELDS[name]:02d})" for name in wrong)
             self.refuse(f"{path}: the name has the form of RAVDESS', but {found}. Rename or remove the file.")
             return None
-        return path.stem if codes["modality"] == codes["vocal channel"] == 1 else None
+        return path.stem if codes["modality"] in (_FULL, _SOUND_ALONE) and codes["vocal channel"] == 1 else None
+
+    def media_files(self) -> dict[str, Path]:
+        """See `Corpus.media_files`; of a performance that is there in full, not its sound alone."""
+        files = super().media_files()
+        in_full = {name[2:] for name in files if int(name[:2]) == _FULL}
+        return {name: path for name, path in files.items() if int(name[:2]) == _FULL or name[2:] not in in_full}
 
     def rows(self, split: Split) -> list[LabelRow]:
         """One row per clip, from its name, in the order of the names.
@@ -107,7 +118,8 @@ class RAVDESS(Corpus):
         if not files:
             raise ValueError(
                 f"No RAVDESS clip under {self.root}. Expected names 01-01-EE-II-SS-RR-AA (full audio-video, speech), "
-                "e.g. Actor_01/01-01-05-01-02-01-01.mp4, from Video_Speech_Actor_*.zip."
+                "e.g. Actor_01/01-01-05-01-02-01-01.mp4, from Video_Speech_Actor_*.zip, or 03-01-EE-II-SS-RR-AA.wav "
+                "(sound alone), from Audio_Speech_Actors_01-24.zip."
             )
         return [self._row(name, path) for name, path in sorted(files.items())]
 

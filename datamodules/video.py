@@ -1,4 +1,4 @@
-"""Uniformly spaced frames of a video file, exactly those and at least cost, decoded with PyAV.
+"""Uniformly spaced frames of a video or picture file, exactly those and at least cost, decoded with PyAV.
 
 Frame i is the i-th in order of presentation. Only what a wanted frame needs is decoded: the group of pictures from the
 key frame before it, without the frames that no other one refers to (`skip_frame`, which torchcodec does not offer).
@@ -16,9 +16,10 @@ from pathlib import Path
 import av
 import numpy as np
 
-from datamodules.containers import MediaError, one_clip
-from datamodules.demuxing import Packet, Scan, check_size, demux, media_error, open_film, open_media
+from datamodules.containers import VIDEO_SUFFIXES, MediaError, one_clip, picture_format
+from datamodules.demuxing import Packet, Scan, VideoInfo, check_size, demux, media_error, open_film, open_media
 from datamodules.segments import Segment
+from datamodules.stills import read_stills
 
 Fit = Callable[[np.ndarray], np.ndarray]
 """Makes of the pixels of a frame `[H, W, 3]` what is kept of it."""
@@ -69,15 +70,25 @@ def decode_video(
     """Uniformly spaced frames, turned upright if the file says so, with begin and duration of the track.
 
     Args:
-        path: a video file.
+        path: a video file, or a picture, which is all frames.
         num_frames: T.
         fit: applied to each frame as soon as it is decoded, so that only one is there at its full size.
         segment: which part of the file; None: all of it.
 
     Raises:
-        MediaError: no such file, an empty or cut file, no video stream, or one that does not decode, or whose data is
-            damaged where it is needed, or whose pictures are too large; or a segment outside it.
+        NoVideoError: no video stream.
+        MediaError: no such file, an empty or cut file, a video stream that does not decode, or whose data is damaged
+            where it is needed, or whose pictures are too large; or a segment outside it.
     """
+    if _is_picture(path, segment):
+        found: dict[int, np.ndarray] = {}
+        info = read_stills(
+            path,
+            lambda available: frame_indices(available, num_frames),
+            lambda index, pixels: found.update({index: fit(pixels)}),
+        )
+        indices = frame_indices(info.num_frames, num_frames)
+        return DecodedVideo([found[index] for index in indices], 0.0, info.duration_seconds)
     scan = Scan(path)
     available = scan.frames_of(segment)
     try:
@@ -92,6 +103,42 @@ def decode_video(
     if segment is not None:
         return DecodedVideo(frames, scan.begin_seconds + segment.start_seconds, scan.segment_seconds(segment))
     return DecodedVideo(frames, scan.begin_seconds, scan.duration_seconds(num_missing))
+
+
+@one_clip
+def video_info(path: str | Path, segment: Segment | None = None) -> VideoInfo:
+    """Facts about the pictures of a file, or a segment of it; a film is not decoded for them.
+
+    Raises:
+        NoVideoError: no video stream.
+        MediaError: no such file, an empty or cut file, or a segment outside it.
+    """
+    if _is_picture(path, segment):
+        return read_stills(path, lambda available: (), lambda index, pixels: None)
+    scan = Scan(path)
+    return VideoInfo(
+        len(scan.frames_of(segment)),
+        scan.segment_seconds(segment),
+        scan.width,
+        scan.height,
+        scan.frames_per_second,
+        scan.codec,
+    )
+
+
+def _is_picture(path: str | Path, segment: Segment | None) -> bool:
+    """Whether a file is a picture and no film.
+
+    Raises:
+        MediaError: it is one, and is called a film, or a segment of it is wanted.
+    """
+    if not Path(path).is_file() or picture_format(path) is None:
+        return False
+    if str(path).lower().endswith(VIDEO_SUFFIXES):
+        raise MediaError(f"{path}: by its first bytes it is a picture, and by its name a film. Restore the film")
+    if segment is not None:
+        raise MediaError(f"{path}: a picture has no segment {segment}. Take its start and end out")
+    return True
 
 
 def _spread(available: range, num_frames: int) -> list[int]:

@@ -13,6 +13,7 @@ from torchmetrics import SumMetric
 
 from datamodules.batch import ClipBatch
 from datamodules.emotions import Aliases, get_taxonomy
+from datamodules.media_settings import Modality
 from datamodules.rationale import Response, read_response
 from datamodules.synthetic.truth import read_truth
 from lightning_modules.backbones.feature_cache import FeatureCache
@@ -80,10 +81,10 @@ class Evaluation:
     reliances: list[list[Reliance]] | None = None
 
 
-def num_silent(batch: ClipBatch) -> int:
-    """Decoded clips of a batch that have no audio track."""
-    heard = zip(batch.has_audio.tolist(), batch.failures, strict=True)
-    return sum(not has_audio and failure is None for has_audio, failure in heard)
+def num_lacking(batch: ClipBatch, modality: Modality) -> int:
+    """Decoded clips of a batch that have no sound, or no pictures."""
+    there = batch.has_audio if modality == "sound" else batch.has_video
+    return sum(not has and failure is None for has, failure in zip(there.tolist(), batch.failures, strict=True))
 
 
 class PolicyModule(LightningModule):
@@ -157,6 +158,7 @@ class PolicyModule(LightningModule):
             self.reliance_backbone.set_trainable([])
         self.reliance_report = RelianceReport()
         self.silent_clips = SumMetric()
+        self.dark_clips = SumMetric()
         self.undecodable_clips = SumMetric()
 
     @property
@@ -292,7 +294,7 @@ class PolicyModule(LightningModule):
     def on_test_epoch_start(self) -> None:
         self.send_weights(must=True)
         # Not at the end: `metrics_report` is read after the test.
-        counts = (self.silent_clips, self.undecodable_clips)
+        counts = (self.silent_clips, self.dark_clips, self.undecodable_clips)
         for metric in (self.test_report, self.grounding, self.reliance_report, *counts):
             metric.reset()
         self.unread_answers = UnreadAnswers()
@@ -309,7 +311,8 @@ class PolicyModule(LightningModule):
         predictions = [response.prediction for response in evaluation.responses]
         verdicts = evaluation.verdicts or [None] * len(batch)
         self.tested_clips.update(map(CountedClip, batch.datasets, predictions, batch.targets, verdicts))
-        self.silent_clips.update(float(num_silent(batch)))
+        self.silent_clips.update(float(num_lacking(batch, "sound")))
+        self.dark_clips.update(float(num_lacking(batch, "pictures")))
         self.undecodable_clips.update(float(sum(failure is not None for failure in batch.failures)))
         return evaluation
 
@@ -351,10 +354,10 @@ class PolicyModule(LightningModule):
     def metrics_report(self) -> dict[str, Any]:
         """Metrics of the last test run, as written to `metrics.json`.
 
-        Beside those of `score`: how many clips had no audio track (the model heard silence) or could not be decoded (a
-        wrong answer). Of several corpora, `corpora` has the figures of each; of clips with
-        several emotions, `emotion_sets` those of sets. With the truth about the clips,
-        `grounding`: see `claims`. Where it was measured what sentences rest on, `reliance`: see `RelianceReport`.
+        Beside those of `score`: how many clips had no audio track (the model heard silence), no pictures (it saw black
+        frames) or could not be decoded (a wrong answer). Of several corpora, `corpora` has the figures of each; of
+        clips with several emotions, `emotion_sets` those of sets. With the truth about the clips, `grounding`: see
+        `claims`. Where it was measured what sentences rest on, `reliance`: see `RelianceReport`.
         """
         grounding, reliance = self._grounding_report(), self._reliance_figures()
         corpora = self.test_report.of_corpora(self.tested_clips)
@@ -366,6 +369,7 @@ class PolicyModule(LightningModule):
             **({"reliance": reliance} if reliance else {}),
             "unread_answers": self.unread_answers.commonest(),
             "clips_without_audio": int(self.silent_clips.compute()),
+            "clips_without_video": int(self.dark_clips.compute()),
             "undecodable_clips": int(self.undecodable_clips.compute()),
         }
 

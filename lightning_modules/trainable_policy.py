@@ -22,7 +22,7 @@ from lightning_modules.optimizer import (
     require_optimizer,
     scheduled,
 )
-from lightning_modules.policy import PolicyModule, num_silent
+from lightning_modules.policy import PolicyModule, num_lacking
 from lightning_modules.processes import sum_over_processes
 from lightning_modules.provenance import Mismatch, check_provenance, code_version
 from lightning_modules.refusals import AVERAGING, FINDERS, refuse_automatic_steps, refuse_callbacks
@@ -332,7 +332,7 @@ class TrainablePolicyModule(PolicyModule, SeededSteps):
 
     def count_clips(self, batch: ClipBatch) -> None:
         """Log how many clips so far, on all processes, could not be decoded or had no audio track."""
-        skipped, silent = sum_over_processes(len(batch.skipped), num_silent(batch), device=self.device)
+        skipped, silent = sum_over_processes(len(batch.skipped), num_lacking(batch, "sound"), device=self.device)
         self.num_skipped_clips += int(skipped)
         self.num_silent_clips += int(silent)
         counts = {"skipped_clips": self.num_skipped_clips, "silent_clips": self.num_silent_clips}

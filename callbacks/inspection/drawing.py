@@ -130,7 +130,7 @@ class _Page:
         if num_frames > MAX_FRAMES:
             frames = frames[[(2 * i + 1) * num_frames // (2 * MAX_FRAMES) for i in range(MAX_FRAMES)]]
         room = WIDTH - 2 * _MARGIN
-        strip = frame_strip(frames, _HIGHEST_FRAME)
+        strip = frame_strip(frames, _HIGHEST_FRAME, panel.has_video)
         if strip.width > room:
             strip = strip.resize((room, max(round(strip.height * room / strip.width), 1)), Image.Resampling.LANCZOS)
         self.picture.paste(strip, (_MARGIN, self.top))
@@ -142,7 +142,9 @@ class _Page:
         self.picture.paste(sound, (_MARGIN, self.top))
         self.top += _SPECTROGRAM + 2
         facts = [f"{panel.duration_seconds:.2f} s"] if panel.duration_seconds else []
-        facts.append(f"{len(frames)} of {num_frames} frames" if num_frames > len(frames) else f"{num_frames} frames")
+        if panel.has_video:
+            shown = f"{len(frames)} of {num_frames}" if num_frames > len(frames) else f"{num_frames}"
+            facts.append(f"{shown} frames")
         facts.append(f"{heard:.2f} s of sound" if heard else "no sound")
         self.note(" · ".join(facts))
 

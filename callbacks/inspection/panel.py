@@ -71,11 +71,12 @@ class Panel:
         target: canonical emotion, several joined by `_`; None without a label.
         frames: uint8 RGB `[T, 3, H, W]`.
         waveform: float32 `[S]` at 16 kHz; empty when there is no sound.
-        duration_seconds: of the video track; 0 when unknown.
+        duration_seconds: of the clip; 0 when unknown.
         failure: why the clip could not be decoded, or None.
         completions: at least one; several are the completions of one group.
         taxonomy: the classes of the target.
         judge: who gave the verdicts; None without a judge, and in training.
+        has_video: False for sound alone.
     """
 
     id: str
@@ -87,6 +88,7 @@ class Panel:
     completions: tuple[ShownCompletion, ...]
     taxonomy: Taxonomy
     judge: str | None = None
+    has_video: bool = True
 
     @property
     def is_unread(self) -> bool:
@@ -113,6 +115,7 @@ def _panel(
         completions=tuple(completions),
         taxonomy=taxonomy,
         judge=judge,
+        has_video=bool(batch.has_video[row]),
     )
 
 

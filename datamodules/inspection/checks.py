@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from datamodules.containers import MediaError, UnreadableError, decoder_source, one_clip
-from datamodules.demuxing import video_info
 from datamodules.files.json_log import JsonLog, json_digest
 from datamodules.isolation import Lost, run_isolated
 from datamodules.media_settings import MediaSettings
 from datamodules.segments import failure_reason, split_media
+from datamodules.video import video_info
 
-_FORMAT = 3  # raise it when a check says something else of the same file
+_FORMAT = 4  # raise it when a check says something else of the same file
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class ClipCheck:
 
     Args:
         failure: why it cannot be decoded; None when it can, and only then are the other fields known.
-        duration_seconds: of the video track.
-        num_frames: frames in the video track.
+        duration_seconds: of the video track, or of the sound where there is none.
+        num_frames: frames in the video track; this and what follows of it is None when there are no pictures.
         width: of the picture, in pixels.
         height: of the picture, in pixels.
         frames_per_second: average frame rate; None for a single frame that does not say how long it is shown.
-        video_codec: FFmpeg's name, e.g. `h264`.
+        video_codec: FFmpeg's name, e.g. `h264`, or the format of a picture.
         audio_codec: FFmpeg's name; None when there is no audio track.
         sample_rate: of the audio track, in Hz.
         num_channels: of sound.
@@ -79,17 +79,17 @@ def _decode_and_describe(path: str | Path, settings: MediaSettings) -> ClipCheck
     from torchcodec.decoders import AudioDecoder
 
     file, segment = split_media(path)
-    video = video_info(file, segment)
+    video = video_info(file, segment) if decoded.has_video else None
     audio = AudioDecoder(decoder_source(file)).metadata if decoded.has_audio else None
     peak = float(decoded.waveform.abs().max()) if decoded.waveform.numel() else 0.0
     return ClipCheck(
         failure=None,
-        duration_seconds=round(video.duration_seconds, 4),
-        num_frames=video.num_frames,
-        width=video.width,
-        height=video.height,
-        frames_per_second=round(video.frames_per_second, 2) if video.frames_per_second else None,
-        video_codec=video.codec,
+        duration_seconds=round(video.duration_seconds if video else decoded.duration_seconds, 4),
+        num_frames=video.num_frames if video else None,
+        width=video.width if video else None,
+        height=video.height if video else None,
+        frames_per_second=round(video.frames_per_second, 2) if video and video.frames_per_second else None,
+        video_codec=video.codec if video else None,
         audio_codec=audio.codec if audio else None,
         sample_rate=audio.sample_rate if audio else None,
         num_channels=audio.num_channels if audio else None,

@@ -142,10 +142,15 @@ class _Page:
         left = _MARGIN + column * (self.clip_width + _CLIP_GAP)
         seconds = check.duration_seconds or 1.0  # 0 for a clip that did not decode
         name = record.id if len(record.id) <= _MAX_ID else f"…{record.id[1 - _MAX_ID :]}"
-        facts = f"{name}   {split}   {seconds:.2f} s   {check.num_frames} frames   {check.width}×{check.height}"
+        facts = f"{name}   {split}   {seconds:.2f} s"
+        if decoded.has_video:
+            facts += f"   {check.num_frames} frames   {check.width}×{check.height}"
         self._text.text(left, self.top + _CLIP_LINE - 7, facts, fontsize=10, parse_math=False)
         strip = self._axes(left, self.top + _CLIP_LINE, self.frame_size, seconds)
-        strip.imshow(frame_strip(decoded.frames), extent=(0, seconds, 0, 1), aspect="auto")
+        if decoded.has_video:
+            strip.imshow(frame_strip(decoded.frames), extent=(0, seconds, 0, 1), aspect="auto")
+        else:
+            _say(strip, "no pictures")
         strip.set_axis_off()
         sound = self._axes(left, self.top + _CLIP_LINE + self.frame_size, _WAVEFORM, seconds)
         sound.spines[["top", "right", "left"]].set_visible(False)
@@ -154,9 +159,7 @@ class _Page:
         if decoded.waveform.any():
             _draw_waveform(sound, decoded.waveform, self.clip_width)
         else:
-            what = "silence" if decoded.has_audio else "no audio track"
-            place = {"transform": sound.transAxes, "horizontalalignment": "center", "verticalalignment": "center"}
-            sound.text(0.5, 0.5, what, fontsize=11, color=_QUIET_COLOUR, **place)
+            _say(sound, "silence" if decoded.has_audio else "no audio track")
 
 
 def frame_strip(frames: Tensor) -> np.ndarray:
@@ -171,6 +174,11 @@ def frame_strip(frames: Tensor) -> np.ndarray:
     gap = max(round(_FRAME_GAP * frames.shape[-1]), 1)
     spaced = torch.nn.functional.pad(frames, (0, gap), value=255)
     return spaced.permute(2, 0, 3, 1).flatten(1, 2).numpy()
+
+
+def _say(axes: Axes, what: str) -> None:
+    place = {"transform": axes.transAxes, "horizontalalignment": "center", "verticalalignment": "center"}
+    axes.text(0.5, 0.5, what, fontsize=11, color=_QUIET_COLOUR, **place)
 
 
 def _draw_waveform(axes: Axes, waveform: Tensor, num_columns: int) -> None:

@@ -108,15 +108,17 @@ def _describe_decoding(settings: MediaSettings, rows: Rows, checks: Checks, num_
     def ids(paths: Iterable[str]) -> list[str]:
         return [records[path]["id"] for path in paths]
 
+    seen = {path: check.num_frames for path, check in decodable.items() if check.num_frames is not None}
     durations = [check.duration_seconds for check in decodable.values()]
     return {
         "settings": asdict(settings),
         "num_checked": len(checks),
         "num_checked_earlier": num_known,
         "undecodable": [{**records[path], "reason": c.failure} for path, c in checks.items() if c.failure is not None],
+        "without_video": ids(path for path in decodable if path not in seen),
         "without_audio": ids(path for path, check in decodable.items() if check.peak is None),
         "silent": ids(path for path, check in decodable.items() if check.peak == 0),
-        "too_few_frames": ids(path for path, check in decodable.items() if check.num_frames < settings.num_frames),
+        "too_few_frames": ids(path for path, number in seen.items() if number < settings.num_frames),
         "too_long": ids(
             path for path, check in decodable.items() if check.duration_seconds > settings.max_audio_seconds
         ),
@@ -124,8 +126,8 @@ def _describe_decoding(settings: MediaSettings, rows: Rows, checks: Checks, num_
         "duration_buckets": {
             name: sum(start <= duration < stop for duration in durations) for name, start, stop in DURATION_BUCKETS
         },
-        "num_frames": _spread([check.num_frames for check in decodable.values()]),
-        "picture_sizes": _count(f"{check.width}×{check.height}" for check in decodable.values()),
+        "num_frames": _spread(list(seen.values())),
+        "picture_sizes": _count(f"{decodable[path].width}×{decodable[path].height}" for path in seen),
         "frame_rates": _count(check.frames_per_second for check in decodable.values()),
         "video_codecs": _count(check.video_codec for check in decodable.values()),
         "audio_codecs": _count(check.audio_codec for check in decodable.values()),
@@ -184,6 +186,7 @@ def find_problems(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     add("note", "surplus", "files that no split lists", report["surplus"] or ())
     if decoding is not None:
         frames, seconds = decoding["settings"]["num_frames"], decoding["settings"]["max_audio_seconds"]
+        add("note", "without_video", "clips without pictures", decoding["without_video"])
         add("note", "without_audio", "clips without an audio track", decoding["without_audio"])
         add("note", "silent", "clips whose audio track is nothing but silence", decoding["silent"])
         too_few = f"clips of fewer than {frames} frames, some of which are taken twice"

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from datamodules.clip_source import ClipSource
 from datamodules.files.writing import write_text
-from datamodules.inspection.checks import CheckCache, check_clips
-from datamodules.inspection.corpus_report import Rows, build_report
+from datamodules.inspection.checks import CheckCache, ClipCheck, check_clips
+from datamodules.inspection.corpus_report import Checks, Rows, build_report
 from datamodules.inspection.screen import print_report
 
 REPORT_FILE = "report.json"
@@ -70,7 +70,8 @@ def inspect_data(
         paths = dict.fromkeys(record.media for records in rows.values() for record in records if record.media)
         cache = CheckCache(directory / CHECKS_FILE, data.media)
         try:
-            checks, num_known = check_clips(paths, data.media, cache, workers, timeout_seconds)
+            found, num_known = check_clips(paths, data.media, cache, workers, timeout_seconds)
+            checks = _with_lacks(found, rows)
         except KeyboardInterrupt:
             message = f"Stopped. {cache.path} keeps what was checked; the same command goes on from there."
             raise SystemExit(message) from None
@@ -92,6 +93,17 @@ def inspect_data(
     if strict and any(finding["severity"] != "note" for finding in report["findings"]):
         raise SystemExit(1)
     return report
+
+
+def _with_lacks(checks: Checks, rows: Rows) -> Checks:
+    """The checks, those failed whose file has no pictures or no sound where the corpus needs them."""
+    records = {record.media: record for own in rows.values() for record in own}
+    lacks = {
+        path: records[path].lack(check.num_frames is not None, check.peak is not None)
+        for path, check in checks.items()
+        if check.failure is None
+    }
+    return {path: ClipCheck(lacks[path]) if lacks.get(path) else check for path, check in checks.items()}
 
 
 def _read(data: ClipSource) -> tuple[Rows, list[str]]:

@@ -93,6 +93,7 @@ def _media_table(decoding: Mapping[str, Any]) -> Table:
         spread = f"{seconds['min']:.2f} to {seconds['max']:.2f} s, median {seconds['median']:.2f} s"
         table.add_row("duration", spread)
         table.add_row("", _values(decoding["duration_buckets"]))
+    if frames is not None:
         table.add_row("frames per clip", f"{frames['min']:,} to {frames['max']:,}, median {frames['median']:g}")
     for key, name in _NAMES.items():
         if decoding[key]:

@@ -65,3 +65,11 @@ def test_silence_is_a_panel_that_says_so(waveform: torch.Tensor) -> None:
     pixels = brightness(panel)
     assert pixels[0, 0] > 690 and (pixels < 500).sum() > 20, "dark letters on a pale panel"
     assert brightness(spectrogram(tone(440), 48, 200))[0, 0] < 300, "sound has a dark ground"
+
+
+def test_sound_alone_has_a_strip_that_says_so() -> None:
+    black = torch.zeros(4, 3, 24, 24, dtype=torch.uint8)
+    strip = frame_strip(black, 48, has_video=False)
+    assert strip.size == frame_strip(black, 48).size
+    pixels = brightness(strip)
+    assert pixels[0, 0] > 690 and (pixels < 500).sum() > 20, "dark letters on a pale panel"

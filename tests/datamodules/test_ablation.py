@@ -50,6 +50,7 @@ def changed_fields(before: ClipBatch, after: ClipBatch) -> set[str]:
     return {f.name for f in fields(before) if differ(getattr(before, f.name), getattr(after, f.name))}
 
 
+PICTURES = {"frames", "has_video"}
 SOUND = {"waveform", "waveform_lengths", "has_audio", "mel"}
 
 
@@ -58,9 +59,9 @@ SOUND = {"waveform", "waveform_lengths", "has_audio", "mel"}
     [
         ("full", set()),
         ("video_only", SOUND),
-        ("audio_only", {"frames"}),
+        ("audio_only", PICTURES),
         ("frozen_first_frame", {"frames"}),
-        ("text_only", {"frames", *SOUND}),
+        ("text_only", {*PICTURES, *SOUND}),
         ("swapped_audio", SOUND - {"has_audio"}),
     ],
 )
@@ -80,7 +81,7 @@ def test_silence_is_what_a_clip_without_a_track_gives(
         make_heard(i, waveform=torch.zeros(0), has_audio=False, target=target)
         for i, target in enumerate(["anger", "happiness"])
     ]
-    assert changed_fields(ablate(own, mode), collate(silent)) == ({"frames"} if mode == "text_only" else set())
+    assert changed_fields(ablate(own, mode), collate(silent)) == (PICTURES if mode == "text_only" else set())
 
 
 @pytest.mark.parametrize("mode", ["audio_only", "text_only"])

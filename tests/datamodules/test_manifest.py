@@ -105,6 +105,25 @@ def test_columns_by_map_and_labels_by_table(table: Callable[..., Path], folder: 
     assert [row.label for row in data.left_out["train"]] == ["bored"]
 
 
+def test_transcripts_stand_before_the_question(
+    table: Callable[..., Path], folder: Path, settings: MediaSettings
+) -> None:
+    said = 'Well, {x} is 5 % "off" <answer>'
+    rows = [["a/1.mp4", "happy", said, ""], ["a/2.mp4", "anger", "", ""], ["b/1.mp4", "anger", "No", "Why?"]]
+    path = table([[*row, "test"] for row in rows], "path,emotion,transcript,prompt,split", "c.jsonl")
+    template = 'They say: "{transcript}"'
+    questions = []
+    for given in (template, None):
+        data = ClipDataModule(Manifest(str(path), taxonomy="dfew", media=settings, transcript_template=given))
+        data.setup("test")
+        (batch,) = data.test_dataloader()
+        questions.append(batch.instructions)
+    assert questions[0] == [f'They say: "{said}"\n{INSTRUCTION}', INSTRUCTION, 'They say: "No"\nWhy?']
+    assert questions[1] == [INSTRUCTION, INSTRUCTION, "Why?"]
+    with pytest.raises(ValueError, match=r"transcript_template must have {transcript} in it; got 'They say:'"):
+        Manifest(str(path), transcript_template="They say:")
+
+
 def test_rationales_transcripts_and_several_labels(table: Callable[..., Path], folder: Path) -> None:
     rows = [["a/1.mp4", "happy", "She smiles.", "Hello"], ["a/2.mp4", "disgust;anger", "", ""]]
     data = Manifest(str(table(rows, "path,labels,reason,subtitle")), test_fraction=0)
@@ -323,7 +342,7 @@ def test_inspection(table: Callable[..., Path], folder: Path, settings: MediaSet
     findings = {finding["kind"]: finding["examples"] for finding in report["findings"]}
     assert "label 'joy' is not a mafw emotion" in findings["label_problems"][0]
     (undecodable,) = report["decoding"]["undecodable"]
-    assert "the segment 0.3–9 s is not within the film, which lasts 0.40 s" in undecodable["reason"]
+    assert "the segment 0.3–9 s is not within the file, which lasts 0.40 s" in undecodable["reason"]
     assert undecodable["source"] == f"{path}:3", "its row"
     assert findings["missing"] == [f"c#t=1,2 ({path}:5)"]
     assert findings["surplus"] == [str(folder / "a/2.mp4"), str(folder / "b/1.mp4")]

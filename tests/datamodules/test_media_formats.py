@@ -16,10 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.demuxing import video_info
 from datamodules.media import MediaError, decode_audio, decode_clip, decode_frames
 from datamodules.media_settings import MediaSettings
-from datamodules.video import DecodedVideo, decode_video, frame_indices
+from datamodules.video import DecodedVideo, decode_video, frame_indices, video_info
 
 pytestmark = [
     pytest.mark.numerics,
@@ -264,8 +263,12 @@ def test_without_audio_track(make: Make, container: str) -> None:
 def test_without_video_track(make: Make, tmp_path: Path, container: str) -> None:
     path = tmp_path / f"sound.{container}"
     _ffmpeg(f"-i {make('mp4')} -vn {path}")
+    clip = decode_clip(path, MediaSettings(image_size=64))
+    assert not clip.has_video and not clip.frames.any() and clip.frames.shape == (8, 3, 64, 64)
+    assert clip.has_audio and _amplitude(clip.waveform, TONE_HERTZ) > 0.05
+    assert clip.duration_seconds == len(clip.waveform) / 16_000 == pytest.approx(SECONDS, abs=0.06)
     with pytest.raises(MediaError, match=f"{path}: no video stream"):
-        decode_clip(path, MediaSettings())
+        decode_frames(path, 8)
 
 
 def _whole_files(make: Make) -> dict[str, Path]:

@@ -70,7 +70,7 @@ def test_a_segment_outside_the_file(fragment: str, shown: str, tmp_path: Path) -
     with pytest.raises(MediaError) as caught:
         decode_clip(f"{path}{fragment}", SETTINGS)
     reason = failure_reason(caught.value, f"{path}{fragment}")
-    assert reason == f"the segment {shown} is not within the film, which lasts 2.00 s. Correct its start and end"
+    assert reason == f"the segment {shown} is not within the file, which lasts 2.00 s. Correct its start and end"
 
 
 def test_the_cache_tells_segments_apart(tmp_path: Path) -> None:

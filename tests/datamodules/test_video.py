@@ -49,7 +49,7 @@ def test_frames_with_times_are_not_counted(
 
 
 def test_info_of_the_golden_clip(golden_media: Path) -> None:
-    info = demuxing.video_info(golden_media / "av_stereo44k.mp4")
+    info = video.video_info(golden_media / "av_stereo44k.mp4")
     assert info == demuxing.VideoInfo(45, pytest.approx(1.8), 96, 64, 25.0, "h264")
 
 

@@ -248,14 +248,16 @@ def test_evaluation_counts_every_clip(
     module = PolicyModule(backbone, "dfew", verifier=str(tiny_models / "verifier"), evaluation=SHORT)
     clips = [make_clip(0), make_clip(1, failure="truncated", has_audio=False)]
     clips.append(make_clip(2, has_audio=False, waveform=torch.zeros(0)))
+    clips += [make_clip(number, has_video=False, frames=torch.zeros_like(clips[0].frames)) for number in (3, 4)]
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
     with pytest.warns(UserWarning, match="without a clip"):
         trainer.test(module, datamodule=Batches([collate(clips)]), verbose=False)
     trainer.test(module, datamodule=Batches([collate(clips)]), verbose=False)  # a second run starts from zero
     report = module.metrics_report()
-    assert report["num_samples"] == 3, "a clip that cannot be decoded counts, as a wrong answer"
-    assert report["unknown_answers"] == 3 and report["war"] == 0
+    assert report["num_samples"] == 5, "a clip that cannot be decoded counts, as a wrong answer"
+    assert report["unknown_answers"] == 5 and report["war"] == 0
     assert report["clips_without_audio"] == 1 and report["undecodable_clips"] == 1
+    assert report["clips_without_video"] == 2
     assert report["judge"].startswith("verifier")
 
 

@@ -12,10 +12,10 @@ from torchcodec.decoders import AudioDecoder
 from datamodules.clip_dataset import ClipDataset
 from datamodules.clip_source import ClipRecord
 from datamodules.containers import MediaError
-from datamodules.demuxing import video_info
 from datamodules.inspection.checks import check_clip
 from datamodules.media import decode_audio, decode_clip, decode_frames
 from datamodules.media_settings import MediaSettings
+from datamodules.video import video_info
 from tools.report.media import clip_media, draw_pictures
 
 pytestmark = pytest.mark.unit

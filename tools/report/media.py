@@ -15,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image, ImageOps
 
-from datamodules.containers import MediaError
+from datamodules.containers import MediaError, NoVideoError
 from datamodules.files.printable import is_unicode, readable_name
 from datamodules.isolation import Lost, run_isolated
 from datamodules.segments import failure_reason, split_media
@@ -75,20 +75,32 @@ def draw_pictures(path: str, num_frames: int) -> Pictures:
         ImportError: FFmpeg's libraries are missing.
     """
     # Torch takes a second to import: the workers do it, the parent does not.
+    import torch
+
     from callbacks.pictures import frame_strip, spectrogram
-    from datamodules.media import decode_audio
+    from datamodules.media import decode_audio, decode_sound_alone
     from datamodules.media_settings import MediaSettings
 
     file, segment = split_media(path)
+    max_seconds = MediaSettings().max_audio_seconds
     try:
         video = decode_video(file, num_frames, _thumbnail, segment)
+    except NoVideoError:
+        try:
+            waveform, _ = decode_sound_alone(file, max_seconds, segment=segment)
+        except MediaError as error:
+            return Pictures(None, None, (failure_reason(error, path),))
+        strip = frame_strip(
+            torch.zeros(num_frames, 3, _FRAME_HEIGHT, _FRAME_HEIGHT, dtype=torch.uint8), _FRAME_HEIGHT, has_video=False
+        )
+        return Pictures(_jpeg(strip), _jpeg(spectrogram(waveform, _SPECTROGRAM_HEIGHT, strip.width)), ())
     except MediaError as error:
         return Pictures(None, None, (failure_reason(error, path),))
     strip = frame_strip(_same_width(video.frames), _FRAME_HEIGHT)
     try:
         waveform = decode_audio(
             file,
-            MediaSettings().max_audio_seconds,
+            max_seconds,
             video_start_seconds=video.begin_seconds,
             segment_seconds=None if segment is None else video.duration_seconds,
         )
@@ -180,7 +192,7 @@ def clip_media(path: str | None, drawn: Mapping[str, Pictures], directory: Path,
     if path not in drawn:
         return ClipMedia(None, None, None, (f"The media file is not at hand: {readable_name(path)}",))
     pictures = drawn[path]
-    # What is no video stays outside: a prediction file may name any file of this machine.
+    # What does not decode stays outside: a prediction file may name any file of this machine.
     embed = embed and pictures.strip is not None and Path(split_media(path)[0]).stat().st_size <= LARGEST_EMBEDDED
     return ClipMedia(
         source=_embedded(path) if embed else _link(path, directory),

@@ -71,7 +71,7 @@ def test_sentences_without_a_verifier_are_bare(experience: Experience) -> None:
 def test_the_first_clips_of_an_evaluation(make_clip: Callable[..., Clip]) -> None:
     clips = [
         make_clip(0),
-        make_clip(1, target=None, has_audio=False),
+        make_clip(1, target=None, has_audio=False, has_video=False),
         make_clip(2, target="anger_fear", failure="broken", waveform=torch.zeros(0)),
     ]
     responses = [read_response(said(i), DFEW_TAXONOMY) for i in (1, 1, 1)]
@@ -80,6 +80,7 @@ def test_the_first_clips_of_an_evaluation(make_clip: Callable[..., Clip]) -> Non
     assert len(list(clip_panels(evaluation, DFEW_TAXONOMY, "someone", 2))) == 2
     assert first.waveform.tolist() == clips[0].waveform.tolist(), "without the batch's padding"
     assert second.waveform.numel() == 0, "there is no audio track"
+    assert [panel.has_video for panel in (first, second)] == [True, False]
     assert third.failure == "broken"
     assert [panel.completions[0].correct for panel in (first, second, third)] == [True, None, True]
     assert [panel.completions[0].verdict for panel in (first, second, third)] == ["fear", "fear", None]
