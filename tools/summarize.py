@@ -12,6 +12,7 @@ from callbacks.run_files import METRICS_FILE, PARTIAL, RUN_FILE
 from datamodules.files.json_files import read_json_object, shown
 from datamodules.files.printable import printable
 from datamodules.files.writing import write_json
+from lightning_modules.metrics.intervals import wilson
 
 METRICS = ("war", "uar", "eea", "epc", "fcr")
 GROUNDING = ("grounded", "grounded_fcr")
@@ -80,9 +81,10 @@ def _figure(file: Path, grounding: Any, name: str) -> dict[str, Any]:
     return figure
 
 
-def _half_width(share: float, num_samples: int) -> float:
-    """Half a 95 % normal interval of a share of clips."""
-    return 1.96 * (share * (1 - share) / num_samples) ** 0.5 if num_samples else 0.0
+def _error_bar(share: float, num_samples: int) -> tuple[float, float]:
+    """How far Wilson's 95 % interval of a share of clips goes down and up from it."""
+    low, high = wilson(share * num_samples, num_samples) if num_samples else (share, share)
+    return max(share - low, 0.0), max(high - share, 0.0)
 
 
 def _print(rows: dict[str, dict[str, Any]]) -> None:
@@ -113,7 +115,7 @@ def _draw(rows: dict[str, dict[str, Any]], file: Path) -> None:
     width = 0.8 / len(rows)
     for i, (name, row) in enumerate(rows.items()):
         heights = [row[metric] or 0.0 for metric in METRICS]
-        errors = [_half_width(height, row["num_samples"]) for height in heights]
+        errors = [*zip(*(_error_bar(height, row["num_samples"]) for height in heights), strict=True)]
         places = [j + (i - (len(rows) - 1) / 2) * width for j in range(len(METRICS))]
         labels = ["–" if row[metric] is None else f"{row[metric]:.2f}" for metric in METRICS]
         bars = axes.bar(places, heights, width * 0.95, yerr=errors, capsize=2, label=name, color=_COLOURS[i % 6])
@@ -123,7 +125,7 @@ def _draw(rows: dict[str, dict[str, Any]], file: Path) -> None:
     axes.set_ylabel("share of test clips")
     first = next(iter(rows.values()))
     axes.set_title(
-        f"{first['num_samples']} test clips, judge: {first['judge']}; bars: 95 % normal interval", fontsize=10
+        f"{first['num_samples']} test clips, judge: {first['judge']}; bars: 95 % interval", fontsize=10
     )
     figure.legend(loc="outside lower center", ncols=len(rows), fontsize=9, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
