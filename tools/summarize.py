@@ -124,9 +124,7 @@ def _draw(rows: dict[str, dict[str, Any]], file: Path) -> None:
     axes.set_ylim(0, 1.05)
     axes.set_ylabel("share of test clips")
     first = next(iter(rows.values()))
-    axes.set_title(
-        f"{first['num_samples']} test clips, judge: {first['judge']}; bars: 95 % interval", fontsize=10
-    )
+    axes.set_title(f"{first['num_samples']} test clips, judge: {first['judge']}; bars: 95 % interval", fontsize=10)
     figure.legend(loc="outside lower center", ncols=len(rows), fontsize=9, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=150)
