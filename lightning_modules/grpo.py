@@ -189,7 +189,9 @@ class GRPOModule(ExploringPolicyModule):
         if experience is not None and first is not None and last is not None and last.sums is not None:
             completions = experience.rollout.completions
             statistics = policy_statistics(completions, first.logprobs, first.entropy)
-            note(tally, "train", last.means(), weight=last.sums.tokens)
+            # The policy's own loop needs no importance weights: there would be two curves of 1 and 0.
+            means = {name: value for name, value in last.means().items() if self.sampler or "sampler" not in name}
+            note(tally, "train", means, weight=last.sums.tokens)
             note(tally, "train", statistics, weight=completions.mask.sum())
 
     def _loss_mask(self, completions: Completions) -> Tensor:
