@@ -38,9 +38,11 @@ def judges(predictions: dict[str, str], verdicts: dict[str, list[str]], output: 
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: verdicts for no run, a run without any judge, two judges of one name, a malformed line (names file
+        ValueError: no run, verdicts for none of them, a run without any judge, two judges of one name, a malformed line (names file
             and line), or verdicts on other clips or other rationales.
     """
+    if not predictions:
+        raise ValueError("There is no run to judge: give --predictions '{name: predictions.jsonl}'.")
     if unknown := [name for name in verdicts if name not in predictions]:
         raise ValueError(f"There are verdicts for {', '.join(unknown)}; expected runs of {', '.join(predictions)}.")
     require_directory(output, "judges.json")

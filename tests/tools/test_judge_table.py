@@ -67,4 +67,6 @@ def test_what_does_not_fit_is_refused(run: str, tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             judges({"erv": run}, given, str(tmp_path / "out"))
+    with pytest.raises(ValueError, match="no run to judge"):
+        judges({}, {}, str(tmp_path / "out"))
     assert not (tmp_path / "out/judges.json").exists()
