@@ -38,8 +38,8 @@ def judges(predictions: dict[str, str], verdicts: dict[str, list[str]], output: 
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: no run, verdicts for none of them, a run without any judge, two judges of one name, a malformed line (names file
-            and line), or verdicts on other clips or other rationales.
+        ValueError: no run, verdicts for none of them, a run without any judge, two judges of one name, a malformed line
+            (names file and line), or verdicts on other clips or other rationales.
     """
     if not predictions:
         raise ValueError("There is no run to judge: give --predictions '{name: predictions.jsonl}'.")
