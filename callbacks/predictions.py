@@ -62,7 +62,7 @@ def score_responses(
 
 
 def score_evaluation(evaluation: Evaluation, taxonomy: Taxonomy) -> list[Prediction]:
-    """The clips of an evaluated batch, with corpus, file, completion and why a clip could not be decoded."""
+    """The clips of an evaluated batch, with corpus, file, completion, transcript and why one could not be decoded."""
     batch, responses = evaluation.batch, evaluation.responses
     read = (evaluation.readings, evaluation.verdicts, taxonomy, evaluation.reliances)
     scored = score_responses(batch.ids, responses, batch.targets, *read)
@@ -73,6 +73,7 @@ def score_evaluation(evaluation: Evaluation, taxonomy: Taxonomy) -> list[Predict
             media=readable_name(batch.media[i]),
             completion=responses[i].completion,
             failure=batch.failures[i] or None,
+            transcript=batch.transcripts[i],
         )
         for i, prediction in enumerate(scored)
     ]

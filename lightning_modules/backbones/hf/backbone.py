@@ -127,7 +127,7 @@ class HFBackbone(DecoderBackbone):
                 stack.enter_context(torch.no_grad())
                 recordings.append({name: stack.enter_context(record(calls)) for name, calls in towers.items()})
                 if towers:
-                    self._captured(batch.instructions[i], media[i])
+                    self._captured(batch.questions[i], media[i])
         return HFPercept(recordings, media)
 
     def perception(self) -> Perception:
@@ -148,7 +148,7 @@ class HFBackbone(DecoderBackbone):
             with ExitStack() as stack:
                 for name, recording in recordings.items():
                     stack.enter_context(replay(self.family.tower_calls[name], recording))
-                rows.append(self._row(self._captured(batch.instructions[i], media or self._media(batch, i))))
+                rows.append(self._row(self._captured(batch.questions[i], media or self._media(batch, i))))
         return _stack(rows)
 
     def _media(self, batch: ClipBatch, index: int) -> MediaInputs:
