@@ -14,8 +14,9 @@ from datamodules.ablation import ABLATIONS, SWAPPED, Ablation, Partners, ablate
 from datamodules.batch import ClipBatch
 from datamodules.clip_dataset import ClipDataset
 from datamodules.files.writing import write_json, write_rows
+from lightning_modules.evaluation import Evaluation
 from lightning_modules.metrics.predictions import read_predictions
-from lightning_modules.policy import Evaluation, PolicyModule
+from lightning_modules.policy import PolicyModule
 
 REPORT_FILE = "ablation.json"
 CHANGES_FILE = "ablation.jsonl"

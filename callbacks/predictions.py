@@ -12,9 +12,9 @@ from datamodules.files.printable import readable_name
 from datamodules.rationale import Response
 from lightning_modules.coherence import explanation_score
 from lightning_modules.emotion_verifier import SentenceReading
+from lightning_modules.evaluation import Evaluation
 from lightning_modules.metrics.predictions import PredictedSentence, Prediction
 from lightning_modules.metrics.reliance import Reliance
-from lightning_modules.policy import Evaluation
 
 
 def score_responses(

@@ -15,9 +15,10 @@ from callbacks.inspection.hparams import hyperparameters, write_hyperparameters
 from callbacks.inspection.markdown import clips_markdown, group_markdown
 from callbacks.inspection.panel import Panel, choose_groups, clip_panels, group_panel
 from datamodules.batch import ClipBatch
+from lightning_modules.evaluation import Evaluation
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.metrics.emotion_report import EmotionReport
-from lightning_modules.policy import Evaluation, PolicyModule
+from lightning_modules.policy import PolicyModule
 from lightning_modules.rl.experience import experience_of
 
 _PER_CLASS = ("recall", "eea", "epc", "fcr")
@@ -113,7 +114,7 @@ class InspectionCallback(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if isinstance(pl_module, PolicyModule):
-            self._show_evaluation(trainer, pl_module, pl_module.test_report, "test")
+            self._show_evaluation(trainer, pl_module, pl_module.test_figures.report, "test")
 
     def _show_evaluation(self, trainer: Trainer, module: PolicyModule, report: EmotionReport, prefix: str) -> None:
         metrics, counts = report.compute(), _summed_counts(report).cpu().numpy()

@@ -17,8 +17,8 @@ from datamodules.emotions import Taxonomy
 from datamodules.rationale import Response
 from lightning_modules.coherence import Relation, relation
 from lightning_modules.emotion_verifier import SentenceReading
+from lightning_modules.evaluation import Evaluation
 from lightning_modules.metrics.reliance import Reliance
-from lightning_modules.policy import Evaluation
 from lightning_modules.rl.experience import Experience, group_rows
 
 T = TypeVar("T")
