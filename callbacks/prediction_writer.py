@@ -84,7 +84,7 @@ class PredictionWriter(Callback):
             own = [file.predictions for file in files]
             report["samples"] = several_samples(own, files[0].taxonomy, judged=files[0].judge is not None)
             for line in samples_summary(report["samples"]):
-                rank_zero_info(line)
+                print(line)
         if trainer.is_global_zero and not trainer.fast_dev_run:
             write_json(Path(trainer.default_root_dir) / METRICS_FILE, report)
         _warn_of_part(trainer, "test")
