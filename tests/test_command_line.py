@@ -118,7 +118,11 @@ def golden_humanomni() -> list[str]:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_configuration_is_instantiated(name: str, tiny_models: Path, tmp_path: Path) -> None:
+def test_every_configuration_is_instantiated(
+    name: str, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}/mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     order = [
         "trainer",
         "tracker",
