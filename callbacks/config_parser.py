@@ -8,8 +8,10 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
+import torch
 import yaml
 from jsonargparse import Namespace
+from jsonargparse.typing import register_type
 from lightning.pytorch.cli import LightningArgumentParser
 from omegaconf import OmegaConf
 
@@ -25,6 +27,8 @@ class SecretKeepingParser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # The default of some of Lightning's callbacks.
+        register_type(torch.device, str, torch.device, fail_already_registered=False)
         OmegaConf.register_resolver("oc.env", from_environment, replace=True)
 
     def dump(self, *args: Any, **kwargs: Any) -> str:

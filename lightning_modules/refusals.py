@@ -1,4 +1,4 @@
-"""Options of Lightning that cannot work here: refused before a run begins, with what to use instead."""
+"""Options of Lightning that cannot work in stages 1 and 3: refused before a run begins, with what to use instead."""
 
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import (

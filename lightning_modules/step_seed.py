@@ -40,13 +40,13 @@ class SeededSteps(LightningModule):
         self._run_seed: int | None = None
 
     def on_fit_start(self) -> None:
-        if self._run_seed is None:
-            self._run_seed = self.trainer.strategy.broadcast(torch.initial_seed())
+        _ = self.run_seed  # every process asks for it at the same time
 
     @property
     def run_seed(self) -> int:
         """The run's seed, from the start of the fit on."""
-        assert self._run_seed is not None, "set when the fit starts"
+        if self._run_seed is None:
+            self._run_seed = self.trainer.strategy.broadcast(torch.initial_seed())
         return self._run_seed
 
     def seed_step(self, batch_idx: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback
+from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.plugins.precision import HalfPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -30,7 +30,6 @@ from lightning_modules.emotion_verifier import load_classifier, usable_tokens
 from lightning_modules.health import NonFiniteError
 from lightning_modules.metrics.sentences import SentenceLabelReport
 from lightning_modules.optimizer import adamw, scheduled
-from lightning_modules.refusals import FINDERS, refuse_callbacks
 from lightning_modules.step_seed import SeededSteps
 
 logger = logging.getLogger(__name__)
@@ -119,11 +118,6 @@ class VerifierModule(SeededSteps):
         inputs = self.tokenizer(texts, padding=True, return_tensors="pt", **options)
         return self.model(**inputs.to(self.device)).logits.float()
 
-    def configure_callbacks(self) -> list[Callback]:
-        """Adds none; refuses those that cannot work, as this is asked before anything else."""
-        refuse_callbacks(self.trainer, *FINDERS)
-        return []
-
     def setup(self, stage: str) -> None:
         """Refuse to be sharded, or to be trained in 16 bits.
 
@@ -150,6 +144,12 @@ class VerifierModule(SeededSteps):
         """The head, if it was new, is trained from here on."""
         super().on_fit_start()
         self._is_untrained = False
+
+    def on_train_start(self) -> None:
+        """Have the schedule start from the rate that a finder has found, which sets that of the first step only."""
+        if any(isinstance(callback, LearningRateFinder) for callback in self.trainer.callbacks):
+            for own in self.trainer.lr_scheduler_configs:
+                own.scheduler.base_lrs = [self.learning_rate for _ in own.scheduler.base_lrs]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The head, if it was new, is that of the checkpoint."""

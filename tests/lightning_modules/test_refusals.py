@@ -1,5 +1,6 @@
-"""Runs without an end in steps, and callbacks of Lightning that cannot work here: trained, or refused with a reason."""
+"""Runs without an end in steps, and callbacks that some stages cannot have: trained, or refused by name."""
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
@@ -16,9 +18,12 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.tuner import Tuner
+from torch.utils.data import DataLoader
 
 from callbacks.rl import RLCallback
 from datamodules.batch import ClipBatch
+from datamodules.labelled_sentences import LabelledSentence
+from datamodules.rationale_text import RationaleText, collate_sentences
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.cold_start import ColdStartModule
 from lightning_modules.grpo import GRPOModule
@@ -95,12 +100,74 @@ def test_callbacks_that_cannot_work_are_refused(
         fit(module, batches, *callbacks, callback())
 
 
-@pytest.mark.parametrize("find", ["lr_find", "scale_batch_size"])
-def test_tuners_are_refused_as_their_callbacks_are(tmp_path: Path, find: str) -> None:
+def sentences(batch_size: int) -> DataLoader:
+    text = ["She laughs.", "He shouts.", "Tears run down.", "The eyes are wide."] * 4
+    labels = ["joy", "anger", "sadness", "fear"] * 4
+    rows = [LabelledSentence(own, (label,)) for own, label in zip(text, labels, strict=True)]
+    return DataLoader(rows, batch_size=batch_size, collate_fn=collate_sentences)
+
+
+def train_verifier(tmp_path: Path, *callbacks: Callback, batch_size: int = 4, **options: Any) -> VerifierModule:
+    """Two epochs of stage 2, of 16 sentences."""
+    module = VerifierModule(str(Path(__file__).parents[1] / "golden/tiny_verifier"), learning_rate=1e-3)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    options = {"max_epochs": 2, "limit_val_batches": 0, "enable_checkpointing": False, **quiet} | options
+    trainer = Trainer(accelerator="cpu", default_root_dir=tmp_path, callbacks=list(callbacks), **options)
+    trainer.fit(module, sentences(batch_size))
+    return module
+
+
+class Rates(Callback):
+    """The learning rate of each step."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def test_stage_2_trains_with_the_rate_that_a_finder_finds(tmp_path: Path) -> None:
+    rates = Rates()
+    finder = LearningRateFinder(num_training_steps=20, early_stop_threshold=None)
+    module = train_verifier(tmp_path, finder, rates, batch_size=1)
+    assert module.learning_rate != 1e-3
+    # The schedule's peak, without the first step's, which the finder sets itself, and without the finder's own steps.
+    assert max(rates.rates[1:]) == pytest.approx(module.learning_rate, rel=0.1) and len(rates.rates) == 32
+
+
+class Weights(Callback):
+    """The classifier's bias after each step."""
+
+    def __init__(self) -> None:
+        self.after: list[torch.Tensor] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        self.after.append(pl_module.model.classifier.out_proj.bias.detach().clone())
+
+
+def test_stage_2_ends_with_averaged_weights(tmp_path: Path) -> None:
+    weights = Weights()
+    module = train_verifier(tmp_path, EMAWeightAveraging(decay=0.5), weights)
+    average = weights.after[0]
+    for own in weights.after[1:]:
+        average = 0.5 * average + 0.5 * own
+    torch.testing.assert_close(module.model.classifier.out_proj.bias, average)
+    weights = Weights()
+    module = train_verifier(tmp_path, SWA(swa_epoch_start=1, annealing_epochs=1), weights, max_epochs=4)
+    ends = torch.stack(weights.after[3::4])
+    assert not torch.equal(module.model.classifier.out_proj.bias, ends[-1])
+
+
+def test_stage_2_finds_a_batch_size(tmp_path: Path) -> None:
     module = VerifierModule(str(Path(__file__).parents[1] / "golden/tiny_verifier"))
-    tuner = Tuner(Trainer(accelerator="cpu", default_root_dir=tmp_path, logger=False, enable_progress_bar=False))
-    with pytest.raises(ValueError, match=r"Finder does not work here: .* Set (model.learning_rate|data.batch_size)"):
-        getattr(tuner, find)(module, train_dataloaders=[])
+    rows = [{"text": f"She laughs {i} times.", "emotions": ["joy"]} for i in range(40)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = RationaleText(str(tmp_path / "train.jsonl"), batch_size=2)
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", default_root_dir=tmp_path, max_steps=1, limit_val_batches=0, **options)
+    assert Tuner(trainer).scale_batch_size(module, datamodule=data, max_trials=2, steps_per_trial=1) == 4
+    assert data.batch_size == 4
 
 
 @pytest.mark.parametrize(
