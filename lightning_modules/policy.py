@@ -303,5 +303,6 @@ class PolicyModule(LightningModule):
         return self.test_figures.compute()
 
     def export(self, directory: Path) -> None:
-        """Write the policy as a Hugging Face directory that loads as a backbone again."""
+        """Write the policy as a Hugging Face directory that loads as a backbone again, adapters merged and alone."""
         self.backbone.save(directory)
+        self.backbone.save_adapters(directory / "adapter")

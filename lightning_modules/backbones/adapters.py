@@ -3,12 +3,16 @@
 They are injected in place: the model keeps its class and interface, and has parameters with `lora_` in their names.
 """
 
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 _PREFIX = "lora_"
 
@@ -58,6 +62,45 @@ def add_adapters(body: nn.Module, lora: LoRA) -> None:
 def adapter_parameters(module: nn.Module) -> list[nn.Parameter]:
     """Parameters of all adapters in a module."""
     return [parameter for name, parameter in module.named_parameters() if _PREFIX in name]
+
+
+def hub_name(model: PreTrainedModel) -> str:
+    """What a model was loaded from: its name on the hub, also where it is a copy in the hub's cache, or a directory."""
+    cached = re.search(r"models--(.+?)/snapshots/", model.name_or_path)
+    return cached[1].replace("--", "/") if cached else model.name_or_path
+
+
+def save_adapters(model: PreTrainedModel, lora: LoRA, directory: Path) -> None:
+    """Write a model's adapters as peft does: `PeftModel.from_pretrained(base, directory)` puts them on the base.
+
+    Args:
+        model: with adapters in it, of transformers' own class.
+        lora: what they were made by.
+        directory: is made.
+    """
+    layers = _layers(model)
+    tensors = {}
+    for name, layer in layers.items():
+        for factor in ("lora_A", "lora_B"):
+            (weight,) = (own.weight for own in getattr(layer, factor).values())
+            tensors[f"base_model.model.{name}.{factor}.weight"] = weight.detach().contiguous()
+    leaves = {name.rpartition(".")[2] for name in layers}
+    adapted = tuple(f"{name}." for name in layers)
+    linear = [name for name, own in model.named_modules() if isinstance(own, nn.Linear)]
+    others = [name for name in linear if not name.startswith(adapted)]
+    # A tower may have layers of these names.
+    are_unique = leaves.isdisjoint(name.rpartition(".")[2] for name in others)
+    directory.mkdir(parents=True, exist_ok=True)
+    LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=sorted(leaves if are_unique else layers),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=hub_name(model),
+        inference_mode=True,
+    ).save_pretrained(directory)
+    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def _layers(module: nn.Module) -> dict[str, LoraLayer]:

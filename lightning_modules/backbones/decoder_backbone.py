@@ -5,6 +5,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -12,7 +13,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lightning_modules.backbones import generation, logprobs
-from lightning_modules.backbones.adapters import LoRA, adapter_parameters, add_adapters, drop_fresh_adapters
+from lightning_modules.backbones.adapters import (
+    LoRA,
+    adapter_parameters,
+    add_adapters,
+    drop_fresh_adapters,
+    save_adapters,
+)
 from lightning_modules.backbones.cpu_linear import use_onednn
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.interface import Backbone, Completions, Prompt, Sampling, Scores, SharedPrompt
@@ -42,6 +49,11 @@ class DecoderBackbone(Backbone):
         """The language model, as sampling and scoring see it."""
 
     @property
+    @abstractmethod
+    def pretrained(self) -> PreTrainedModel:
+        """The model of transformers whose decoder it is."""
+
+    @property
     def stop_token_ids(self) -> list[int]:
         """End of turn and end of text: either ends a completion (decision 28)."""
         return sorted({self.tokenizer.eos_token_id, self.tokenizer.pad_token_id})
@@ -69,6 +81,12 @@ class DecoderBackbone(Backbone):
             self.parts[LANGUAGE_MODEL].requires_grad_(False)
             for parameter in adapter_parameters(self.parts[LANGUAGE_MODEL]):
                 parameter.requires_grad_(True)
+
+    def save_adapters(self, directory: Path) -> bool:
+        if self.lora is None:
+            return False
+        save_adapters(self.pretrained, self.lora, directory)
+        return True
 
     def generate(self, prompt: Prompt, num_return_sequences: int, sampling: Sampling) -> Completions:
         decoder, stop = self.decoder, self.stop_token_ids

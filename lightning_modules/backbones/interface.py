@@ -252,6 +252,14 @@ class Backbone(nn.Module, ABC):
     def save(self, directory: str | Path) -> None:
         """Write a Hugging Face directory from which the backbone loads again with identical outputs."""
 
+    def save_adapters(self, directory: Path) -> bool:
+        """Write the adapters alone, as peft does.
+
+        Returns:
+            Whether there are any; if not, nothing is written.
+        """
+        return False
+
     def save_language_model(self, directory: Path) -> None:
         """Write the language model alone, adapters merged, as a Hugging Face directory that an inference server loads.
 

@@ -95,7 +95,9 @@ class SplicedBackbone(DecoderBackbone):
 
     def _save_towers(self, vision: Path, audio: Path) -> None:
         self.vision_tower.save_pretrained(vision)
-        (vision / "preprocessor_config.json").write_text(json.dumps(self._image_settings, indent=2))
+        # Also where they were published without its class, which AutoImageProcessor asks for.
+        settings = {"image_processor_type": "SiglipImageProcessor", **self._image_settings}
+        (vision / "preprocessor_config.json").write_text(json.dumps(settings, indent=2))
         # Under the encoder's own names: the renaming when it was loaded has no inverse.
         self.audio_tower.save_pretrained(audio, save_original_format=False)
         self.feature_extractor.save_pretrained(audio)
@@ -109,6 +111,10 @@ class SplicedBackbone(DecoderBackbone):
             "sound": self.feature_extractor.to_dict(),
         }
         return Perception(towers, {**common, **settings}, percept_class)
+
+    @property
+    def pretrained(self) -> PreTrainedModel:
+        return self.language_model
 
     @property
     def decoder(self) -> Decoder:

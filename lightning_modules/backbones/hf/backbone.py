@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.batch import ClipBatch
 from datamodules.files.json_files import read_json_object
@@ -99,6 +99,10 @@ class HFBackbone(DecoderBackbone):
         if not self.family.hears:
             warnings.warn(f"{path} cannot hear: it is trained and evaluated on video alone.", stacklevel=2)
         self._adapt(lora, gradient_checkpointing)
+
+    @property
+    def pretrained(self) -> PreTrainedModel:
+        return self.model
 
     @property
     def decoder(self) -> Decoder:

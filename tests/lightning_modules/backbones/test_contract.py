@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.plugins.precision import HalfPrecision, MixedPrecision
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from datamodules.batch import ClipBatch
 from lightning_modules.backbones import fork, generation
-from lightning_modules.backbones.adapters import LoRA
+from lightning_modules.backbones.adapters import LoRA, merged_state_dict
 from lightning_modules.backbones.decoder_backbone import DecoderBackbone
 from lightning_modules.backbones.interface import Completions, Prompt, Sampling
 
@@ -285,6 +286,10 @@ def test_adapters_off_is_the_reference_and_saving_merges_them(
     model.save(tmp_path / "model")
     again = case.reload(tmp_path / "model")
     torch.testing.assert_close(again.logprobs(again.encode(clips), completions), policy, atol=1e-4, rtol=0)
+    assert model.save_adapters(tmp_path / "adapter") and not again.save_adapters(tmp_path / "none")
+    plain = PeftModel.from_pretrained(load().pretrained, tmp_path / "adapter").merge_and_unload().state_dict()
+    for name, weight in merged_state_dict(model.pretrained).items():
+        torch.testing.assert_close(plain[name], weight, atol=1e-6, rtol=0, msg=name)
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
             layer.enable_adapters(False)
