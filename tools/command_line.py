@@ -20,6 +20,7 @@ from callbacks.config_secrets import hide_secrets
 from callbacks.secret_names import without_named_values
 from datamodules.files.printable import printable
 from datamodules.files.yaml_files import check_yaml, read_yaml_mapping
+from tools.program import as_called
 
 _ROOT = Path(__file__).resolve().parents[1]
 _OWN = {"main.py", "datamodules", "lightning_modules", "callbacks", "tools"}
@@ -138,7 +139,7 @@ def one_sentence(error: BaseException, command: str) -> str:
         text = str(error).strip().splitlines()[-1].partition(": ")[2]
     else:
         text = str(error)
-    text = printable(hide_secrets(" ".join(text.split()))) or type(error).__name__
+    text = printable(hide_secrets(as_called(" ".join(text.split())))) or type(error).__name__
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
