@@ -178,6 +178,7 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
     from lightning import LightningModule
 
     from callbacks.config_parser import SecretKeepingParser
+    from callbacks.saved_config import SavedConfig
     from tools.command_line import read_strictly
     from tools.stage_cli import StageCLI
 
@@ -197,7 +198,7 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
         args=name_classes_first(command, arguments),
         seed_everything_default=0,
         auto_configure_optimizers=False,
-        save_config_kwargs={"overwrite": True},
+        save_config_callback=SavedConfig,
         parser_class=SecretKeepingParser,
         parser_kwargs={
             "parser_mode": "omegaconf+",
