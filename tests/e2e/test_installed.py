@@ -93,10 +93,8 @@ def test_a_stage_and_a_study_in_an_empty_folder(erv: Run, tmp_path: Path) -> Non
 
     line = {"id": "1", "completion": "<think>He smiles.</think><answer>Happy</answer>", "target": "happiness"}
     (tmp_path / "said.jsonl").write_text(json.dumps(line) + "\n")
-    score = "score --completions said.jsonl --taxonomy configs/taxonomy/dfew.yaml --judge null --output {folder}"
-    (tmp_path / "study.yaml").write_text(
-        f"seeds: [0]\nresult: scored\narms: {{only: }}\njobs: {{scored: '{score} --verifier null'}}\n"
-    )
+    score = "score --completions said.jsonl --taxonomy configs/taxonomy/dfew.yaml --output {folder}"
+    (tmp_path / "study.yaml").write_text(f"seeds: [0]\nresult: scored\narms: {{only: }}\njobs: {{scored: '{score}'}}\n")
     erv("study", "-c", "study.yaml", "--output", "~/out")
     assert json.loads((tmp_path / "out/seed_0/scored/metrics.json").read_text())["taxonomy"] == "dfew"
     assert " erv score --completions" in (tmp_path / "out/commands.sh").read_text()
