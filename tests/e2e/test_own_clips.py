@@ -81,17 +81,21 @@ def test_from_inspection_to_the_report(own: Path, tiny_models: Path, tmp_path: P
         model=[f"--model.backbone.path={learnt}", *rollout, "--model.verifier=null", "--model.aliases=extended"],
     )
     tested = tmp_path / "test"
-    main.run(
-        ["test", *stack("trainer/default", "stage/evaluate", "data/manifest", "backbone/composed"), *common]
-        + [
-            f"--model.backbone.path={learnt}",
-            f"--trainer.default_root_dir={tested}",
-            "--model.evaluation.max_new_tokens=4",
-        ]
-    )
+    evaluation = [*stack("trainer/default", "stage/evaluate", "data/manifest", "backbone/composed"), *common]
+    evaluation += [f"--model.backbone.path={learnt}", "--model.evaluation.max_new_tokens=4"]
+    evaluation += [f"--trainer.default_root_dir={tested}"]
+    main.run(["test", *evaluation])
     metrics = json.loads((tested / "metrics.json").read_text())
     assert metrics["num_samples"] == 3 and metrics["war"] is not None and metrics["eea"] is None
     assert metrics["taxonomy"] == f"{own}/own.yaml" and metrics["confusion_matrix"]["rows"] == list(CLASSES)
     assert sum(answer["count"] for answer in metrics["unread_answers"]) == metrics["unknown_answers"]
     main.run(["report", "--predictions", f"{tested}/predictions.jsonl", "--output", f"{tmp_path}/page"])
     assert "bored" in next((tmp_path / "page").glob("*.html")).read_text()
+
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tested.rglob("*") if path.is_file()}
+
+    finished = content()
+    for command, configs in (("test", stack("stage/ablation")), ("predict", [])):
+        main.run([command, *evaluation, *configs, "--trainer.fast_dev_run=true"])
+    assert content() == finished, "a trial leaves finished results alone"
