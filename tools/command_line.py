@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
+from omegaconf.errors import OmegaConfBaseException
 
 from callbacks.config_secrets import hide_secrets
 from callbacks.secret_names import without_named_values
@@ -29,7 +30,7 @@ _load_as_before = get_loader("yaml")
 
 _UNION = "Does not validate against any of the Union subtypes"
 _OF_UNIONS = re.compile(
-    rf"{_UNION}|Subtypes: .*|Errors:|- Expected a <class 'NoneType'>"
+    rf"(- )?{_UNION}|Subtypes: .*|Errors:|- Expected a <class 'NoneType'>"
     r"|- Expected a path but .* either not accessible or invalid|Given value type: .*"
     r"|Given value: (Namespace|NestedArg|[\[{]).*"
     r"|Subclass types expect one of:|- a class path \(str\)|- a dict with(out)? (class_path|parameters) .*"
@@ -100,7 +101,7 @@ def is_meant_to_be_read(error: BaseException) -> bool:
     """
     error = _first(error)
     place = error.__traceback__
-    if isinstance(error, argparse.ArgumentError | OSError):
+    if isinstance(error, argparse.ArgumentError | OSError | OmegaConfBaseException):
         return True
     if place is None or isinstance(error, AssertionError | NotImplementedError):
         return False
@@ -135,6 +136,8 @@ def one_sentence(error: BaseException, command: str) -> str:
     elif isinstance(error, OSError) and error.strerror:
         names = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
         text = f"{names}: {error.strerror}" if names else error.strerror
+    elif isinstance(error, OmegaConfBaseException):
+        text = f"{error.full_key}: {str(error).splitlines()[0]}."
     elif _WORKER.match(str(error)):
         text = str(error).strip().splitlines()[-1].partition(": ")[2]
     else:
