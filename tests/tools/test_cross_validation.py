@@ -228,8 +228,9 @@ def test_each_fold_is_trained_and_tested_once(stub: Path, capfd: pytest.CaptureF
     assert json.loads((runs / "cross_validation.json").read_text()) == written
 
 
-def test_an_untrained_model_is_only_tested(stub: Path) -> None:
-    configure(stub, "lightning_modules.policy.PolicyModule", {"fold": 5})
+def test_an_untrained_model_is_only_tested(stub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(stub.parent))
+    configure(stub, "lightning_modules.policy.PolicyModule", {"fold": 5}, default_root_dir="~/runs")
     cross_validate(["--a=b", "--folds=4"])
     assert calls(stub) == [stage("test", stub.parent / "runs/fold_4/test")]
 
