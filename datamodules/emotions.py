@@ -166,16 +166,17 @@ def get_taxonomy(name: str, aliases: Aliases = "published") -> Taxonomy:
     """A taxonomy by its name, or by the path of its YAML file.
 
     Args:
-        name: one of `configs/taxonomy/`, with or without this folder, or the path of any other file.
+        name: one of `configs/taxonomy/`, with or without this folder, or a path that ends in `.yaml`.
         aliases: how answers are read.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: no such taxonomy, or a malformed one.
     """
-    if name in taxonomy_names():
-        taxonomy = _read_taxonomy(_DIRECTORY / f"{name}.yaml", name)
-    elif name.endswith(_SUFFIXES) or "/" in name:
+    own = name.removeprefix("configs/").removeprefix("taxonomy/")
+    if own in taxonomy_names():
+        taxonomy = _read_taxonomy(_DIRECTORY / f"{own}.yaml", own)
+    elif name.endswith(_SUFFIXES):
         path = find_config(name).absolute()
         is_known = path.resolve().parent == _DIRECTORY.resolve()
         taxonomy = _read_taxonomy(path, path.stem if is_known else str(path))

@@ -137,7 +137,7 @@ def one_sentence(error: BaseException, command: str) -> str:
         names = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
         text = f"{names}: {error.strerror}" if names else error.strerror
     elif isinstance(error, OmegaConfBaseException):
-        text = f"{error.full_key}: {str(error).splitlines()[0]}."
+        text = ": ".join(part for part in (error.full_key, f"{str(error).splitlines()[0]}.") if part)
     elif _WORKER.match(str(error)):
         text = str(error).strip().splitlines()[-1].partition(": ")[2]
     else:

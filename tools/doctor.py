@@ -20,7 +20,7 @@ from rich.table import Table
 from lightning_modules.machine import available_memory
 
 PACKAGES = ("erv", "torch", "lightning", "transformers", "peft", "torchmetrics", "torchcodec", "av", "jsonargparse")
-"""Those that every run needs."""
+"""This program, and what its runs need first."""
 FEATURES: dict[str, tuple[str | None, tuple[str, ...]]] = {
     "manifests in Parquet": ("parquet", ("pyarrow",)),
     "stage 1 on DeepSpeed": ("deepspeed", ("deepspeed",)),
@@ -131,7 +131,7 @@ def _print(report: dict[str, Any]) -> None:
     for name, feature in report["features"].items():
         extra = f" (extra {feature['extra']})" if feature["extra"] else ""
         table.add_row(name, f"pip install {' '.join(feature['missing'])}{extra}" if feature["missing"] else "yes")
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     for problem in report["problems"]:
-        console.print(problem, markup=False, soft_wrap=True)
+        console.print(problem, soft_wrap=True)

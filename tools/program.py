@@ -9,7 +9,7 @@ _COMMAND, _SCRIPT = "erv", "python main.py"
 
 def program() -> str:
     """What stands before the name of a command on this command line."""
-    return _COMMAND if Path(sys.argv[0]).stem == _COMMAND else _SCRIPT
+    return _COMMAND if Path(sys.argv[0]).name == _COMMAND else _SCRIPT
 
 
 def as_called(text: str) -> str:

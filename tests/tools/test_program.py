@@ -11,7 +11,7 @@ from tools.program import MAIN, as_called, own_command
 pytestmark = pytest.mark.unit
 
 
-@pytest.mark.parametrize("called", ["main.py", "/home/someone/erv/main.py", "/usr/bin/pytest", "-c"])
+@pytest.mark.parametrize("called", ["main.py", "/home/someone/erv/main.py", "/usr/bin/pytest", "erv.py", "-c"])
 def test_as_a_script(called: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [called, "fit"])
     assert own_command() == [sys.executable, str(MAIN)] and MAIN.is_file()

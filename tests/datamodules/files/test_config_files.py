@@ -66,3 +66,9 @@ def test_every_form_of_the_option_and_nothing_else() -> None:
 )
 def test_a_taxonomy_is_one_by_whatever_name(name: str) -> None:
     assert get_taxonomy(name) == get_taxonomy("mafw")
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "stage/mafw", "taxonomy/words/english"])
+def test_what_is_no_taxonomy_is_not_read(name: str) -> None:
+    with pytest.raises(ValueError, match=f"Unknown taxonomy '{name}'"):
+        get_taxonomy(name)
