@@ -14,7 +14,9 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Union, get_args, get_origin
 
+from datamodules.files.config_files import with_config_files
 from datamodules.files.printable import is_unicode, readable_name
+from tools.program import as_called, program
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningCLI
@@ -60,12 +62,14 @@ TOOLS = {
     ),
     "replay": ("tools.replay.replay:replay", "recompute a step whose loss or gradient was not a finite number"),
     "summarize": ("tools.summarize:summarize", "compare finished runs: a table, summary.json, a bar chart"),
+    "doctor": ("tools.doctor:doctor", "what this machine has: versions, devices, memory, FFmpeg, optional packages"),
 }
 DEBUG = "--debug"
 _NOT_SET_UP = (
     "This Python has no package {!r}. Use the environment that `make setup` makes: `source .venv/bin/activate`, or "
     "`.venv/bin/python main.py ...`."
 )
+CONFIGS = "configs"
 CROSS_VALIDATE = "cross_validate"
 ESTIMATE = "estimate"
 STUDY = "study"
@@ -73,8 +77,8 @@ EVALUATED = "lightning_modules.policy.PolicyModule"
 """The model of `validate`, `test` and `predict` where nothing names one."""
 
 CONFIG_HINT = """Stages are configured by stacked YAML files; what comes later wins:
-  python main.py fit -c configs/stage/cold_start.yaml -c configs/backbone/composed.yaml -c configs/data/emer.yaml
-  python main.py predict -c configs/backbone/humanomni.yaml --data Clips --data.path my_clips/
+  python main.py fit -c stage/cold_start -c backbone/composed -c data/emer
+  python main.py predict -c backbone/humanomni --data Clips --data.path my_clips/
   python main.py fit -c ... --print_config     show the whole configuration
   python main.py fit --help                    every trainer option
   python main.py fit --model.help GRPOModule   every option of a class
@@ -88,11 +92,12 @@ def usage() -> str:
         CROSS_VALIDATE: "fit and test the folds of a corpus: pooled and averaged metrics",
         ESTIMATE: "memory, checkpoint size and least time of stage 3, before it is run",
         STUDY: "run arms and seeds of commands in a pool of processes: one table, one page",
+        CONFIGS: "list the YAML files that -c knows by name, or print one",
     }
     commands = {**STAGES, **of_stages, **{name: text for name, (_, text) in TOOLS.items()}}
     width = max(map(len, commands))
     lines = [f"  {name:<{width}}  {text}" for name, text in commands.items()]
-    return "\n".join(["usage: python main.py COMMAND [options]", "", "commands:", *lines, "", CONFIG_HINT])
+    return as_called("\n".join(["usage: python main.py COMMAND [options]", "", "commands:", *lines, "", CONFIG_HINT]))
 
 
 def import_corpora() -> None:
@@ -133,7 +138,9 @@ def run_tool(name: str, arguments: list[str]) -> None:
     function = getattr(import_module(module), function_name)
     if "data" in signature(function).parameters:
         import_corpora()
-    parser = ArgumentParser(prog=f"main.py {name}", description=TOOLS[name][1], exit_on_error=False, allow_abbrev=False)
+    parser = ArgumentParser(
+        prog=f"{program()} {name}", description=TOOLS[name][1], exit_on_error=False, allow_abbrev=False
+    )
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with options; may be repeated.")
     is_about_file = "file" in signature(function).parameters  # which then needs no option
     parser.add_function_arguments(function, as_group=False, as_positional=is_about_file)
@@ -171,6 +178,7 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
     from lightning import LightningModule
 
     from callbacks.config_parser import SecretKeepingParser
+    from callbacks.saved_config import SavedConfig
     from tools.command_line import read_strictly
     from tools.stage_cli import StageCLI
 
@@ -190,13 +198,13 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
         args=name_classes_first(command, arguments),
         seed_everything_default=0,
         auto_configure_optimizers=False,
-        save_config_kwargs={"overwrite": True},
+        save_config_callback=SavedConfig,
         parser_class=SecretKeepingParser,
         parser_kwargs={
             "parser_mode": "omegaconf+",
             "exit_on_error": False,
             "allow_abbrev": False,
-            "prog": f"main.py {command}",
+            "prog": f"{program()} {command}",
             "description": f"{command}: {STAGES[command]}",
         },
     )
@@ -250,7 +258,7 @@ def run(arguments: list[str]) -> None:
                 f"{readable_name(argument)}: these bytes are no UTF-8, and options are text. Rename the folder, or "
                 "name one above it: what lies below may be called as it is."
             )
-    command, *options = arguments
+    command, *options = with_config_files(arguments)
     if command in TOOLS:
         run_tool(command, options)
     elif command in STAGES:
@@ -267,6 +275,10 @@ def run(arguments: list[str]) -> None:
         from tools.study.command import run_study
 
         run_study(options)
+    elif command == CONFIGS:
+        from tools.configs import run_configs
+
+        run_configs(options)
     else:
         raise ValueError(f"There is no command {command!r}. `python main.py --help` lists them.")
 

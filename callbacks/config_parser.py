@@ -1,7 +1,7 @@
 """The parser of configurations: it gives out no secret (`config_secrets`), and writes them so that they run again.
 
-Where loggers and callbacks write to the run directory, it is written as a reference, too: otherwise a recorded
-configuration with another `trainer.default_root_dir` would write to the old one.
+Where loggers, callbacks and a profiler write to the run directory, it is written as a reference, too: otherwise a
+recorded configuration with another `trainer.default_root_dir` would write to the old one.
 """
 
 import re
@@ -88,13 +88,13 @@ def _hidden(value: Any, name: str) -> Any:
 
 
 def _following_run(config: Any) -> Any:
-    """The configuration, where what loggers and callbacks write to the run directory follows its option."""
+    """The configuration, where what loggers, callbacks and a profiler write to the run directory follows its option."""
     trainer = config.get("trainer") if isinstance(config, dict) else None
     directory = trainer and trainer.get("default_root_dir")
     if not directory:
         return config
     inside = re.compile(rf"^{re.escape(str(directory))}(?=/|$)")
-    parts = {part: trainer[part] for part in ("logger", "callbacks") if part in trainer}
+    parts = {part: trainer[part] for part in ("logger", "callbacks", "profiler") if part in trainer}
     following = _map_values(parts, lambda value, _: inside.sub(_RUN, value) if isinstance(value, str) else value)
     return {**config, "trainer": {**trainer, **following}}
 

@@ -17,6 +17,7 @@ from typing import IO
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from callbacks.config_secrets import hide_secrets
+from callbacks.run_files import CONFIG_FILE, RUN_FILE
 
 LOCK_FILE = ".lock"
 EARLIER = "earlier"
@@ -24,8 +25,8 @@ EARLIER = "earlier"
 
 _RESULTS = ("predictions*.jsonl", "metrics.json", "ablation.*")
 _BESIDE_RESULTS = (
-    "config.yaml",
-    "run.json",
+    CONFIG_FILE,
+    RUN_FILE,
     "bad_clips.jsonl",
     "reliability.png",
     "threshold_sweep.png",

@@ -5,6 +5,7 @@ ROWS_FILE = "rows.jsonl"
 """What `score` writes in place of predictions."""
 METRICS_FILE = "metrics.json"
 RUN_FILE = "run.json"
+CONFIG_FILE = "config.yaml"
 PARTIAL = "partial"
 """Key of `run.json` and `metrics.json`: how much was evaluated, where that is not all."""
 

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from datamodules.files.config_files import CONFIGS, find_config
 from datamodules.files.yaml_files import read_yaml_mapping
 
 GO_EMOTIONS: tuple[str, ...] = (
@@ -29,7 +30,7 @@ Aliases = Literal["published", "extended"]
 these words (`configs/taxonomy/words/`, a table per language), whatever punctuation is around
 them (decision 52)."""
 
-_DIRECTORY = Path(__file__).parents[1] / "configs" / "taxonomy"
+_DIRECTORY = CONFIGS / "taxonomy"
 _SUFFIXES = (".yaml", ".yml")
 _FIELDS = ("aliases", "verifier", "judge", "released", "colour")
 _AND = re.compile(r"[,;/&+_|、，；\n]|\band\b", re.IGNORECASE)
@@ -165,17 +166,20 @@ def get_taxonomy(name: str, aliases: Aliases = "published") -> Taxonomy:
     """A taxonomy by its name, or by the path of its YAML file.
 
     Args:
-        name: one of `configs/taxonomy/`, or a path that ends in `.yaml`.
+        name: one of `configs/taxonomy/`, with or without this folder, or a path that ends in `.yaml`.
         aliases: how answers are read.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: no such taxonomy, or a malformed one.
     """
-    if name in taxonomy_names():
-        taxonomy = _read_taxonomy(_DIRECTORY / f"{name}.yaml", name)
+    own = name.removeprefix("configs/").removeprefix("taxonomy/")
+    if own in taxonomy_names():
+        taxonomy = _read_taxonomy(_DIRECTORY / f"{own}.yaml", own)
     elif name.endswith(_SUFFIXES):
-        taxonomy = _read_taxonomy(Path(name).absolute(), str(Path(name).absolute()))
+        path = find_config(name).absolute()
+        is_known = path.resolve().parent == _DIRECTORY.resolve()
+        taxonomy = _read_taxonomy(path, path.stem if is_known else str(path))
     else:
         raise ValueError(
             f"Unknown taxonomy {name!r}. Expected one of: {', '.join(taxonomy_names())}; or the path of a YAML file."

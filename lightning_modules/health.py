@@ -144,7 +144,8 @@ class StepHealth:
         self.num_steps += 1
         stop = self.on_non_finite == "stop" or self.num_steps > self.max_non_finite
         message = f"{_what(module, seen, bad_loss, norm)} The weights were not updated."
-        message += self._save(module, seen, norm, scale, stop)
+        if not module.trainer.fast_dev_run:  # a trial leaves the run directory as it is
+            message += self._save(module, seen, norm, scale, stop)
         if stop:
             skipped = self.num_steps - 1
             limit = f" Steps skipped before: {skipped}, as model.max_non_finite allows." if skipped else ""

@@ -72,6 +72,10 @@ def load_trainable_classifier(path: str) -> tuple[PreTrainedModel, PreTrainedTok
     return model, tokenizer, True
 
 
+RATES = ("macro_f1", "micro_f1", "top_label_accuracy", "exact_match")
+"""What an evaluation logs of `SentenceLabelReport.compute`, under its own name."""
+
+
 class VerifierModule(SeededSteps):
     """Trains the verifier with binary cross-entropy on sentences with several emotions each.
 
@@ -221,7 +225,7 @@ class VerifierModule(SeededSteps):
     def _log_report(self, stage: str, report: SentenceLabelReport) -> dict[str, Any]:
         values = report.compute()
         report.reset()
-        rates = {name: values[name] for name in ("macro_f1", "micro_f1", "top_label_accuracy", "exact_match")}
+        rates = {name: values[name] for name in RATES}
         rates |= {"calibration_error": values["calibration"]["error"]}
         rates |= {f"f1/{label}": own["f1"] for label, own in values["per_label"].items()}
         # The counts are already summed over processes: every process logs the same numbers.

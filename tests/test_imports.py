@@ -69,7 +69,7 @@ def test_an_error_of_a_light_command() -> None:
 
 @pytest.mark.e2e
 def test_help_of_the_tools() -> None:
-    for command in (*main.TOOLS, main.CROSS_VALIDATE, main.ESTIMATE):
+    for command in (*main.TOOLS, main.CROSS_VALIDATE, main.ESTIMATE, main.CONFIGS):
         done = run(command, "--help")
         assert "usage:" in done.stdout
         assert done.stderr.strip() == "imported:", command

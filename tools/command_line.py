@@ -15,11 +15,13 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
+from omegaconf.errors import OmegaConfBaseException
 
 from callbacks.config_secrets import hide_secrets
 from callbacks.secret_names import without_named_values
 from datamodules.files.printable import printable
 from datamodules.files.yaml_files import check_yaml, read_yaml_mapping
+from tools.program import as_called
 
 _ROOT = Path(__file__).resolve().parents[1]
 _OWN = {"main.py", "datamodules", "lightning_modules", "callbacks", "tools"}
@@ -28,7 +30,7 @@ _load_as_before = get_loader("yaml")
 
 _UNION = "Does not validate against any of the Union subtypes"
 _OF_UNIONS = re.compile(
-    rf"{_UNION}|Subtypes: .*|Errors:|- Expected a <class 'NoneType'>"
+    rf"(- )?{_UNION}|Subtypes: .*|Errors:|- Expected a <class 'NoneType'>"
     r"|- Expected a path but .* either not accessible or invalid|Given value type: .*"
     r"|Given value: (Namespace|NestedArg|[\[{]).*"
     r"|Subclass types expect one of:|- a class path \(str\)|- a dict with(out)? (class_path|parameters) .*"
@@ -99,7 +101,7 @@ def is_meant_to_be_read(error: BaseException) -> bool:
     """
     error = _first(error)
     place = error.__traceback__
-    if isinstance(error, argparse.ArgumentError | OSError):
+    if isinstance(error, argparse.ArgumentError | OSError | OmegaConfBaseException):
         return True
     if place is None or isinstance(error, AssertionError | NotImplementedError):
         return False
@@ -134,11 +136,13 @@ def one_sentence(error: BaseException, command: str) -> str:
     elif isinstance(error, OSError) and error.strerror:
         names = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
         text = f"{names}: {error.strerror}" if names else error.strerror
+    elif isinstance(error, OmegaConfBaseException):
+        text = ": ".join(part for part in (error.full_key, f"{str(error).splitlines()[0]}.") if part)
     elif _WORKER.match(str(error)):
         text = str(error).strip().splitlines()[-1].partition(": ")[2]
     else:
         text = str(error)
-    text = printable(hide_secrets(" ".join(text.split()))) or type(error).__name__
+    text = printable(hide_secrets(as_called(" ".join(text.split())))) or type(error).__name__
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 

@@ -10,7 +10,6 @@ apart.
 import argparse
 import pkgutil
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +25,13 @@ from datamodules.emotions import get_taxonomy
 from datamodules.files.json_files import read_json_object
 from datamodules.files.writing import write_json, write_text
 from datamodules.files.yaml_files import read_yaml_mapping
+from tools.command_line import settled
+from tools.program import as_called, own_command, program
 from tools.summarize import METRICS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAIN = Path(__file__).parents[1] / "main.py"
 REPORT_FILE = "cross_validation.json"
 CONFIG_FILE = "cross_validation.yaml"
 """What all folds of a directory are run with."""
@@ -184,7 +184,7 @@ class FoldRunner:
         place = [f"--data.init_args.fold={fold}", f"--trainer.default_root_dir={directory}"]
         place += [] if checkpoint is None else [f"--ckpt_path={checkpoint}"]
         Console().rule(f"Fold {fold}: {command}")
-        status = subprocess.run([sys.executable, str(MAIN), command, *self.arguments, *place], check=False).returncode
+        status = subprocess.run([*own_command(), command, *self.arguments, *place], check=False).returncode
         if status:
             raise StageError(
                 f"Fold {fold}: `{command}` ended with status {status}; its error is above, its files are in "
@@ -227,10 +227,10 @@ def _fold_numbers(text: str) -> list[int]:
 def parser_beside_fit(command: str, own: str, description: str, example: str) -> argparse.ArgumentParser:
     """A parser for what a command takes beside the options of `fit`; `own` names it in the usage."""
     return argparse.ArgumentParser(
-        prog=f"main.py {command}",
+        prog=f"{program()} {command}",
         usage=f"%(prog)s [{own}] -c FILE [-c FILE ...] [options of fit]",
-        description=description,
-        epilog=example,
+        description=as_called(description),
+        epilog=as_called(example),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         exit_on_error=False,
@@ -243,11 +243,11 @@ def fit_config(arguments: list[str]) -> dict[str, Any]:
     Raises:
         StageError: the options are refused.
     """
-    command = [sys.executable, str(MAIN), "fit", *arguments, "--print_config"]
+    command = [*own_command(), "fit", *arguments, "--print_config"]
     printed = subprocess.run(command, check=False, stdout=subprocess.PIPE, encoding="utf-8")
     if printed.returncode:
         raise StageError("`fit` refuses these options; its error is above.")
-    return yaml.safe_load(printed.stdout)
+    return settled(yaml.safe_load(printed.stdout))
 
 
 def _prepare(arguments: list[str]) -> FoldRunner:

@@ -71,8 +71,8 @@ def read_completions(path: str | Path, taxonomy: Taxonomy) -> list[Completion]:
 def score(
     completions: str,
     taxonomy: str,
-    verifier: str | None,
     output: str,
+    verifier: str | None = None,
     judge: JsonlFile | Judge | None = None,
     bare: bool = False,
     device: str = "auto",
@@ -86,8 +86,8 @@ def score(
     Args:
         completions: JSONL file with `{"id", "completion", "target"}` per line.
         taxonomy: the classes that targets and answers name: a name of `configs/taxonomy/`, or the path of such a file.
-        verifier: Hugging Face directory or hub id of the sentence classifier; null: no explanation reward.
         output: directory for the results.
+        verifier: Hugging Face directory or hub id of the sentence classifier; null: no explanation reward.
         judge: JSONL file with `{"id", "emotion"}` per line, as `python main.py judge` or a person writes it; or the
             class of a judge that reads the rationales now, its options as `--judge.OPTION`. A missing or invalid
             verdict counts as a failure. Without it the verifier, if there is one, is the judge, restricted to the

@@ -1,5 +1,6 @@
 """The command line of `fit`, `validate`, `test` and `predict`, and the callbacks that every run has."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,8 +91,14 @@ class StageCLI(LightningCLI):
 
 
 def num_devices(devices: Any) -> int:
-    """Processes per node that `trainer.devices` asks for; "auto" and -1 are all GPUs, of which there may be none."""
+    """Processes per node that `trainer.devices` asks for; "auto" and -1 are all GPUs, of which there may be none.
+
+    Raises:
+        ValueError: it is neither a number, nor a list of numbers, nor "auto".
+    """
     if isinstance(devices, str) and devices != "auto":
+        if not re.fullmatch(r"-?\d+|\d*(,\d*)+", devices):
+            raise ValueError(f"trainer.devices is {devices!r}. Expected a number, several such as 0,2, or auto.")
         devices = devices.split(",") if "," in devices else int(devices)
     if devices in ("auto", -1):
         return max(torch.cuda.device_count(), 1)

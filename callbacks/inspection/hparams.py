@@ -10,8 +10,9 @@ from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.rl import RLCallback
+from lightning_modules.verifier import RATES as VERIFIER_RATES
 
-_RATES = ("fcr", "war", "uar", "eea", "epc")
+_RATES = ("fcr", "war", "uar", "eea", "epc", *VERIFIER_RATES, "calibration_error", "loss")
 METRICS: tuple[str, ...] = (*(f"{part}/{name}" for part in ("val", "test") for name in _RATES), "reward/total")
 """The columns for what a run reached: tags of scalars, of which TensorBoard takes the last value."""
 

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from datamodules.files.json_files import read_json_object, shown
+from lightning_modules.machine import available_memory
 from lightning_modules.processes import num_of_node
 
 # Whatever loads a model imports this module first. On Hopper, under a mask, cuDNN's attention returns gradients that
@@ -235,14 +236,6 @@ def _refused(file: Path) -> ValueError:
 
 def _unreadable(file: Path, error: Exception) -> ValueError:
     return ValueError(f"{file} cannot be read ({error}). Its download may be incomplete: download it again.")
-
-
-def available_memory(meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Bytes that processes can still get without swapping; None where the system does not tell (only Linux does)."""
-    if not meminfo.is_file():
-        return None
-    found = re.search(r"^MemAvailable: *(\d+) kB$", meminfo.read_text(), re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
 
 
 def gpu_memory() -> list[int]:

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.emotions import Taxonomy, members
+from datamodules.files.config_files import CONFIGS
 from datamodules.files.yaml_files import read_yaml_mapping
 
-WHEEL = Path(__file__).parents[2] / "configs/taxonomy/wheels/plutchik.yaml"
+WHEEL = CONFIGS / "taxonomy/wheels/plutchik.yaml"
 
 Emotions = frozenset[str]
 

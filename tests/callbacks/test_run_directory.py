@@ -170,6 +170,39 @@ def test_predictions_of_a_part_say_so(
     assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == (1 if limit else 2)
 
 
+CSV = """
+    class_path: lightning.pytorch.loggers.CSVLogger
+    init_args: {save_dir: "${trainer.default_root_dir}", name: tables}
+"""
+SEVERAL = """
+    - class_path: lightning.pytorch.loggers.CSVLogger
+      init_args: {save_dir: "${trainer.default_root_dir}/tables"}
+    - class_path: lightning.pytorch.loggers.TensorBoardLogger
+      init_args: {save_dir: "${trainer.default_root_dir}/events"}
+  profiler:
+    class_path: lightning.pytorch.profilers.SimpleProfiler
+    init_args: {dirpath: "${trainer.default_root_dir}/profiles", filename: profile}
+"""
+
+
+@pytest.mark.parametrize("logger", [" false", " true", CSV, SEVERAL])
+def test_the_configuration_is_in_the_run_directory_whatever_the_logger(
+    logger: str, stage: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "logger.yaml").write_text(f"trainer:\n  logger:{logger}")
+    old = stage("fit", "old", "-c", "logger.yaml", "--trainer.default_root_dir=old/")
+    assert [path.relative_to(old).as_posix() for path in old.rglob("config.yaml")] == ["config.yaml"]
+    before = files(old)
+    main.run(["fit", "-c", "old/config.yaml", "--trainer.default_root_dir=new"])
+    assert files(old) == before
+    assert {name.partition("tfevents")[0] for name in files(tmp_path / "new")} == {
+        name.partition("tfevents")[0] for name in before
+    }
+    main.run(["test", "-c", "old/config.yaml", "--trainer.default_root_dir=tested"])
+    assert files(old) == before and (tmp_path / "tested/config.yaml").is_file()
+
+
 def test_a_recorded_configuration_writes_to_the_new_run_alone(stage: Callable[..., Path], tmp_path: Path) -> None:
     best = tmp_path / "callbacks.yaml"
     best.write_text(

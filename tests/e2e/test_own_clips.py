@@ -84,14 +84,10 @@ def test_from_inspection_to_the_report(own: Path, tiny_models: Path, tmp_path: P
         model=[f"--model.backbone.path={learnt}", *rollout, "--model.verifier=null", "--model.aliases=extended"],
     )
     tested = tmp_path / "test"
-    main.run(
-        ["test", *stack("trainer/default", "stage/evaluate", "data/manifest", "backbone/composed"), *common]
-        + [
-            f"--model.backbone.path={learnt}",
-            f"--trainer.default_root_dir={tested}",
-            "--model.evaluation.max_new_tokens=4",
-        ]
-    )
+    evaluation = [*stack("trainer/default", "stage/evaluate", "data/manifest", "backbone/composed"), *common]
+    evaluation += [f"--model.backbone.path={learnt}", "--model.evaluation.max_new_tokens=4"]
+    evaluation += [f"--trainer.default_root_dir={tested}"]
+    main.run(["test", *evaluation])
     metrics = json.loads((tested / "metrics.json").read_text())
     assert metrics["num_samples"] == 3 and metrics["war"] is not None and metrics["eea"] is None
     assert metrics["taxonomy"] == f"{own}/own.yaml" and metrics["confusion_matrix"]["rows"] == list(CLASSES)
@@ -99,3 +95,11 @@ def test_from_inspection_to_the_report(own: Path, tiny_models: Path, tmp_path: P
     main.run(["report", "--predictions", f"{tested}/predictions.jsonl", "--output", f"{tmp_path}/page"])
     page = next((tmp_path / "page").glob("*.html")).read_text()
     assert "bored" in page and "Number 3." in page
+
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tested.rglob("*") if path.is_file()}
+
+    finished = content()
+    for command, configs in (("test", stack("stage/ablation")), ("predict", [])):
+        main.run([command, *evaluation, *configs, "--trainer.fast_dev_run=true"])
+    assert content() == finished, "a trial leaves finished results alone"

@@ -110,6 +110,14 @@ def test_a_broken_weight_stops_the_run_before_the_step_and_is_kept_for_replay(
     assert not list(tmp_path.rglob("*.ckpt")), "--ckpt_path last does not take it"
 
 
+def test_a_trial_keeps_nothing(make_grpo: Make, batches: list[ClipBatch], fit: Fit, tmp_path: Path) -> None:
+    module = make_grpo()
+    plant_nan(module.backbone.parts["language_model"])
+    with pytest.raises(NonFiniteError, match=r"Loss is nan at step 0"):
+        fit(module, batches, RLCallback([LengthReward()]), fast_dev_run=True)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_a_skipped_step_changes_nothing_but_the_schedule(
     make_grpo: Make, batches: list[ClipBatch], fit: Fit, tmp_path: Path
 ) -> None:

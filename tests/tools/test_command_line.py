@@ -21,6 +21,7 @@ from tools.command_line import is_meant_to_be_read, one_sentence, settled
 pytestmark = pytest.mark.unit
 
 CONFIGS = Path(main.__file__).parent / "configs"
+VERIFIER = Path(main.__file__).parent / "tests/golden/tiny_verifier"
 
 
 def raised(function: Callable[[], object]) -> Exception:
@@ -108,9 +109,10 @@ def test_an_error_of_the_program_is_shown_with_its_place_and_without_secrets(
 
 def test_null_is_null_however_deep_its_option_stands(capsys: pytest.CaptureFixture[str]) -> None:
     stacked = [f"--config={CONFIGS}/{name}.yaml" for name in ("stage/grpo", "data/dfew", "backbone/qwen2_5_vl")]
-    with pytest.raises(SystemExit):
-        main.main(["fit", *stacked, "--data.root=x", "--model.backbone.lora", "null", "--print_config"])
-    assert "\n        lora: null\n" in capsys.readouterr().out
+    for option in (["--model.backbone.lora", "null"], ["--model.backbone.lora=null"]):
+        with pytest.raises(SystemExit):
+            main.main(["fit", *stacked, "--data.root=x", *option, "--print_config"])
+        assert "\n        lora: null\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", [["synthesize", "--num_clip", "3"], ["fit", "--trainer.max_epoch", "3"]])
@@ -135,12 +137,41 @@ def test_an_unknown_option_of_a_class_names_the_help_that_lists_it(capsys: pytes
         ("predict --data Clips --data.path x", "no backbone is named. Give one, e.g. -c configs/backbone/humanomni"),
         (f"predict --data Clips --data.path x --model.backbone.path {__file__}", "no backbone is named. Give one"),
         (f"fit -c {CONFIGS}/stage/grpo_accuracy.yaml -c {CONFIGS}/backbone/composed.yaml", "Give a stage first, e.g."),
+        ("fit -c stage/verifier -c data/rationale_text --data Nope", 'Parser key "data": there is no class Nope.'),
+        ("fit -c stage/verifier -c data/rationale_text --trainer.callbacks Nope", "there is no class Nope."),
     ],
 )
 def test_what_nobody_has_named_is_asked_for(command: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(command.split()) == 2
     said = capsys.readouterr().err
-    assert says in said and "abstract" not in said
+    assert says in said and "abstract" not in said and "Union" not in said
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("--model.learning_rate=-1", "Expected learning_rate > 0, weight_decay >= 0,"),
+        ("--model.learning_rate=fast", "Parser key \"learning_rate\": Expected a <class 'float'>. Got value: fast."),
+        ("--model.lerning_rate=1", "Option 'lerning_rate' is not accepted."),
+        ("--data.batch_size=0", "Got batch_size=0, num_workers=0. Expected"),
+        ("--inspection.every_n_steps=0", "Expected every_n_steps >= 1 and num_clips >= 1, got 0 and 8."),
+        ("--trainer.strategy=fast", "invalid strategy name: `strategy='fast'`"),
+        ("--trainer.devices=all", "trainer.devices is 'all'. Expected a number, several such as 0,2, or auto."),
+        ("--trainer.callbacks+=EarlyStopping", "the following arguments are required: monitor"),
+        ("--trainer.default_root_dir=${oc.env:ERV_NOWHERE}/x", "Environment variable 'ERV_NOWHERE' not found"),
+        ("--data.train=${words.train}", "data.init_args.train: Interpolation key 'words.train' not found."),
+    ],
+)
+def test_what_cannot_be_made_is_one_sentence(
+    option: str, says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    files = [f"--config={name}" for name in ("trainer/default", "trainer/cpu", "stage/verifier", "data/rationale_text")]
+    options = ["--data.train=x", f"--model.path={VERIFIER}", f"--trainer.default_root_dir={tmp_path}", option]
+    assert main.main(["fit", *files, *options]) == 2
+    printed = capfd.readouterr()
+    said = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1 and says in said[0] and "Traceback" not in printed.err
+    assert "usage:" not in printed.err and not printed.out and not list(tmp_path.iterdir())
 
 
 def test_a_wrong_reward_is_named_without_the_list_that_it_stands_in(

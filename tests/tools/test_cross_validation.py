@@ -14,7 +14,7 @@ import yaml
 from callbacks.checkpointing.files import best_checkpoint
 from datamodules.emotions import DFEW_TAXONOMY, MAFW_TAXONOMY, Taxonomy
 from lightning_modules.metrics.emotion_report import EmotionReport
-from tools import cross_validation
+from tools import program
 from tools.cross_validation import StageError, aggregate, cross_validate
 
 pytestmark = [pytest.mark.unit, pytest.mark.filterwarnings("ignore:UAR leaves out classes")]
@@ -176,7 +176,7 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (stub / f"metrics_{fold}.json").write_text(json.dumps(metrics))
     write_checkpoint(stub / "some.ckpt", best="some.ckpt", age_seconds=0)
     configure(stub, "lightning_modules.grpo.GRPOModule", {"fold": 5, "root": "data"})
-    monkeypatch.setattr(cross_validation, "MAIN", stub / "main.py")
+    monkeypatch.setattr(program, "MAIN", stub / "main.py")
     return stub
 
 
@@ -228,8 +228,9 @@ def test_each_fold_is_trained_and_tested_once(stub: Path, capfd: pytest.CaptureF
     assert json.loads((runs / "cross_validation.json").read_text()) == written
 
 
-def test_an_untrained_model_is_only_tested(stub: Path) -> None:
-    configure(stub, "lightning_modules.policy.PolicyModule", {"fold": 5})
+def test_an_untrained_model_is_only_tested(stub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(stub.parent))
+    configure(stub, "lightning_modules.policy.PolicyModule", {"fold": 5}, default_root_dir="~/runs")
     cross_validate(["--a=b", "--folds=4"])
     assert calls(stub) == [stage("test", stub.parent / "runs/fold_4/test")]
 

@@ -113,6 +113,9 @@ def test_a_verifier_on_the_command_line(predictions, output, tmp_path):
     assert main.main([*score, f"--output={tmp_path}/named", *options]) == 0
     named, default = ((tmp_path / name / "metrics.json").read_text() for name in ("named", "default"))
     assert named == default
+    assert main.main([*score[:-1], f"--output={tmp_path}/alone", *options]) == 0
+    assert (tmp_path / "alone/metrics.json").read_text() == named, "a judge needs no verifier beside it"
+    assert {own["explanation"] for own in lines(tmp_path / "alone/rows.jsonl")} == {None}
 
 
 def test_a_language_model_on_the_command_line(predictions, output, tiny_models):

@@ -32,7 +32,7 @@ def test_golden_metrics(case, tmp_path):
     expected = json.loads((folder / "expected.json").read_text())
     taxonomy = expected.pop("dataset")
     judge = str(folder / "judge.jsonl")
-    score(str(folder / "completions.jsonl"), taxonomy, TINY, str(tmp_path / "out"), judge=judge)
+    score(str(folder / "completions.jsonl"), taxonomy, str(tmp_path / "out"), TINY, judge=judge)
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     assert metrics["absent_classes"] == expected.pop("absent_classes")
     assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-12)
@@ -46,7 +46,7 @@ def test_golden_rewards(taxonomy, source, tmp_path):
     lines = (GOLDEN / "rewards/cases.jsonl").read_bytes().splitlines()
     cases = [case for line in lines if (case := json.loads(line))["dataset"] == taxonomy]
     source.write_text("".join(json.dumps(case) + "\n" for case in cases), encoding="utf-8")
-    score(str(source), taxonomy, TINY, str(tmp_path / "out"))
+    score(str(source), taxonomy, str(tmp_path / "out"), TINY)
     for row, case in zip(read_rows(tmp_path / "out"), cases, strict=True):
         for name in ("format", "accuracy", "explanation"):
             assert row[name] == pytest.approx(case[name], abs=1e-6), case["id"]
@@ -62,8 +62,8 @@ def test_the_released_protocol(tmp_path):
         score(
             str(folder / "completions.jsonl"),
             "dfew",
-            TINY,
             str(tmp_path / protocol),
+            TINY,
             judge=str(folder / "judge.jsonl"),
             protocol=protocol,
         )
@@ -78,7 +78,7 @@ def test_the_released_protocol(tmp_path):
 
 def test_row_schema(source, tmp_path):
     source.write_text(LINE + '{"id": 2, "completion": "", "target": "ANGRY"}\n')
-    metrics = score(str(source), "dfew", TINY, str(tmp_path / "out"))
+    metrics = score(str(source), "dfew", str(tmp_path / "out"), TINY)
     first, second = read_rows(tmp_path / "out")
     keys = ["id", "target", "prediction", "format", "accuracy", "explanation", "sentences"]
     keys += ["judged", "judge", "taxonomy"]
@@ -97,19 +97,19 @@ def test_missing_verdicts_are_counted(source, tmp_path):
     source.write_text(LINE + LINE.replace('"1"', '"2"'))
     judge = tmp_path / "judge.jsonl"
     judge.write_text('{"id": "2", "emotion": "happy"}\n')
-    metrics = score(str(source), "dfew", TINY, str(tmp_path / "out"), judge=str(judge))
+    metrics = score(str(source), "dfew", str(tmp_path / "out"), TINY, judge=str(judge))
     assert (metrics["eea"], metrics["epc"], metrics["fcr"], metrics["judge_failures"]) == (0.5, 0.5, 0.5, 1)
 
 
 def test_bare_answers(source, tmp_path):
     source.write_text('{"id": "1", "completion": "Happy\\n", "target": "happy"}\n')
-    assert score(str(source), "dfew", TINY, str(tmp_path / "tags"))["unknown_answers"] == 1
-    assert score(str(source), "dfew", TINY, str(tmp_path / "bare"), bare=True)["war"] == 1
+    assert score(str(source), "dfew", str(tmp_path / "tags"), TINY)["unknown_answers"] == 1
+    assert score(str(source), "dfew", str(tmp_path / "bare"), TINY, bare=True)["war"] == 1
 
 
 def test_half_a_surrogate_pair_is_replaced(source, tmp_path):
     source.write_text(LINE.replace("Why?", "\\ud83d Why?"))
-    score(str(source), "dfew", TINY, str(tmp_path / "out"))
+    score(str(source), "dfew", str(tmp_path / "out"), TINY)
     assert read_rows(tmp_path / "out")[0]["sentences"][1]["text"] == "\N{REPLACEMENT CHARACTER} Why?"
 
 
@@ -127,24 +127,24 @@ def test_half_a_surrogate_pair_is_replaced(source, tmp_path):
 def test_bad_input_names_file_and_line_and_writes_nothing(source, tmp_path, content, message):
     source.write_text(content)
     with pytest.raises(ValueError, match=message):
-        score(str(source), "dfew", TINY, str(tmp_path / "out"))
+        score(str(source), "dfew", str(tmp_path / "out"), TINY)
     assert not (tmp_path / "out").exists()
 
 
 def test_bytes_that_are_not_utf8(source, tmp_path):
     source.write_bytes(LINE.encode() + b'{"id": "2", "completion": "caf\xe9", "target": "happy"}\n')
     with pytest.raises(ValueError, match="completions.jsonl:2: not UTF-8"):
-        score(str(source), "dfew", TINY, str(tmp_path / "out"))
+        score(str(source), "dfew", str(tmp_path / "out"), TINY)
 
 
 def test_missing_files(source, tmp_path):
     with pytest.raises(FileNotFoundError, match="completions.jsonl. Expected JSONL with id, completion, target"):
-        score(str(source), "dfew", TINY, str(tmp_path / "out"))
+        score(str(source), "dfew", str(tmp_path / "out"), TINY)
     source.write_text(LINE)
     with pytest.raises(ValueError, match="Expected a Hugging Face directory"):
-        score(str(source), "dfew", str(tmp_path / "none"), str(tmp_path / "out"))
+        score(str(source), "dfew", str(tmp_path / "out"), str(tmp_path / "none"))
     with pytest.raises(ValueError, match="is a file. Give a directory"):
-        score(str(source), "dfew", TINY, str(source))
+        score(str(source), "dfew", str(source), TINY)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -161,10 +161,10 @@ def test_answers_as_models_word_them(tmp_path):
     rows = [("a", "surprised", "surprise"), ("b", "Sad.", "sadness"), ("c", "mirth", "happiness")]
     lines = [json.dumps({"id": i, "completion": f"<answer>{a}</answer>", "target": t}) for i, a, t in rows]
     (tmp_path / "said.jsonl").write_text("\n".join(lines))
-    published = score(str(tmp_path / "said.jsonl"), "dfew", None, str(tmp_path / "a"))
+    published = score(str(tmp_path / "said.jsonl"), "dfew", str(tmp_path / "a"))
     assert published["war"] == 0 and published["judge"] is None and published["eea"] is None
     assert [own["answer"] for own in published["unread_answers"]] == ["Sad.", "mirth", "surprised"]
-    extended = score(str(tmp_path / "said.jsonl"), "dfew", None, str(tmp_path / "b"), aliases="extended")
+    extended = score(str(tmp_path / "said.jsonl"), "dfew", str(tmp_path / "b"), aliases="extended")
     assert extended["war"] == pytest.approx(2 / 3)
     assert extended["unread_answers"] == [{"answer": "mirth", "count": 1}]
     row = json.loads((tmp_path / "b/rows.jsonl").read_text().splitlines()[0])
@@ -174,8 +174,8 @@ def test_answers_as_models_word_them(tmp_path):
 def test_a_class_without_a_verifier_label(tmp_path):
     (tmp_path / "said.jsonl").write_text('{"id": "a", "completion": "<answer>calm</answer>", "target": "calm"}\n')
     with pytest.raises(ValueError, match="ravdess has no verifier label for calm: neither the explanation reward"):
-        score(str(tmp_path / "said.jsonl"), "ravdess", TINY, str(tmp_path / "a"))
-    assert score(str(tmp_path / "said.jsonl"), "ravdess", None, str(tmp_path / "b"))["war"] == 1.0
+        score(str(tmp_path / "said.jsonl"), "ravdess", str(tmp_path / "a"), TINY)
+    assert score(str(tmp_path / "said.jsonl"), "ravdess", str(tmp_path / "b"))["war"] == 1.0
 
 
 def test_figures_of_each_corpus(tmp_path, capsys):
@@ -185,7 +185,7 @@ def test_figures_of_each_corpus(tmp_path, capsys):
         for i, a, d in rows
     ]
     (tmp_path / "said.jsonl").write_text("\n".join(lines))
-    metrics = score(str(tmp_path / "said.jsonl"), "dfew", None, str(tmp_path / "a"))
+    metrics = score(str(tmp_path / "said.jsonl"), "dfew", str(tmp_path / "a"))
     assert {name: own["war"] for name, own in metrics["corpora"].items()} == {"DFEW": 1.0, "MAFW": 0.5}
     assert "MAFW: 2 completions, WAR 50.00" in capsys.readouterr().out
 
@@ -197,7 +197,7 @@ def test_compound_clips_have_figures_over_sets(source, tmp_path):
         for own, answer in answers.items()
     ]
     write_rows(source, lines)
-    metrics = score(str(source), "mafw", TINY, str(tmp_path / "out"))
+    metrics = score(str(source), "mafw", str(tmp_path / "out"), TINY)
     assert metrics["war"] == 0.5, "as published: an answer is one emotion"
     assert metrics["emotion_sets"]["f1"] == pytest.approx((1 + 2 / 3) / 2)
     assert metrics["emotion_sets"]["exact_match"] == 0.5

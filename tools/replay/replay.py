@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from callbacks.run_files import CONFIG_FILE
 from lightning_modules.judges.base import find_device
 
 if TYPE_CHECKING:
     from lightning_modules.step_record import StepPlace, StepRecord
     from tools.replay.recompute import Part, Recomputation
 
-CONFIG_FILE = "config.yaml"
 _NUM_TEXTS = 3  # completions with a finding that are printed
 
 

@@ -9,7 +9,9 @@ from rich.console import Console
 
 from datamodules.files.writing import require_directory, write_json, write_text
 from lightning_modules.metrics.intervals import LEVEL, RATES, Interval
+from tools.command_line import settled
 from tools.compare.forest_plot import draw_forest
+from tools.program import program
 from tools.study.curves import draw_curves, read_curves
 from tools.study.figures import Arms, Design, Difference, as_json, compare_arms, design, read_test, read_truths, spread
 from tools.study.page import write_page
@@ -50,7 +52,7 @@ def run_study(arguments: list[str]) -> None:
         OSError, ValueError: the study or its output cannot be used; nothing is run.
         SystemExit: it was interrupted.
     """
-    options = _parser().parse_args(arguments)
+    options = argparse.Namespace(**settled(vars(_parser().parse_args(arguments))))
     if options.num_workers < 0:
         raise ValueError(
             f"--num_workers is {options.num_workers}. Expected a number of jobs, or 0 to leave it to the CPUs."
@@ -214,7 +216,7 @@ def _pictures(
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="main.py study",
+        prog=f"{program()} study",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -12,7 +12,9 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from datamodules.files.config_files import find_config
 from datamodules.files.yaml_files import read_yaml_mapping
+from tools.command_line import settled
 from tools.study.jobs import Job, check_folders
 
 _PLACE = re.compile(r"\{([A-Za-z_][\w/.-]*)\}")
@@ -131,10 +133,13 @@ def read_study(path: str | Path) -> Study:
 
 
 def _extended(path: Path) -> dict[str, Any]:
-    """The content of a file, over that of the file beside it which it `extends`."""
-    content = read_yaml_mapping(path)
+    """The content of a file, over that of the file which it `extends`: one beside it, or one known by name."""
+    content = settled(read_yaml_mapping(path))
     base = content.pop("extends", None)
-    return content if base is None else _merged(_extended(path.parent / str(base)), content)
+    if base is None:
+        return content
+    beside = path.parent / str(base)
+    return _merged(_extended(beside if beside.is_file() else find_config(str(base))), content)
 
 
 def _merged(base: Any, own: Any) -> Any:

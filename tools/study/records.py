@@ -8,11 +8,12 @@ import hashlib
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from datamodules.files.config_files import find_config
 from datamodules.files.json_files import read_json_object
 from datamodules.files.writing import write_json
 from tools.study.jobs import RECORDS, Job
@@ -149,8 +150,11 @@ class Records:
 def config_digests(words: Sequence[str]) -> dict[str, str]:
     """SHA-256 of each YAML file that a command line names by `-c`."""
     named = [value for option, value in pairwise(words) if option in ("-c", "--config")]
-    files = {name: Path(name) for name in named}
-    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file.is_file()}
+    digests = {}
+    for name in named:
+        with suppress(FileNotFoundError):  # of what another job will write
+            digests[name] = hashlib.sha256(find_config(name).read_bytes()).hexdigest()
+    return digests
 
 
 def _made_by(record: Mapping[str, Any]) -> tuple[Any, Any]:

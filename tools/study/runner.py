@@ -4,22 +4,20 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from types import FrameType
 from typing import Literal, Protocol
 
 from datamodules.files.writing import write_text
+from tools.program import own_command, program
 from tools.study.jobs import Job
 from tools.study.plan import Plan
 from tools.study.records import Records
 
-PROGRAM = (sys.executable, str(Path(__file__).parents[2] / "main.py"))
 STAGES = ("fit", "validate", "test", "predict")
 _REPORT_SECONDS = "5"
 """How often a stage writes its progress to its log."""
@@ -79,7 +77,7 @@ class Pool:
     records: Records
     num_workers: int
     devices: Sequence[int] = ()
-    program: Sequence[str] = PROGRAM
+    program: Sequence[str] = field(default_factory=own_command)
 
     def run(self, plan: Plan, rerun: bool, screen: Screen) -> dict[str, Run]:
         """Run what is left to do. A job that fails takes with it what waits for it, and nothing else.
@@ -180,10 +178,10 @@ class Pool:
 
 def commands(plan: Plan) -> list[str]:
     """The lines of a shell script that runs the jobs one after another."""
-    lines = ["# What `python main.py study` runs, beside each other where nothing waits."]
+    lines = [f"# What `{program()} study` runs, beside each other where nothing waits."]
     for folder, job in plan.jobs.items():
         lines += ["", f"# {folder}: {job.name} of {', '.join(job.arms)}"]
-        lines.append(f"OMP_NUM_THREADS={job.threads} python main.py {shlex.join(job.words)}")
+        lines.append(f"OMP_NUM_THREADS={job.threads} {program()} {shlex.join(job.words)}")
     return lines
 
 
