@@ -5,7 +5,7 @@ are checked at load: an unknown label, a malformed row or a file in another repo
 file and row (decision 6).
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,9 @@ from datamodules.files.printable import readable_name
 from datamodules.notices import warn
 from datamodules.published import Coding, Published, wrong_coding
 from datamodules.rationale import TAGS, read_response
+
+_NUM_NAMED = 12
+"""Labels without a class that a warning names, the commonest first."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Corpus(ClipSource):
     def __init__(self, root: str, **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
         self._files: dict[str, Path] | None = None
-        self.left_out: dict[Split, list[LabelRow]] = {}
+        self.left_out: dict[Split, list[LabelRow]] = defaultdict(list)
         """Split → its rows that `leaves_out` has left out."""
 
     def read_labels(self, path: Path) -> Iterable[LabelRow]:
@@ -147,7 +150,9 @@ class Corpus(ClipSource):
     def report_left_out(self, split: Split) -> None:
         """Warn of the rows of a split that are left out."""
         left_out = self.left_out[split]
-        counts = ", ".join(f"{name} {count}" for name, count in Counter(row.label for row in left_out).items())
+        labels = Counter(row.label for row in left_out)
+        counts = ", ".join(f"{name} {count}" for name, count in labels.most_common(_NUM_NAMED))
+        counts += f" and {len(labels) - _NUM_NAMED} more" if len(labels) > _NUM_NAMED else ""
         warn(
             f"{self.name} {split}: {len(left_out)} clips are left out, as the taxonomy {self.taxonomy.name} has "
             f"no class for their labels ({counts})."
@@ -169,7 +174,22 @@ class Corpus(ClipSource):
         """Refuse a response whose rationale holds tags of its own: what is learned would be another answer.
 
         Raises:
-            ValueError: it has a tag twice, or does not read back as the row's target.
+            ValueError: it has a tag twice, or does not read back as the row's target; without tags, as a whole.
+        """
+        is_bare = self._check_tags(row, response)
+        read = read_response(response, self.taxonomy, is_bare)
+        if read.prediction != target:
+            raise ValueError(
+                f"{row.source}: the response to learn reads back as {read.prediction or read.answer!r}, and the label "
+                f"is {target}: {response!r:.200}"
+            )
+
+    @staticmethod
+    def _check_tags(row: LabelRow, response: str) -> bool:
+        """Refuse a response that can be read in several ways; whether it has no tags at all.
+
+        Raises:
+            ValueError: it has a tag twice.
         """
         twice = [tag for tag in TAGS if response.count(tag) > 1]
         if twice:
@@ -177,12 +197,7 @@ class Corpus(ClipSource):
                 f"{row.source}: the response to learn has {twice[0]} {response.count(twice[0])} times, and can be read "
                 f"in several ways. Take the tags out of the explanation: {response!r:.200}"
             )
-        read = read_response(response, self.taxonomy)
-        if read.prediction != target:
-            raise ValueError(
-                f"{row.source}: the response to learn reads back as {read.prediction or read.answer!r}, and the label "
-                f"is {target}: {response!r:.200}"
-            )
+        return not any(tag in response for tag in TAGS)
 
     def label_file(self, split: Split) -> Path:
         """The label file of a split.
