@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from datamodules.clip_source import Split
-from datamodules.corpus import LabelRow
+from datamodules.corpus import Corpus, LabelRow
 from datamodules.emotions import get_taxonomy
 from datamodules.files.tables import read_csv
 from datamodules.listed import ListedCorpus, Row
@@ -58,6 +58,7 @@ class MER(ListedCorpus):
     """
 
     clip_directories = ("video", ".")
+    key, media_key = Corpus.key, Corpus.media_key  # clips go by their names, whatever folder they are in
     label_separator = ", "
     aliases: ClassVar[Mapping[str, str]] = {
         "neutral": "neutral", "angry": "anger", "happy": "happiness", "sad": "sadness", "worried": "anxiety",
@@ -129,7 +130,7 @@ class MER(ListedCorpus):
             reasons = path.with_name(path.name.replace("track2", "track3"))
             reason_of = self._by_name(reasons, "reason") if reasons != path and reasons.is_file() else {}
             for row, source in read_csv(path, ["name", label], refuse=self.refuse):
-                clip = row["name"]
+                clip = self.key(row["name"])
                 yield (
                     {
                         "media": clip,
@@ -145,7 +146,7 @@ class MER(ListedCorpus):
         """Clip → what a column of a table has for it."""
         if self.refuses_link(path):
             return {}
-        return {row["name"]: row[column] for row, _ in read_csv(path, ["name", column], refuse=self.refuse)}
+        return {self.key(row["name"]): row[column] for row, _ in read_csv(path, ["name", column], refuse=self.refuse)}
 
 
 def _words(cell: str) -> list[str]:
