@@ -14,6 +14,7 @@ from torchmetrics import SumMetric
 from datamodules.batch import ClipBatch
 from datamodules.emotions import Aliases, get_taxonomy
 from datamodules.media_settings import Modality
+from datamodules.notices import warn
 from datamodules.rationale import Response, read_response
 from datamodules.synthetic.truth import read_truth
 from lightning_modules.backbones.feature_cache import FeatureCache
@@ -323,6 +324,8 @@ class PolicyModule(LightningModule):
         self.emotion_sets = SetCounts(counted_over_processes(self.emotion_sets.clips))
         if unread := self.unread_answers.commonest():
             self.print(unread_summary(unread))
+        if foreign := self.unread_answers.foreign(self.tested_clips.total(), self.taxonomy):
+            warn(foreign)
         figures = {name: figure["value"] for name, figure in self._grounding_report().items()}
         figures |= {f"reliance_{name}": value for name, value in self._reliance_figures().items()}
         for name, value in figures.items():
