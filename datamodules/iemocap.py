@@ -64,7 +64,8 @@ class IEMOCAP(ListedCorpus):
         **kwargs: Any,
     ) -> None:
         release = Path(root, "IEMOCAP_full_release")
-        super().__init__(str(release) if release.is_dir() else root, taxonomy, fold=fold, **kwargs)
+        super().__init__(str(release) if release.is_dir() else root, taxonomy, **kwargs)
+        self.fold = fold
         if not 1 <= fold <= NUM_SESSIONS:
             raise ValueError(f"IEMOCAP has sessions 1 to {NUM_SESSIONS}, got fold {fold}.")
         if modality not in ("film", "sound"):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from datamodules.clip_source import ClipRecord, Split, listed_twice
 from datamodules.containers import MEDIA_SUFFIXES
@@ -57,39 +57,28 @@ class ListedCorpus(Corpus):
         root: directory that the media are below.
         taxonomy: the classes that labels may name: a name of `configs/taxonomy/`, or the path of such a file.
         labels: further words for emotions → class or alias; null leaves the clips with this label out.
-        fold: value of the fold column that is tested on; the others are trained on.
-        test_fraction: share that is drawn for the test, where no column says so; 0 keeps all for training.
-        by_speaker: whoever is drawn for the test or for validation speaks nowhere else.
         kwargs: see `ClipSource`.
 
     Raises:
-        ValueError: an option is out of its range, or no such taxonomy.
+        ValueError: no such taxonomy.
     """
 
     fields: tuple[Field, ...] = ()
     label_separator: str = ";"
-    keeps_unnamed: ClassVar[bool] = False
+    fold: int | str | None = None
+    """Value of the fold column that is tested on; the others are trained on."""
+    test_fraction: float = 0.0
+    """Share that is drawn for the test, where nothing says so."""
+    by_speaker: bool = False
+    """Whether who is drawn for the test or for validation speaks nowhere else."""
+    keeps_unnamed: bool = False
     """Whether a clip whose labels name no class is still learned from, where it has a rationale."""
 
-    def __init__(
-        self,
-        root: str,
-        taxonomy: str,
-        labels: Mapping[str, str | None] | None = None,
-        fold: int | str | None = None,
-        test_fraction: float = 0.2,
-        by_speaker: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, root: str, taxonomy: str, labels: Mapping[str, str | None] | None = None, **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
-        if not 0 <= test_fraction < 1:
-            raise ValueError(f"test_fraction must be in [0, 1), got {test_fraction}.")
         self.taxonomy = get_taxonomy(taxonomy)
         own = {word: emotion if self.taxonomy.canonical(emotion) else None for word, emotion in self.aliases.items()}
         self.labels = own | {word.strip().lower(): emotion for word, emotion in (labels or {}).items()}
-        self.fold = fold
-        self.test_fraction = test_fraction
-        self.by_speaker = by_speaker
         self.listing = self.root
         """What lists the clips, for messages."""
         self._part_of = {name: part for part, names in PARTS.items() for name in names}
@@ -98,6 +87,16 @@ class ListedCorpus(Corpus):
         self._stems: dict[str, list[Path]] | None = None
         self._targets: dict[tuple[str, ...], str | None] = {}
         self._leads_out: dict[str, bool] = {}
+
+    def draw(self, test_fraction: float, by_speaker: bool) -> None:
+        """Have a share of the rows drawn for the test.
+
+        Raises:
+            ValueError: it is not in [0, 1).
+        """
+        if not 0 <= test_fraction < 1:
+            raise ValueError(f"test_fraction must be in [0, 1), got {test_fraction}.")
+        self.test_fraction, self.by_speaker = test_fraction, by_speaker
 
     def listed(self, columns: Columns) -> Iterable[Row]:
         """The rows in their order; a malformed one goes to `self.refuse`.

@@ -63,7 +63,9 @@ class Manifest(ListedCorpus):
         **kwargs: Any,
     ) -> None:
         root = str(Path(path).parent) if root is None else root
-        super().__init__(root, taxonomy, labels, fold, test_fraction, by_speaker, **kwargs)
+        super().__init__(root, taxonomy, labels, **kwargs)
+        self.draw(test_fraction, by_speaker)
+        self.fold = fold
         if not label_separator:
             raise ValueError("label_separator must be text, such as a semicolon; got nothing.")
         self.path = self.listing = Path(path)

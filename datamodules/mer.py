@@ -76,7 +76,8 @@ class MER(ListedCorpus):
         test_fraction: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(root, taxonomy, test_fraction=test_fraction, **kwargs)
+        super().__init__(root, taxonomy, **kwargs)
+        self.draw(test_fraction, by_speaker=False)
         if labels_of not in get_args(Labels):
             raise ValueError(f"labels_of must be one of {', '.join(get_args(Labels))}; got {labels_of!r}.")
         self.labels_of = labels_of
@@ -101,7 +102,7 @@ class MER(ListedCorpus):
         return Published(_TABLES[self.labels_of][1], {}, exact=True) if is_known else None
 
     def target_of(self, labels: tuple[str, ...]) -> str | None:
-        """See `ListedCorpus.target_of`; of words of any kind, the classes that some name."""
+        """See `ListedCorpus.target_of`; of words of any kind, the classes that some name (decision 55)."""
         if not self.is_open:
             return super().target_of(labels)
         own = [self.labels.get(word.lower()) or word for word in labels]

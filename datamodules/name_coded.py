@@ -34,7 +34,8 @@ class NameCoded(ListedCorpus):
     """The corpus' words for emotions → published clips."""
 
     def __init__(self, root: str, taxonomy: str, test_fraction: float | None = None, **kwargs: Any) -> None:
-        super().__init__(root, taxonomy, test_fraction=test_fraction or 0.0, by_speaker=True, **kwargs)
+        super().__init__(root, taxonomy, **kwargs)
+        self.draw(test_fraction or 0.0, by_speaker=True)
         self.is_drawn = test_fraction is not None
         self._part_of[""] = "test"
 

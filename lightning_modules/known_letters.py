@@ -7,8 +7,10 @@ Chinese answer. Only scripts are told apart, as English from Chinese, not langua
 import string
 from collections.abc import Iterable, Set
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 ENOUGH = 500
 """Letters that are read before anything is said."""
@@ -38,7 +40,7 @@ class KnownLetters:
         path: of the classifier, for the message.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, path: str) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", path: str) -> None:
         self.tokenizer = tokenizer
         self.path = path
         self.num_letters = 0

@@ -255,9 +255,13 @@ def test_cremad_whole_corpus_has_the_published_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:MER .* clips are left out")
-def test_ovmerd_learns_all_of_the_words(tmp_path: Path, write_clip: Write) -> None:
+def test_ovmerd_learns_all_of_the_words(tmp_path: Path, write_clip: Write, settings: MediaSettings) -> None:
     write_ovmerd(tmp_path, write_clip)
-    data = MER(str(tmp_path), labels_of="ovmerd", taxonomy="mafw")
+    data = MER(str(tmp_path), labels_of="ovmerd", taxonomy="mafw", media=settings, batch_size=3, validation_fraction=0)
+    module = ClipDataModule(data)
+    module.setup("fit")
+    (batch,) = module.train_dataloader()
+    assert batch.failures == [None] * 3 and None not in batch.responses
     records = data.read_splits()["train"]
     assert facts(records) == [
         ("sample_00000000", "anxiety"), ("samplenew_00000001", "happiness"), ("samplenew_00000002", "anger_sadness"),

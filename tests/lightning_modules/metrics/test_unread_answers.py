@@ -51,5 +51,7 @@ def test_answers_of_another_language_than_the_table(said: list[str], taxonomy: T
     if share is None:
         assert foreign is None
     else:
-        assert foreign is not None and foreign.startswith(f"{share} % of the answers (such as {said[0]}) are spelled in")
+        assert foreign is not None and foreign.startswith(
+            f"{share} % of the answers (such as {said[0]}) are spelled in"
+        )
         assert "`aliases: extended`" in foreign
