@@ -5,7 +5,6 @@ are checked at load: an unknown label, a malformed row or a file in another repo
 file and row (decision 6).
 """
 
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,8 @@ from typing import Any, ClassVar
 from datamodules.clip_source import ClipRecord, ClipSource, Split
 from datamodules.containers import MEDIA_SUFFIXES
 from datamodules.files.printable import readable_name
-from datamodules.notices import warn
 from datamodules.published import Coding, Published, wrong_coding
 from datamodules.rationale import TAGS, read_response
-
-_NUM_NAMED = 12
-"""Labels without a class that a warning names, the commonest first."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +57,6 @@ class Corpus(ClipSource):
     def __init__(self, root: str, **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
         self._files: dict[str, Path] | None = None
-        self.left_out: dict[Split, list[LabelRow]] = defaultdict(list)
-        """Split → its rows that `leaves_out` has left out."""
 
     def read_labels(self, path: Path) -> Iterable[LabelRow]:
         """Rows of a label file in its order; a malformed row goes to `self.refuse`.
@@ -106,10 +99,6 @@ class Corpus(ClipSource):
         """The file of a row's clip, found by `key`; None where there is none."""
         return self.media_files().get(self.key(row.id))
 
-    def leaves_out(self, row: LabelRow) -> bool:
-        """Whether a row's label is one of the corpus' that has no class here; such rows are counted and reported."""
-        return False
-
     def rows(self, split: Split) -> list[LabelRow]:
         """The rows of a split, from its label file.
 
@@ -134,29 +123,12 @@ class Corpus(ClipSource):
     def records(self, split: Split) -> list[ClipRecord]:
         """See `ClipSource.records`."""
         records: list[ClipRecord] = []
-        left_out = self.left_out[split] = []
         for row in self.rows(split):
-            if self.leaves_out(row):
-                left_out.append(row)
-                continue
             try:
                 records.append(self._record(row))
             except ValueError as error:
                 self.refuse(str(error))
-        if left_out:
-            self.report_left_out(split)
         return records
-
-    def report_left_out(self, split: Split) -> None:
-        """Warn of the rows of a split that are left out."""
-        left_out = self.left_out[split]
-        labels = Counter(row.label for row in left_out)
-        counts = ", ".join(f"{name} {count}" for name, count in labels.most_common(_NUM_NAMED))
-        counts += f" and {len(labels) - _NUM_NAMED} more" if len(labels) > _NUM_NAMED else ""
-        warn(
-            f"{self.name} {split}: {len(left_out)} clips are left out, as the taxonomy {self.taxonomy.name} has "
-            f"no class for their labels ({counts})."
-        )
 
     def _record(self, row: LabelRow) -> ClipRecord:
         """A row with its canonical emotion and its files.

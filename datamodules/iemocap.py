@@ -72,6 +72,10 @@ class IEMOCAP(ListedCorpus):
             raise ValueError(f"modality must be film or sound, got {modality!r}.")
         self.modality = modality
 
+    def media_key(self, path: Path) -> str | None:
+        """Films of dialogues, or the sound of turns; none of the other files."""
+        return super().media_key(path) if ("avi" if self.modality == "film" else "sentences") in path.parts else None
+
     def published(self, split: Split) -> Published | None:
         """Counts of the fifth session and of the other four; of another fold, none."""
         if self.fold != NUM_SESSIONS:

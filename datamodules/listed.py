@@ -20,6 +20,7 @@ from datamodules.drawing_lots import draw_groups, draw_stratified
 from datamodules.emotions import get_taxonomy
 from datamodules.files.printable import readable_name
 from datamodules.manifest_columns import Columns, Field
+from datamodules.notices import warn
 from datamodules.published import Published
 from datamodules.segments import Segment
 
@@ -34,12 +35,15 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 """Part of the data → what rows call it."""
 
+_NUM_NAMED = 12
+"""Labels without a class that a warning names, the commonest first."""
+
 _UNDECIDED = ""
 """Part of the rows of which nothing says whether they are trained or tested on."""
 
 
 @dataclass(frozen=True)
-class _ListedRow(LabelRow):
+class ListedRow(LabelRow):
     """A row and its file."""
 
     medium: str | None = None
@@ -81,6 +85,8 @@ class ListedCorpus(Corpus):
         self.labels = own | {word.strip().lower(): emotion for word, emotion in (labels or {}).items()}
         self.listing = self.root
         """What lists the clips, for messages."""
+        self.left_out: dict[Split, list[ListedRow]] = defaultdict(list)
+        """Split → its rows whose labels have no class."""
         self._part_of = {name: part for part, names in PARTS.items() for name in names}
         self._records: dict[Split, list[ClipRecord]] | None = None
         self._speakers: dict[str, str] = {}
@@ -133,10 +139,6 @@ class ListedCorpus(Corpus):
         """The path below the root: two folders may have a file of one name."""
         return readable_name(path.relative_to(self.root).as_posix())
 
-    def media_file(self, row: LabelRow) -> Path | None:
-        """The file of a row that is left out."""
-        return Path(row.medium) if isinstance(row, _ListedRow) and row.medium else None
-
     def records(self, split: Split) -> list[ClipRecord]:
         """See `ClipSource.records`."""
         return self._load()[split]
@@ -159,8 +161,19 @@ class ListedCorpus(Corpus):
                 raise ValueError(f"{self.listing} lists no clips.")
             self._records = self._in_splits(parts)
             for split in self.left_out:
-                self.report_left_out(split)
+                self._report_left_out(split)
         return self._records
+
+    def _report_left_out(self, split: Split) -> None:
+        """Warn of the rows of a split that are left out."""
+        left_out = self.left_out[split]
+        labels = Counter(row.label for row in left_out)
+        counts = ", ".join(f"{name} {count}" for name, count in labels.most_common(_NUM_NAMED))
+        counts += f" and {len(labels) - _NUM_NAMED} more" if len(labels) > _NUM_NAMED else ""
+        warn(
+            f"{self.name} {split}: {len(left_out)} clips are left out, as the taxonomy {self.taxonomy.name} has "
+            f"no class for their labels ({counts})."
+        )
 
     def _part(self, row: Mapping[str, Any], columns: Columns, source: str) -> str:
         """The part that a row belongs to.
@@ -206,7 +219,7 @@ class ListedCorpus(Corpus):
         identifier = columns.text(row, "id", source) or _identifier(name, segment)
         response = None
         if labels and (target is None or rationale is not None):
-            listed = _ListedRow(identifier, self.label_separator.join(labels), source, rationale, medium)
+            listed = ListedRow(identifier, self.label_separator.join(labels), source, rationale, medium)
             if target is None and not (self.keeps_unnamed and rationale):
                 split: Split = "test" if part == "test" else "predict" if part == "predict" else "train"
                 self.left_out[split].append(listed)

@@ -87,6 +87,11 @@ class MER(ListedCorpus):
         self.words = get_taxonomy(taxonomy, "extended")
 
     @property
+    def name(self) -> str:
+        """Whose labels they are, too: several may be joined."""
+        return f"MER-{self.labels_of}"
+
+    @property
     def is_open(self) -> bool:
         """Whether labels are words of any kind."""
         return self.labels_of in _OPEN

@@ -13,6 +13,7 @@ from datamodules.clip_source import ClipRecord
 from datamodules.cremad import CREMAD
 from datamodules.iemocap import IEMOCAP
 from datamodules.inspection.inspect_data import inspect_data
+from datamodules.joint import Joint
 from datamodules.listed import ListedCorpus
 from datamodules.media_settings import MediaSettings
 from datamodules.meld import MELD
@@ -254,7 +255,7 @@ def test_cremad_whole_corpus_has_the_published_counts(tmp_path: Path) -> None:
         CREMAD(str(tmp_path)).read_splits()
 
 
-@pytest.mark.filterwarnings("ignore:MER .* clips are left out")
+@pytest.mark.filterwarnings("ignore:MER-.* clips are left out")
 def test_ovmerd_learns_all_of_the_words(tmp_path: Path, write_clip: Write, settings: MediaSettings) -> None:
     write_ovmerd(tmp_path, write_clip)
     data = MER(str(tmp_path), labels_of="ovmerd", taxonomy="mafw", media=settings, batch_size=3, validation_fraction=0)
@@ -283,7 +284,7 @@ def test_a_reason_with_tags_is_refused(tmp_path: Path, write_clip: Write) -> Non
         MER(str(tmp_path), labels_of="ovmerd").read_splits()
 
 
-@pytest.mark.filterwarnings("ignore:MER .* clips are left out")
+@pytest.mark.filterwarnings("ignore:MER-.* clips are left out")
 def test_label_files_of_mer(tmp_path: Path, write_clip: Write) -> None:
     write_mer(tmp_path, write_clip)
     data = MER(str(tmp_path), labels_of="mer2023")
@@ -291,6 +292,10 @@ def test_label_files_of_mer(tmp_path: Path, write_clip: Write) -> None:
         "neutral", "anger", "happiness", "sadness", "worry", "surprise",
     ]  # fmt: skip
     assert data.splits == ("train",)
+    both = Joint([data, MER(str(tmp_path), labels_of="ovmerd")])
+    assert set(both.corpora) == {"MER-mer2023", "MER-ovmerd"}
+    drawn = MER(str(tmp_path), labels_of="mer2023", test_fraction=0.5)
+    assert drawn.splits == ("train",), "of one clip of a class, none is drawn"
     write_clip(tmp_path / "test1" / "sample_00000009.avi", 0)
     write_table(tmp_path / "test1-label.csv", "name,discrete,valence", [["sample_00000009", "sad", "0"]])
     tested = MER(str(tmp_path), labels_of="mer2023", test_file="test1-label.csv", taxonomy="dfew")
