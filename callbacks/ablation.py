@@ -10,16 +10,20 @@ from torch import Tensor
 
 from callbacks.ablation_report import ablation_report, changes, draw, print_report
 from callbacks.prediction_writer import gather_rows, prediction_rows
-from datamodules.ablation import ABLATIONS, Ablation, SoundPartners, ablate
+from datamodules.ablation import ABLATIONS, SWAPPED, Ablation, Partners, ablate
 from datamodules.batch import ClipBatch
 from datamodules.clip_dataset import ClipDataset
 from datamodules.files.writing import write_json, write_rows
+from lightning_modules.evaluation import Evaluation
 from lightning_modules.metrics.predictions import read_predictions
-from lightning_modules.policy import Evaluation, PolicyModule
+from lightning_modules.policy import PolicyModule
 
 REPORT_FILE = "ablation.json"
 CHANGES_FILE = "ablation.jsonl"
 FIGURE_FILE = "ablation.png"
+
+
+_OF_TRANSCRIPTS = ("no_transcript", "swapped_transcript")
 
 
 class ModalityAblation(Callback):
@@ -32,8 +36,9 @@ class ModalityAblation(Callback):
     `ablation.jsonl`, a line per clip and mode; `ablation.json` and `ablation.png`.
 
     Args:
-        modes: what is taken away, in the order of the report; null for everything. `full` is always there.
-        seed: of the partners under `swapped_audio`.
+        modes: what is taken away, in the order of the report; null for everything that the clips have. `full` is always
+            there.
+        seed: of the clips whose sound or transcript others are given.
 
     Raises:
         ValueError: no mode beside `full`, an unknown one, or one twice.
@@ -44,6 +49,7 @@ class ModalityAblation(Callback):
         if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(ABLATIONS):
             raise ValueError(f"Got the modes {modes}. Expected different ones of {', '.join(ABLATIONS[1:])}.")
         self.modes: list[Ablation] = chosen
+        self.takes_all = modes is None
         self.seed = seed
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -54,19 +60,26 @@ class ModalityAblation(Callback):
                 f"Completions are sampled at temperature {pl_module.evaluation.temperature}: a part of every change "
                 "is chance. Set model.evaluation.temperature to 0 to see what the input changes."
             )
+        dataset = getattr(trainer.test_dataloaders, "dataset", None)
+        if self.takes_all:
+            is_told = _tells_transcripts(dataset)
+            self.modes = [mode for mode in ABLATIONS[1:] if is_told or mode not in _OF_TRANSCRIPTS]
         self._rows: dict[Ablation, list[dict[str, Any]]] = {mode: [] for mode in ("full", *self.modes)}
-        self._sounds: list[dict[str, Any]] = []
-        self._partners = self._sound_partners(trainer) if "swapped_audio" in self.modes else None
+        self._swaps: list[dict[str, Any]] = []
+        self._partners = {mode: self._partners_for(mode, dataset) for mode in self.modes if mode in SWAPPED}
+        if "no_transcript" in self.modes and not _tells_transcripts(dataset):
+            raise ValueError(
+                "no_transcript takes away what the model is told is said, and it is told so of no test clip. Set "
+                "data.transcript_template, with a corpus that has transcripts, or leave no_transcript out of the modes."
+            )
 
-    def _sound_partners(self, trainer: Trainer) -> SoundPartners:
-        loader = trainer.test_dataloaders
-        dataset = getattr(loader, "dataset", None)
+    def _partners_for(self, mode: Ablation, dataset: object) -> Partners:
         if not isinstance(dataset, ClipDataset):
             raise ValueError(
-                f"swapped_audio takes the sound of other clips of a ClipDataset; the test loader "
-                f"({type(loader).__name__}) has {type(dataset).__name__}. Leave swapped_audio out of the modes."
+                f"{mode} takes the {SWAPPED[mode]} of other clips of a ClipDataset; the test loader has "
+                f"{type(dataset).__name__}. Leave {mode} out of the modes."
             )
-        return SoundPartners(dataset, self.seed)
+        return Partners(dataset, SWAPPED[mode], self.seed)
 
     def on_test_batch_start(
         self,
@@ -92,7 +105,7 @@ class ModalityAblation(Callback):
         self._rows["full"] += prediction_rows(pl_module, outputs)
         after = _random_state(pl_module.device)
         for mode in self.modes:
-            partners = self._dub(batch) if mode == "swapped_audio" else None
+            partners = self._draw_partners(batch, mode) if mode in SWAPPED else None
             _set_random_state(pl_module.device, self._random_state)
             # Lightning sets the precision up for the step and not for what follows it.
             with trainer.precision_plugin.test_step_context():
@@ -100,17 +113,19 @@ class ModalityAblation(Callback):
             self._rows[mode] += prediction_rows(pl_module, evaluation)
         _set_random_state(pl_module.device, after)
 
-    def _dub(self, batch: ClipBatch) -> ClipBatch:
-        assert self._partners is not None, "made in on_test_start"
-        partners = self._partners.of(batch)
-        pairs = zip(batch.ids, partners.ids, partners.targets, strict=True)
-        self._sounds += [{"id": own, "sound_of": other, "sound_target": target} for own, other, target in pairs]
+    def _draw_partners(self, batch: ClipBatch, mode: Ablation) -> ClipBatch:
+        partners = self._partners[mode].of(batch)
+        part = SWAPPED[mode]
+        self._swaps += [
+            {"id": own, "mode": mode, f"{part}_of": other, f"{part}_target": target}
+            for own, other, target in zip(batch.ids, partners.ids, partners.targets, strict=True)
+        ]
         return partners
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows = {mode: gather_rows(trainer, own) for mode, own in self._rows.items()}
-        sounds = {str(sound.pop("id")): sound for sound in gather_rows(trainer, self._sounds)}
-        self._rows, self._sounds = {}, []
+        swaps = {(str(swap["id"]), str(swap["mode"])): swap for swap in gather_rows(trainer, self._swaps)}
+        self._rows, self._swaps = {}, []
         if not trainer.is_global_zero or not rows["full"] or trainer.fast_dev_run:
             return
         directory = Path(trainer.default_root_dir)
@@ -118,12 +133,18 @@ class ModalityAblation(Callback):
         for mode, own in rows.items():
             write_rows(paths[mode], own)
         files = {mode: read_predictions(path) for mode, path in paths.items()}
-        lines = changes(files, sounds)
+        lines = changes(files, swaps)
         report = ablation_report(files, lines)
         write_rows(directory / CHANGES_FILE, lines)
         write_json(directory / REPORT_FILE, report)
         draw(report, directory / FIGURE_FILE)
         print_report(report, directory / REPORT_FILE)
+
+
+def _tells_transcripts(dataset: object) -> bool:
+    if not isinstance(dataset, ClipDataset):
+        return False
+    return any(record.told(dataset.transcript_template) is not None for record in dataset.records)
 
 
 def _random_state(device: torch.device) -> list[Tensor]:

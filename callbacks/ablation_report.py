@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.ablation import Ablation
+from datamodules.ablation import SWAPPED, Ablation, Part
 from datamodules.emotions import members
 from lightning_modules.metrics.intervals import RATES
 from lightning_modules.metrics.paired import PairedRate, compare_runs
@@ -34,25 +34,26 @@ _RATE_COLOURS = ("#9aa5b1", "#e0a458", "#3a7ca5", "#6a994e", "#bc4b51")
 
 
 def changes(
-    files: Mapping[Ablation, PredictionFile], sounds: Mapping[str, Mapping[str, Any]] | None = None
+    files: Mapping[Ablation, PredictionFile], swaps: Mapping[tuple[str, str], Mapping[str, Any]] | None = None
 ) -> list[dict[str, Any]]:
     """What changes in each clip, a row per mode and clip; rows of `ablation.jsonl`.
 
     Args:
         files: predictions over the same clips in the same order; with `full`, which the others are held against.
-        sounds: clip id → `sound_of` and `sound_target`: the clip whose sound it is given under `swapped_audio`.
+        swaps: clip id and mode of `SWAPPED` → `sound_of` and `sound_target`, or the same of `transcript`: the clip
+            whose part it is given, and its target.
 
     Returns:
         For each mode but `full` and each clip: `id`, `mode`, `target`, `prediction` and `judged` with
         `prediction_full` and `judged_full`, `word_distance` and `sentences_kept` of the rationale (the
-        latter None without a sentence), `completion_kept`, and under `swapped_audio` what `sounds` holds.
+        latter None without a sentence), `completion_kept`, and what `swaps` holds.
     """
     rows = []
     for mode, file in files.items():
         if mode != "full":
             for before, after in zip(files["full"].predictions, file.predictions, strict=True):
-                sound = (sounds or {}).get(after.id, {}) if mode == "swapped_audio" else {}
-                rows.append({"id": after.id, "mode": mode, **_change(before, after), **sound})
+                swap = (swaps or {}).get((after.id, mode), {})
+                rows.append({"id": after.id, "mode": mode, **_change(before, after), **swap})
     return rows
 
 
@@ -84,7 +85,7 @@ def ablation_report(files: Mapping[Ablation, PredictionFile], rows: Sequence[Map
         another one (None without a judge), the mean word distance, the mean share of sentences kept (None without a
         sentence), and the share of clips with the same completion. Under `swapped_audio` also `answers_of_the_sound`,
         the share of answers that are the target of the clip that the sound is of, and `answers_of_the_sound_full`, the
-        share that were so with the clip's own sound.
+        share that were so with the clip's own sound; under `swapped_transcript` the same of the transcript.
     """
     full = files["full"]
     judged = full.judge is not None
@@ -99,7 +100,7 @@ def ablation_report(files: Mapping[Ablation, PredictionFile], rows: Sequence[Map
         modes[mode] = {
             "rates": {rate: _rate(paired) for rate, paired in rates.items()},
             **_shares(own, judged),
-            **(_sound_shares(own) if mode == "swapped_audio" else {}),
+            **(_followed(own, SWAPPED[mode]) if mode in SWAPPED else {}),
         }
     return {
         "taxonomy": full.taxonomy.name,
@@ -127,12 +128,14 @@ def _shares(rows: Sequence[Mapping[str, Any]], judged: bool) -> dict[str, float 
     }
 
 
-def _sound_shares(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    names = {"answers_of_the_sound": "prediction", "answers_of_the_sound_full": "prediction_full"}
-    known = [row for row in rows if row.get("sound_target") is not None]
+def _followed(rows: Sequence[Mapping[str, Any]], part: Part) -> dict[str, float | None]:
+    """How many answers are those of the clip that the sound or the transcript is of."""
+    names = {f"answers_of_the_{part}": "prediction", f"answers_of_the_{part}_full": "prediction_full"}
+    target = f"{part}_target"
+    known = [row for row in rows if row.get(target) is not None]
     if not known:
         return dict.fromkeys(names)
-    return {name: fmean(row[answer] in members(row["sound_target"]) for row in known) for name, answer in names.items()}
+    return {name: fmean(row[answer] in members(row[target]) for row in known) for name, answer in names.items()}
 
 
 def print_report(report: Mapping[str, Any], path: Path) -> None:
@@ -171,18 +174,19 @@ def _spaced(mode: str) -> str:
 
 
 def remarks(report: Mapping[str, Any]) -> list[str]:
-    """What the figures mean: modes that change nothing at all, and answers that follow a wrong sound."""
+    """What the figures mean: modes that change nothing at all, and answers that follow a wrong sound or transcript."""
     lines = [
         f"{mode}: every completion is the one of the full clips. What is taken away has no part in the answers."
         for mode, own in report["modes"].items()
         if own["completions_kept"] == 1
     ]
-    swapped = report["modes"].get("swapped_audio", {})
-    if swapped.get("answers_of_the_sound") is not None:
-        lines.append(
-            f"swapped_audio: {_percent(swapped['answers_of_the_sound'])} % of the answers are the emotion of the clip "
-            f"that the sound is of; {_percent(swapped['answers_of_the_sound_full'])} % were with the clip's own sound."
-        )
+    for mode, part in SWAPPED.items():
+        swapped, name = report["modes"].get(mode, {}), f"answers_of_the_{part}"
+        if swapped.get(name) is not None:
+            lines.append(
+                f"{mode}: {_percent(swapped[name])} % of the answers are the emotion of the clip that the {part} is "
+                f"of; {_percent(swapped[f'{name}_full'])} % were with the clip's own {part}."
+            )
     return lines
 
 

@@ -13,6 +13,7 @@ from datamodules.batch import ClipBatch
 from datamodules.emotions import Taxonomy
 from datamodules.rationale import Response
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
+from lightning_modules.evaluation import Evaluation
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.metrics.rationale_statistics import (
     LabelSets,
@@ -27,7 +28,7 @@ from lightning_modules.metrics.reward_hacking import (
     make_alarms,
     predicted_rationale,
 )
-from lightning_modules.policy import Evaluation, PolicyModule
+from lightning_modules.policy import PolicyModule
 from lightning_modules.rl.experience import Experience, experience_of
 
 Ratios = dict[str, Ratio]

@@ -12,9 +12,9 @@ from datamodules.files.printable import readable_name
 from datamodules.rationale import Response
 from lightning_modules.coherence import explanation_score
 from lightning_modules.emotion_verifier import SentenceReading
+from lightning_modules.evaluation import Evaluation
 from lightning_modules.metrics.predictions import PredictedSentence, Prediction
 from lightning_modules.metrics.reliance import Reliance
-from lightning_modules.policy import Evaluation
 
 
 def score_responses(
@@ -62,7 +62,7 @@ def score_responses(
 
 
 def score_evaluation(evaluation: Evaluation, taxonomy: Taxonomy) -> list[Prediction]:
-    """The clips of an evaluated batch, with corpus, file, completion and why a clip could not be decoded."""
+    """The clips of an evaluated batch, with corpus, file, completion, transcript and why one could not be decoded."""
     batch, responses = evaluation.batch, evaluation.responses
     read = (evaluation.readings, evaluation.verdicts, taxonomy, evaluation.reliances)
     scored = score_responses(batch.ids, responses, batch.targets, *read)
@@ -73,6 +73,7 @@ def score_evaluation(evaluation: Evaluation, taxonomy: Taxonomy) -> list[Predict
             media=readable_name(batch.media[i]),
             completion=responses[i].completion,
             failure=batch.failures[i] or None,
+            transcript=batch.transcripts[i],
         )
         for i, prediction in enumerate(scored)
     ]

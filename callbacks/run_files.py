@@ -7,3 +7,8 @@ METRICS_FILE = "metrics.json"
 RUN_FILE = "run.json"
 PARTIAL = "partial"
 """Key of `run.json` and `metrics.json`: how much was evaluated, where that is not all."""
+
+
+def sample_file(index: int) -> str:
+    """Name of the file with one of several samples of each clip, counted from 0."""
+    return PREDICTIONS_FILE if index == 0 else f"predictions_{index + 1}.jsonl"

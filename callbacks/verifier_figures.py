@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
+from callbacks.trackers import trackers
 from lightning_modules.verifier import VerifierModule
 
 if TYPE_CHECKING:
@@ -121,11 +121,11 @@ FIGURES: dict[str, Callable[[dict[str, Any]], "Figure"]] = {
     "threshold_sweep": sweep_figure,
     "confusion": confusion_figure,
 }
-"""Name → figure of a report: the file's name in the run directory, and its tag in TensorBoard."""
+"""Name → figure of a report: the file's name in the run directory, and its tag in the trackers."""
 
 
 class VerifierFigures(Callback):
-    """After `test` of a verifier, draws `metrics.json`: PNG files in the run directory, figures in TensorBoard."""
+    """After `test` of a verifier, draws `metrics.json`: PNG files in the run directory, figures in the trackers."""
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not isinstance(pl_module, VerifierModule) or not trainer.is_global_zero or trainer.fast_dev_run:
@@ -136,6 +136,5 @@ class VerifierFigures(Callback):
         for name, draw in FIGURES.items():
             figure = draw(report)
             figure.savefig(directory / f"{name}.png", dpi=150)
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_figure(f"test/{name}", figure, trainer.global_step)
+            for tracker in trackers(trainer):
+                tracker.figure(f"test/{name}", figure, trainer.global_step)

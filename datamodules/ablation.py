@@ -14,9 +14,24 @@ from datamodules.emotions import members
 from datamodules.media_settings import MelSettings
 from datamodules.mel import log_mel
 
-Ablation = Literal["full", "video_only", "audio_only", "swapped_audio", "frozen_first_frame", "text_only"]
+Ablation = Literal[
+    "full",
+    "video_only",
+    "audio_only",
+    "swapped_audio",
+    "frozen_first_frame",
+    "text_only",
+    "no_transcript",
+    "swapped_transcript",
+]
 """What a model is given of a clip: all of it; no sound; black frames; another clip's sound; its first frame throughout;
-neither picture nor sound."""
+neither picture nor sound; not told what is said; told what is said in another clip. A transcript is taken away in the
+last two alone."""
+
+Part = Literal["sound", "transcript"]
+"""What is taken from another clip."""
+
+SWAPPED: dict[Ablation, Part] = {"swapped_audio": "sound", "swapped_transcript": "transcript"}
 
 ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
 
@@ -33,11 +48,11 @@ def ablate(batch: ClipBatch, mode: Ablation, partners: ClipBatch | None = None) 
     Args:
         batch: the clips.
         mode: what is taken away.
-        partners: one clip per clip of the batch, which `swapped_audio` takes the sound of (`SoundPartners`).
+        partners: one clip per clip of the batch, which a mode of `SWAPPED` takes its part of (`Partners`).
 
     Raises:
-        ValueError: an unknown mode, or `swapped_audio` without a partner for each clip or with partners that have other
-            mel features.
+        ValueError: an unknown mode, or one of `SWAPPED` without a partner for each clip or, with sound, with partners
+            that have other mel features.
     """
     match mode:
         case "full":
@@ -51,7 +66,11 @@ def ablate(batch: ClipBatch, mode: Ablation, partners: ClipBatch | None = None) 
         case "frozen_first_frame":
             return replace(batch, frames=batch.frames[:, :1].expand_as(batch.frames).contiguous())
         case "swapped_audio":
-            return _dubbed(batch, partners)
+            return _dubbed(batch, _checked(batch, mode, partners))
+        case "no_transcript":
+            return replace(batch, told=[None] * len(batch))
+        case "swapped_transcript":
+            return replace(batch, told=_checked(batch, mode, partners).told)
     raise ValueError(f"There is no ablation {mode!r}. Expected one of {', '.join(ABLATIONS)}.")
 
 
@@ -73,10 +92,14 @@ def _silenced(batch: ClipBatch) -> ClipBatch:
     )
 
 
-def _dubbed(batch: ClipBatch, partners: ClipBatch | None) -> ClipBatch:
+def _checked(batch: ClipBatch, mode: Ablation, partners: ClipBatch | None) -> ClipBatch:
     if partners is None or len(partners) != len(batch):
         got = "none" if partners is None else len(partners)
-        raise ValueError(f"swapped_audio needs a partner for each of the {len(batch)} clips; got {got}.")
+        raise ValueError(f"{mode} needs a partner for each of the {len(batch)} clips; got {got}.")
+    return partners
+
+
+def _dubbed(batch: ClipBatch, partners: ClipBatch) -> ClipBatch:
     shapes = [None if clips.mel is None else tuple(clips.mel.shape) for clips in (batch, partners)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"The partners' mel features are {shapes[1]}, those of the clips {shapes[0]}.")
@@ -90,43 +113,49 @@ def _dubbed(batch: ClipBatch, partners: ClipBatch | None) -> ClipBatch:
     )
 
 
-class SoundPartners:
-    """For each clip of a dataset another one, whose sound it is given under `swapped_audio`.
+class Partners:
+    """For each clip of a dataset another one, whose sound or transcript it is given.
 
-    The partner is drawn uniformly from the clips with sound that share no emotion with the clip; where there is none,
-    from all other clips with sound. The draw depends on the dataset, the seed and the clip alone: not on the batch it
-    comes in, be it the last and smallest, nor on the number of processes.
+    The partner is drawn uniformly from the clips with that part that share no emotion with the clip; where there is
+    none, from all other clips with it. The draw depends on the dataset, the seed and the clip alone: not on the batch
+    it comes in, be it the last and smallest, nor on the number of processes.
 
     Args:
         dataset: the clips; partners are decoded here, in the calling process.
+        part: what is taken of them.
         seed: of the draws.
     """
 
-    def __init__(self, dataset: ClipDataset, seed: int = 0) -> None:
+    def __init__(self, dataset: ClipDataset, part: Part = "sound", seed: int = 0) -> None:
         self.dataset = dataset
+        self.part = part
         self.seed = seed
-        self._silent: set[int] = set()
+        self._without: set[int] = set()
+        if part == "transcript":
+            template = dataset.transcript_template
+            self._without = {i for i, record in enumerate(dataset.records) if record.told(template) is None}
 
     def of(self, batch: ClipBatch) -> ClipBatch:
         """The partners of a batch, in its order, on the CPU.
 
         Raises:
-            ValueError: no other clip of the dataset has sound.
+            ValueError: no other clip of the dataset has that part.
         """
         clips = zip(batch.datasets, batch.ids, batch.targets, strict=True)
         return collate([self._partner(dataset, identifier, target) for dataset, identifier, target in clips])
 
     def _partner(self, dataset: str, identifier: str, target: str | None) -> Clip:
         for index in self._candidates(dataset, identifier, target):
-            if index in self._silent:
+            if index in self._without:
                 continue
             clip = self.dataset[index]
-            if clip.has_audio and len(clip.waveform):
+            if self.part == "transcript" or (clip.has_audio and len(clip.waveform)):
                 return clip
-            self._silent.add(index)
+            self._without.add(index)
         raise ValueError(
-            f"Clip {identifier!r} cannot be given another sound: none of the other {len(self.dataset) - 1} clips has "
-            "any. Leave swapped_audio out of the modes."
+            f"Clip {identifier!r} cannot be given another {self.part}: none of the other {len(self.dataset) - 1} clips "
+            f"has any. Leave {next(mode for mode, part in SWAPPED.items() if part == self.part)} out of the modes"
+            f"{', or set data.transcript_template' if self.part == 'transcript' else ''}."
         )
 
     def _candidates(self, dataset: str, identifier: str, target: str | None) -> Iterator[int]:

@@ -28,7 +28,7 @@ class Clip:
         waveform: float32 mono 16 kHz `[S]`, about in [-1, 1] (a downmix of loud stereo may exceed it).
             Empty when the clip has no audio.
         has_audio: False when the file has no audio track (the model then hears silence, decision 8).
-        instruction: the text the model is asked with.
+        instruction: the question that the model is asked.
         target: canonical emotion, or None where there is no label (`predict`); several are joined by `_`.
         response: the completion to learn in stage 1, or None.
         failure: why the clip could not be decoded, or None. A failed clip has black frames and no audio.
@@ -38,6 +38,8 @@ class Clip:
             uniformly spaced by index, round((N-1)/T · (i + 0.5) + 1e-6) of N, so that frame i is at about
             duration_seconds · (i + 0.5) / T.
         has_video: False when the file is sound alone (the model then sees black frames).
+        transcript: what is said in the clip, or None.
+        told: the line before the question that tells the model so, or None where it is not told.
     """
 
     id: str
@@ -53,6 +55,8 @@ class Clip:
     mel: Tensor | None = None
     duration_seconds: float = 0.0
     has_video: bool = True
+    transcript: str | None = None
+    told: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,11 +110,19 @@ class ClipBatch:
     responses: list[str | None]
     failures: list[str | None]
     datasets: list[str]
+    transcripts: list[str | None]
+    told: list[str | None]
     mel: Tensor | None = None
     skipped: list[BadClip] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def questions(self) -> list[str]:
+        """The text that the model is asked with: what it is told is said in the clip, and the instruction."""
+        pairs = zip(self.told, self.instructions, strict=True)
+        return [instruction if told is None else f"{told}\n{instruction}" for told, instruction in pairs]
 
     @property
     def bad_clips(self) -> list[BadClip]:
@@ -188,6 +200,8 @@ def collate(clips: list[Clip], drop_failures: bool = False) -> ClipBatch:
         responses=[clip.response for clip in kept],
         failures=[clip.failure for clip in kept],
         datasets=[clip.dataset for clip in kept],
+        transcripts=[clip.transcript for clip in kept],
+        told=[clip.told for clip in kept],
         mel=_stack_mel(kept),
         skipped=[BadClip.of(clip.id, clip.media, clip.failure) for clip in clips if drop_failures and clip.failure],
     )

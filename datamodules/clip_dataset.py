@@ -101,7 +101,7 @@ class ClipDataset(Dataset[Clip]):
             frames=decoded.frames,
             waveform=decoded.waveform,
             has_audio=decoded.has_audio,
-            instruction=record.question(self.instruction, self.transcript_template),
+            instruction=record.instruction or self.instruction,
             target=record.target,
             response=record.response,
             failure=failure,
@@ -109,6 +109,8 @@ class ClipDataset(Dataset[Clip]):
             mel=decoded.mel,
             duration_seconds=decoded.duration_seconds,
             has_video=decoded.has_video,
+            transcript=record.transcript,
+            told=record.told(self.transcript_template),
         )
 
     def _load_media(self, path: str) -> DecodedClip:

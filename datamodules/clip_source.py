@@ -60,17 +60,15 @@ class ClipRecord:
     is_validation: bool = False
     may_lack: tuple[Modality, ...] = ("sound",)
 
-    def question(self, instruction: str, transcript_template: str | None) -> str:
-        """What the model is asked of the clip.
+    def told(self, transcript_template: str | None) -> str | None:
+        """The line that tells the model what is said in the clip; None without a transcript or a template.
 
         Args:
-            instruction: for a clip without one of its own.
             transcript_template: see `ClipSource`.
         """
-        own = self.instruction or instruction
         if transcript_template is None or self.transcript is None:
-            return own
-        return f"{transcript_template.replace(TRANSCRIPT, self.transcript)}\n{own}"
+            return None
+        return transcript_template.replace(TRANSCRIPT, self.transcript)
 
     def lack(self, has_video: bool, has_audio: bool) -> str | None:
         """What the clip's file lacks and must have, in words; None where it has all of it."""

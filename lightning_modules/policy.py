@@ -1,7 +1,6 @@
 """A policy that explains clips, and its evaluation by the method's metrics: what stages 1 and 3 share."""
 
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,29 +8,22 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.plugins.precision import HalfPrecision
 from lightning.pytorch.strategies import FSDPStrategy
-from torchmetrics import SumMetric
 
 from datamodules.batch import ClipBatch
 from datamodules.emotions import Aliases, get_taxonomy
-from datamodules.media_settings import Modality
 from datamodules.notices import warn
 from datamodules.rationale import Response, read_response
-from datamodules.synthetic.truth import read_truth
 from lightning_modules.backbones.feature_cache import FeatureCache
 from lightning_modules.backbones.interface import Backbone, Completions, Prompt, Sampling, eval_mode
 from lightning_modules.backbones.percept import Percept
 from lightning_modules.emotion_verifier import EmotionVerifier, SentenceReading
+from lightning_modules.evaluation import Evaluation, TestFigures
 from lightning_modules.judges import Judge
 from lightning_modules.judges.prompt import PromptedJudge, follow
 from lightning_modules.judges.verifier_judge import verifier_judge_name, verifier_verdict
-from lightning_modules.metrics.claims import match_truth
-from lightning_modules.metrics.emotion_report import CountedClip, EmotionReport
-from lightning_modules.metrics.emotion_sets import SetCounts
-from lightning_modules.metrics.grounding import Grounding
+from lightning_modules.metrics.emotion_report import EmotionReport
 from lightning_modules.metrics.reliance import Reliance
-from lightning_modules.metrics.reliance_report import RelianceReport
-from lightning_modules.metrics.unread_answers import UnreadAnswers, unread_summary
-from lightning_modules.processes import counted_over_processes
+from lightning_modules.metrics.unread_answers import unread_summary
 from lightning_modules.protocol import Protocol
 from lightning_modules.reliance import other_clips, sentence_reliance
 from lightning_modules.samplers.base import Sampler
@@ -48,8 +40,8 @@ def check_sampled(completions: Completions, ids: list[str]) -> None:
     """Refuse text that was written by a policy whose numbers are broken.
 
     Args:
-        completions: one per clip, B.
-        ids: of the clips, B.
+        completions: N of them.
+        ids: of their clips, N.
 
     Raises:
         ValueError: a token's log-probability is not finite; names the clips.
@@ -61,31 +53,6 @@ def check_sampled(completions: Completions, ids: list[str]) -> None:
             f"The policy's log-probabilities are not finite on clips {', '.join(clips)}: its weights are broken, or "
             "its numbers overflow in this precision. Take an older checkpoint, or try trainer.precision=32-true."
         )
-
-
-@dataclass
-class Evaluation:
-    """One evaluated batch: what the policy said of each clip, and what was read in it.
-
-    Args:
-        batch: the clips.
-        responses: one per clip; empty text for a clip that could not be decoded.
-        readings: the verifier's reading of each response's sentences, or None without a verifier.
-        verdicts: the judge's emotion of each rationale (None: invalid), or None without a judge.
-        reliances: what each response's sentences rest on, or None where nobody asked, or the batch has a single clip.
-    """
-
-    batch: ClipBatch
-    responses: list[Response]
-    readings: list[list[SentenceReading]] | None
-    verdicts: list[str | None] | None
-    reliances: list[list[Reliance]] | None = None
-
-
-def num_lacking(batch: ClipBatch, modality: Modality) -> int:
-    """Decoded clips of a batch that have no sound, or no pictures."""
-    there = batch.has_audio if modality == "sound" else batch.has_video
-    return sum(not has and failure is None for has, failure in zip(there.tolist(), batch.failures, strict=True))
 
 
 class PolicyModule(LightningModule):
@@ -109,6 +76,8 @@ class PolicyModule(LightningModule):
         reliance: `test` and `predict` also measure what each sentence rests on: how much less probable it is with the
             pictures, the sound or both of other clips of the batch (docs/analysis.md). True: as the policy finds; or
             the backbone that is asked, such as the cold start, which no reward has taught to please.
+        samples_per_clip: completions of each clip in `test` and `predict`; their mean, majority and pass@k stand beside
+            the figures of the first (docs/analysis.md).
         aliases: how answers are read: as published, to the letter; or `extended`, with other forms of a class' words
             (surprised, sad.), in training and evaluation alike.
 
@@ -131,8 +100,15 @@ class PolicyModule(LightningModule):
         protocol: Protocol = "paper",
         reliance: bool | Backbone = False,
         aliases: Aliases = "published",
+        samples_per_clip: int = 1,
     ) -> None:
         super().__init__()
+        if samples_per_clip < 1 or (samples_per_clip > 1 and evaluation.temperature == 0):
+            raise ValueError(
+                f"Got samples_per_clip={samples_per_clip} at model.evaluation.temperature {evaluation.temperature}. "
+                "Expected 1 or more, and a temperature above 0 for several: greedy decoding writes the same each time."
+            )
+        self.samples_per_clip = samples_per_clip
         self.backbone = backbone
         backbone.set_trainable([])  # a subclass says what is trained
         self.feature_cache = feature_cache
@@ -146,21 +122,11 @@ class PolicyModule(LightningModule):
         self.evaluation = evaluation
         self.bare_answers = bare_answers
         self.validation_report = EmotionReport(self.taxonomy, self.judge_name, protocol)
-        self.test_report = EmotionReport(self.taxonomy, self.judge_name, protocol)
-        self.unread_answers = UnreadAnswers()
-        self.tested_clips: Counter[CountedClip] = Counter()
-        self.emotion_sets = SetCounts()
-        self.truth = None if truth is None else read_truth(truth)
-        self.grounding = Grounding()
-        self.measures_reliance = reliance is not False
+        self.test_figures = TestFigures(self.taxonomy, self.judge_name, protocol, truth, reliance is not False)
         # Not the policy once more: its weights would have two names.
         self.reliance_backbone = reliance if isinstance(reliance, Backbone) else None
         if self.reliance_backbone is not None:
             self.reliance_backbone.set_trainable([])
-        self.reliance_report = RelianceReport()
-        self.silent_clips = SumMetric()
-        self.dark_clips = SumMetric()
-        self.undecodable_clips = SumMetric()
 
     @property
     def judge_name(self) -> str | None:
@@ -231,23 +197,26 @@ class PolicyModule(LightningModule):
         return self.verifier.read_groups([response.sentences for response in responses])
 
     @torch.no_grad()
-    def evaluate(self, batch: ClipBatch, with_cache: bool = True, with_reliance: bool = False) -> Evaluation:
-        """Explain each clip of a batch once, without dropout.
+    def evaluate(
+        self, batch: ClipBatch, with_cache: bool = True, with_reliance: bool = False, samples_per_clip: int = 1
+    ) -> Evaluation:
+        """Explain each clip of a batch, without dropout.
 
         Args:
             batch: the clips.
             with_cache: take tower outputs from the feature cache and add to it, where there is one. False for clips
                 that are not those of the corpus, which would fill it.
             with_reliance: also measure what the sentences rest on, where that is asked for and there are two clips.
+            samples_per_clip: completions of each clip; all but the first are in `Evaluation.more`.
         """
         with eval_mode(self.backbone):
             percept = self.perceive(batch) if with_cache else self.backbone.perceive(batch)
             prompt = self.backbone.encode(batch, percept)
-            completions = self.generate(prompt, 1, self.evaluation)
-        check_sampled(completions, batch.ids)
+            completions = self.generate(prompt, samples_per_clip, self.evaluation)
+        check_sampled(completions, [own for own in batch.ids for _ in range(samples_per_clip)])
+        failures = [failure for failure in batch.failures for _ in range(samples_per_clip)]
         texts = self.backbone.texts(completions)
-        responses = self.read(["" if f else t for t, f in zip(texts, batch.failures, strict=True)])
-        reliances = self._rest(batch, percept, responses) if with_reliance else None
+        responses = self.read(["" if f else t for t, f in zip(texts, failures, strict=True)])
         readings = None if self.verifier is None else self.read_sentences(responses)
         verdicts = None
         if self.judge is not None:
@@ -255,10 +224,20 @@ class PolicyModule(LightningModule):
         elif readings is not None:
             # The default judge reads the same sentences with the same verifier: they are read already.
             verdicts = [verifier_verdict(reading, self.taxonomy) for reading in readings]
-        return Evaluation(batch, responses, readings, verdicts, reliances)
+        first, *more = [
+            Evaluation(
+                batch,
+                responses[i::samples_per_clip],
+                None if readings is None else readings[i::samples_per_clip],
+                None if verdicts is None else verdicts[i::samples_per_clip],
+            )
+            for i in range(samples_per_clip)
+        ]
+        reliances = self._rest(batch, percept, first.responses) if with_reliance else None
+        return replace(first, reliances=reliances, more=more)
 
     def _rest(self, batch: ClipBatch, percept: Percept, responses: list[Response]) -> list[list[Reliance]] | None:
-        if not self.measures_reliance or len(batch) < 2:
+        if not self.test_figures.with_reliance or len(batch) < 2:
             return None
         asked = self.reliance_backbone or self.backbone
         with eval_mode(asked):
@@ -266,27 +245,13 @@ class PolicyModule(LightningModule):
             sentences = [response.sentences for response in responses]
             return sentence_reliance(asked, batch, percept, other_clips(percept, NUM_OTHERS), sentences, with_both=True)
 
-    def _update(self, report: EmotionReport, evaluation: Evaluation) -> None:
-        predictions = [response.prediction for response in evaluation.responses]
-        report.update_clips(predictions, evaluation.batch.targets, evaluation.verdicts)
-
-    def _ground(self, evaluation: Evaluation) -> None:
-        batch, responses = evaluation.batch, evaluation.responses
-        sentences, truths = [own.sentences for own in responses], None
-        if self.truth is not None:
-            truths = match_truth(zip(batch.ids, batch.media, batch.targets, strict=True), "test", self.truth)
-            predictions = [response.prediction for response in responses]
-            self.grounding.update(sentences, truths, predictions, evaluation.verdicts)
-        if evaluation.reliances is not None:
-            self.reliance_report.update(sentences, evaluation.reliances, truths)
-
     def on_validation_epoch_start(self) -> None:
         self.send_weights(must=True)
         self.validation_report.reset()
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> Evaluation:
         evaluation = self.evaluate(batch)
-        self._update(self.validation_report, evaluation)
+        self.validation_report.update_clips(evaluation.predictions, batch.targets, evaluation.verdicts)
         return evaluation
 
     def on_validation_epoch_end(self) -> None:
@@ -294,40 +259,22 @@ class PolicyModule(LightningModule):
 
     def on_test_epoch_start(self) -> None:
         self.send_weights(must=True)
-        # Not at the end: `metrics_report` is read after the test.
-        counts = (self.silent_clips, self.dark_clips, self.undecodable_clips)
-        for metric in (self.test_report, self.grounding, self.reliance_report, *counts):
-            metric.reset()
-        self.unread_answers = UnreadAnswers()
-        self.tested_clips = Counter()
-        self.emotion_sets = SetCounts()
+        self.test_figures.reset()
 
     def test_step(self, batch: ClipBatch, batch_idx: int) -> Evaluation:
-        evaluation = self.evaluate(batch, with_reliance=True)
-        self._update(self.test_report, evaluation)
-        self._ground(evaluation)
-        self.unread_answers.update(evaluation.responses)
-        answers = [response.answer for response in evaluation.responses]
-        self.emotion_sets.update(answers, evaluation.batch.targets, self.taxonomy)
-        predictions = [response.prediction for response in evaluation.responses]
-        verdicts = evaluation.verdicts or [None] * len(batch)
-        self.tested_clips.update(map(CountedClip, batch.datasets, predictions, batch.targets, verdicts))
-        self.silent_clips.update(float(num_lacking(batch, "sound")))
-        self.dark_clips.update(float(num_lacking(batch, "pictures")))
-        self.undecodable_clips.update(float(sum(failure is not None for failure in batch.failures)))
+        evaluation = self.evaluate(batch, with_reliance=True, samples_per_clip=self.samples_per_clip)
+        self.test_figures.update(evaluation)
         return evaluation
 
     def on_test_epoch_end(self) -> None:
-        self._log_report(self.test_report, "test")
-        self.unread_answers.counts = counted_over_processes(self.unread_answers.counts)
-        self.tested_clips = counted_over_processes(self.tested_clips)
-        self.emotion_sets = SetCounts(counted_over_processes(self.emotion_sets.clips))
-        if unread := self.unread_answers.commonest():
+        self._log_report(self.test_figures.report, "test")
+        self.test_figures.gather()
+        if unread := self.test_figures.unread_answers.commonest():
             self.print(unread_summary(unread))
-        if foreign := self.unread_answers.foreign(self.tested_clips.total(), self.taxonomy):
+        if foreign := self.test_figures.unread_answers.foreign(self.test_figures.clips.total(), self.taxonomy):
             warn(foreign)
-        figures = {name: figure["value"] for name, figure in self._grounding_report().items()}
-        figures |= {f"reliance_{name}": value for name, value in self._reliance_figures().items()}
+        figures = {name: figure["value"] for name, figure in self.test_figures.of_grounding().items()}
+        figures |= {f"reliance_{name}": value for name, value in self.test_figures.of_reliance().items()}
         for name, value in figures.items():
             if value is not None:
                 self.log(f"test/{name}", float(value), sync_dist=True)
@@ -338,7 +285,7 @@ class PolicyModule(LightningModule):
         self.send_weights(must=True)
 
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> Evaluation:
-        return self.evaluate(batch, with_reliance=True)
+        return self.evaluate(batch, with_reliance=True, samples_per_clip=self.samples_per_clip)
 
     def _log_report(self, report: EmotionReport, prefix: str) -> None:
         # The values are the same on every process; `sync_dist` says so to Lightning.
@@ -348,12 +295,6 @@ class PolicyModule(LightningModule):
                 self.log(f"{prefix}/{name}", metrics[name], prog_bar=name in ("war", "fcr"), sync_dist=True)
         self.log(f"{prefix}/unknown_answers", float(metrics["unknown_answers"]), sync_dist=True)
 
-    def _grounding_report(self) -> dict[str, Any]:
-        return {} if self.truth is None else self.grounding.compute()
-
-    def _reliance_figures(self) -> dict[str, Any]:
-        return self.reliance_report.compute() if self.measures_reliance else {}
-
     def metrics_report(self) -> dict[str, Any]:
         """Metrics of the last test run, as written to `metrics.json`.
 
@@ -362,19 +303,7 @@ class PolicyModule(LightningModule):
         clips with several emotions, `emotion_sets` those of sets. With the truth about the clips, `grounding`: see
         `claims`. Where it was measured what sentences rest on, `reliance`: see `RelianceReport`.
         """
-        grounding, reliance = self._grounding_report(), self._reliance_figures()
-        corpora = self.test_report.of_corpora(self.tested_clips)
-        return {
-            **self.test_report.compute(),
-            **({"corpora": corpora} if corpora else {}),
-            **({"emotion_sets": self.emotion_sets.compute()} if self.emotion_sets.has_sets else {}),
-            **({"grounding": grounding} if grounding else {}),
-            **({"reliance": reliance} if reliance else {}),
-            "unread_answers": self.unread_answers.commonest(),
-            "clips_without_audio": int(self.silent_clips.compute()),
-            "clips_without_video": int(self.dark_clips.compute()),
-            "undecodable_clips": int(self.undecodable_clips.compute()),
-        }
+        return self.test_figures.compute()
 
     def export(self, directory: Path) -> None:
         """Write the policy as a Hugging Face directory that loads as a backbone again."""

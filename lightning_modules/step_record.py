@@ -16,7 +16,7 @@ from datamodules.batch import BadClip, ClipBatch
 from datamodules.files.writing import written_whole
 from lightning_modules.backbones.interface import Completions
 
-_FORMAT = 2
+_FORMAT = 3
 _KEY = "step"  # of the metadata
 
 

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from datamodules.batch import ClipBatch
 from lightning_modules.backbones.interface import Backbone, Completions
+from lightning_modules.evaluation import num_lacking
 from lightning_modules.global_batch import GlobalBatch
 from lightning_modules.health import OnNonFinite, StepHealth
 from lightning_modules.movement import Movement
@@ -22,7 +23,7 @@ from lightning_modules.optimizer import (
     require_optimizer,
     scheduled,
 )
-from lightning_modules.policy import PolicyModule, num_lacking
+from lightning_modules.policy import PolicyModule
 from lightning_modules.processes import sum_over_processes
 from lightning_modules.provenance import Mismatch, check_provenance, code_version
 from lightning_modules.refusals import AVERAGING, FINDERS, refuse_automatic_steps, refuse_callbacks

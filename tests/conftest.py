@@ -13,7 +13,7 @@ if not torch.cuda.is_available():
 
 from datamodules.batch import Clip, ClipBatch, collate
 from datamodules.clip_dataset import ClipDataset
-from datamodules.clip_source import INSTRUCTION, ClipRecord
+from datamodules.clip_source import INSTRUCTION, TRANSCRIPT, ClipRecord
 from datamodules.media_settings import MediaSettings
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.tiny import write_tiny_models
@@ -98,8 +98,13 @@ class ReadyClips(ClipDataset):
     """A dataset of clips that are decoded already; counts how often each is asked for."""
 
     def __init__(self, clips: list[Clip]) -> None:
-        records = [ClipRecord(c.id, c.media, c.target, None, f"labels:{i}", c.dataset) for i, c in enumerate(clips)]
-        super().__init__(records, MediaSettings(), INSTRUCTION, "skip", cache_in_memory=False)
+        records = [
+            ClipRecord(c.id, c.media, c.target, None, f"labels:{i}", c.dataset, transcript=c.told)
+            for i, c in enumerate(clips)
+        ]
+        super().__init__(
+            records, MediaSettings(), INSTRUCTION, "skip", cache_in_memory=False, transcript_template=TRANSCRIPT
+        )
         self.clips = clips
         self.asked: Counter[int] = Counter()
 

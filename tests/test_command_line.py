@@ -39,6 +39,8 @@ HF_BACKBONES = {
 TRAINERS = ["cpu", "gpu", "bf16_mixed", "bf16_true", "fp16_mixed", "deterministic"]
 TRAINERS += ["ddp", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"]
 
+TRACKERS = ("csv", "mlflow", "wandb")
+
 # What each file is stacked on. A new file must be added here.
 STACKS: dict[str, list[str]] = {
     "trainer/default": ["stage/cold_start", "data/emer", "backbone/composed"],
@@ -68,6 +70,7 @@ STACKS: dict[str, list[str]] = {
     "backbone/humanomni": ["trainer/default", "stage/evaluate", "data/clips"],
     "backbone/humanomni_7b": ["trainer/default", "stage/evaluate", "data/clips"],
     **{f"backbone/{name}": ["trainer/default", "stage/grpo", "data/dfew"] for name in HF_BACKBONES},
+    **{f"tracker/{n}": ["trainer/default", "stage/cold_start", "data/emer", "backbone/composed"] for n in TRACKERS},
     "demo/backbone": ["trainer/default", "stage/cold_start", "data/emer", "backbone/composed", "demo/data"],
     "demo/data": ["trainer/default", "stage/cold_start", "data/emer", "backbone/composed", "demo/backbone"],
     "demo/cold_start": ["trainer/default", "stage/cold_start", "data/emer", "backbone/composed"],
@@ -117,9 +120,14 @@ def golden_humanomni() -> list[str]:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_configuration_is_instantiated(name: str, tiny_models: Path, tmp_path: Path) -> None:
+def test_every_configuration_is_instantiated(
+    name: str, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}/mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     order = [
         "trainer",
+        "tracker",
         "stage",
         "data",
         "backbone",

@@ -1,23 +1,23 @@
-"""What the model says and what the verifier reads in it, in TensorBoard; only process zero draws."""
+"""What the model says and what the verifier reads in it, in the run's trackers; only process zero draws."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.inspection.confusion import confusion_matrices, draw_confusion
 from callbacks.inspection.drawing import draw_panel
-from callbacks.inspection.hparams import hyperparameters, write_hyperparameters
+from callbacks.inspection.hparams import METRICS, hyperparameters
 from callbacks.inspection.markdown import clips_markdown, group_markdown
-from callbacks.inspection.panel import Panel, choose_groups, clip_panels, group_panel
+from callbacks.inspection.panel import Panel, choose_groups, clip_panels, group_panel, panel_rows
+from callbacks.trackers import Tracker, trackers
 from datamodules.batch import ClipBatch
+from lightning_modules.evaluation import Evaluation
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.metrics.emotion_report import EmotionReport
-from lightning_modules.policy import Evaluation, PolicyModule
+from lightning_modules.policy import PolicyModule
 from lightning_modules.rl.experience import experience_of
 
 _PER_CLASS = ("recall", "eea", "epc", "fcr")
@@ -42,14 +42,12 @@ def class_curves(metrics: dict[str, Any], prefix: str) -> dict[str, float]:
 
 
 class InspectionCallback(Callback):
-    """Logs pictures, texts, figures and settings to TensorBoard.
+    """Logs pictures, tables, figures and settings to the trackers that take them (`trackers`).
 
     - Stage 3: the best, the worst and the most divided group of a step (of process zero's prompts).
     - Each evaluation: the first clips, the same every time; confusion matrices of all clips; while training also
       curves per class, which `monitor` may name.
-    - At the end of `fit` and `test`: a row of the HPARAMS tab.
-
-    Without a TensorBoard logger it logs the curves only.
+    - At the end of `fit` and `test`: the run's main settings, and what it reached.
 
     Args:
         every_n_steps: training steps between two logged steps.
@@ -72,15 +70,15 @@ class InspectionCallback(Callback):
         experience = experience_of(outputs)
         if not isinstance(pl_module, GRPOModule) or experience is None or batch_idx % self.every_n_steps:
             return
-        writers = _writers(trainer)
-        if not writers:
+        drawing = _drawing(trainer)
+        if not drawing:
             return
         for name, prompt in choose_groups(experience.total, pl_module.group_size).items():
             panel = group_panel(experience, prompt, pl_module.taxonomy)
             tag = f"rollouts/{name}_group"
-            _add_picture(writers, tag, panel, trainer.global_step)
-            for writer in writers:
-                writer.add_text(tag, group_markdown(panel), trainer.global_step)
+            _show(drawing, tag, panel, trainer.global_step)
+            for tracker in drawing:
+                tracker.table(tag, group_markdown(panel), panel_rows([panel]), trainer.global_step)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._panels = []
@@ -101,7 +99,7 @@ class InspectionCallback(Callback):
             missing > 0
             and isinstance(outputs, Evaluation)
             and isinstance(pl_module, PolicyModule)
-            and _writers(trainer)
+            and _drawing(trainer)
         ):
             self._panels += clip_panels(outputs, pl_module.taxonomy, pl_module.judge_name, missing)
 
@@ -113,7 +111,7 @@ class InspectionCallback(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if isinstance(pl_module, PolicyModule):
-            self._show_evaluation(trainer, pl_module, pl_module.test_report, "test")
+            self._show_evaluation(trainer, pl_module, pl_module.test_figures.report, "test")
 
     def _show_evaluation(self, trainer: Trainer, module: PolicyModule, report: EmotionReport, prefix: str) -> None:
         metrics, counts = report.compute(), _summed_counts(report).cpu().numpy()
@@ -121,29 +119,28 @@ class InspectionCallback(Callback):
             # The values are the same on every process; `sync_dist` says so to Lightning.
             module.log_dict(class_curves(metrics, prefix), sync_dist=True)
         panels, self._panels = self._panels, []
-        writers, step = _writers(trainer), trainer.global_step
+        drawing, step = _drawing(trainer), trainer.global_step
         for place, panel in enumerate(panels, 1):
-            _add_picture(writers, f"{prefix}_clips/{place:02d}", panel, step)
+            _show(drawing, f"{prefix}_clips/{place:02d}", panel, step)
         # Compound targets have no single row in a confusion matrix.
         matrices = [] if metrics["compound_clips"] else confusion_matrices(counts, module.taxonomy, report.judge)
-        for writer in writers:
+        for tracker in drawing:
             if panels:
-                writer.add_text(f"{prefix}_clips/completions", clips_markdown(panels), step)
+                tracker.table(f"{prefix}_clips/completions", clips_markdown(panels), panel_rows(panels), step)
             for matrix in matrices:
-                writer.add_figure(f"{prefix}_confusion/{matrix.tag}", draw_confusion(matrix), step)
+                tracker.figure(f"{prefix}_confusion/{matrix.tag}", draw_confusion(matrix), step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for writer in _writers(trainer):
-            write_hyperparameters(writer, hyperparameters(trainer, pl_module))
+        reached = {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag in METRICS}
+        for tracker in trackers(trainer):
+            tracker.settings(hyperparameters(trainer, pl_module), reached)
 
     on_test_end = on_fit_end
 
 
-def _writers(trainer: Trainer) -> list[SummaryWriter]:
-    """Where to draw to: nowhere on the other processes."""
-    if not trainer.is_global_zero:
-        return []
-    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+def _drawing(trainer: Trainer) -> list[Tracker]:
+    """Those that take pictures: none on the other processes."""
+    return [tracker for tracker in trackers(trainer) if tracker.draws]
 
 
 def _summed_counts(report: EmotionReport) -> Tensor:
@@ -152,7 +149,7 @@ def _summed_counts(report: EmotionReport) -> Tensor:
         return report.counts.clone()
 
 
-def _add_picture(writers: Sequence[SummaryWriter], tag: str, panel: Panel, step: int) -> None:
+def _show(drawing: Sequence[Tracker], tag: str, panel: Panel, step: int) -> None:
     picture = np.asarray(draw_panel(panel))
-    for writer in writers:
-        writer.add_image(tag, picture, step, dataformats="HWC")
+    for tracker in drawing:
+        tracker.picture(tag, picture, step)

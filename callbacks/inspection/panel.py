@@ -14,11 +14,12 @@ from torch import Tensor
 from callbacks.rewards import accuracy_score
 from datamodules.batch import ClipBatch
 from datamodules.emotions import Taxonomy
+from datamodules.files.printable import readable_name
 from datamodules.rationale import Response
 from lightning_modules.coherence import Relation, relation
 from lightning_modules.emotion_verifier import SentenceReading
+from lightning_modules.evaluation import Evaluation
 from lightning_modules.metrics.reliance import Reliance
-from lightning_modules.policy import Evaluation
 from lightning_modules.rl.experience import Experience, group_rows
 
 T = TypeVar("T")
@@ -95,6 +96,19 @@ class Panel:
         """Whether it has sentences that no verifier read."""
         sentences = [sentence for completion in self.completions for sentence in completion.sentences]
         return bool(sentences) and not any(sentence.emotions for sentence in sentences)
+
+
+def panel_rows(panels: Sequence[Panel]) -> list[dict[str, str | float | None]]:
+    """The completions of some panels as rows of one table, plain text in it."""
+    rows = []
+    for panel in panels:
+        for completion in panel.completions:
+            row: dict[str, str | float | None] = {"clip": readable_name(panel.id), "target": panel.target}
+            row |= {"answer": completion.response.answer, "completion": completion.response.completion}
+            if completion.advantage is None:
+                row["judged"] = completion.verdict
+            rows.append(row | dict(completion.rewards) | {"advantage": completion.advantage})
+    return rows
 
 
 def _panel(

@@ -146,7 +146,7 @@ class SplicedBackbone(DecoderBackbone):
 
     def _splice(self, batch: ClipBatch, video: Tensor, audio: Tensor) -> Prompt:
         """Prompts with each clip's video tokens `[B, Nv, H]` and audio tokens `[B, Na, H]` in their places."""
-        texts = [ids for instruction in batch.instructions for ids in self._tokenize(instruction)]
+        texts = [ids for question in batch.questions for ids in self._tokenize(question)]
         # All at once: each call has a gradient as large as the vocabulary's embeddings.
         embed = self.language_model.get_input_embeddings()
         embedded = embed(torch.tensor(list(chain(*texts)), device=video.device)).split(list(map(len, texts)))
@@ -159,20 +159,20 @@ class SplicedBackbone(DecoderBackbone):
         position_ids = torch.arange(embeddings.shape[1], device=video.device) - (embeddings.shape[1] - lengths)[:, None]
         return Prompt(embeddings, (position_ids >= 0).long(), position_ids.clamp(min=0))
 
-    def _tokenize(self, instruction: str) -> list[list[int]]:
+    def _tokenize(self, question: str) -> list[list[int]]:
         """Token ids before the video, between video and audio, and after the audio.
 
         Only the template may hold special tokens, never the question.
         """
-        if instruction not in self._segments:
+        if question not in self._segments:
             before, middle, end = self._template
-            self._segments[instruction] = [
+            self._segments[question] = [
                 self._ids(f"{before}<vi_start>"),
                 self._ids("<vi_end>\n<au_start>"),
                 # Together with what stands before it, as a tokenizer may merge the two.
-                self._ids(f"<au_end>{middle}{instruction}", split_special_tokens=True) + self._ids(end),
+                self._ids(f"<au_end>{middle}{question}", split_special_tokens=True) + self._ids(end),
             ]
-        return self._segments[instruction]
+        return self._segments[question]
 
     @cached_property
     def _template(self) -> list[str]:

@@ -52,6 +52,7 @@ class Prediction:
         media: path of the clip; None in `rows.jsonl`.
         completion: the text as generated; None in `rows.jsonl`.
         failure: why the clip could not be decoded, or None.
+        transcript: what is said in the clip, where the corpus knows it; None in `rows.jsonl`.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Prediction:
     media: str | None = None
     completion: str | None = None
     failure: str | None = None
+    transcript: str | None = None
 
     def row(self, taxonomy: Taxonomy, judge: str | None) -> dict[str, Any]:
         """The line as plain JSON values; `read_predictions` reads it.
@@ -78,7 +80,7 @@ class Prediction:
         for sentence in own["sentences"]:
             if sentence["reliance"] is None:
                 del sentence["reliance"]
-        clip = {name: own.pop(name) for name in ("dataset", "media", "completion", "failure")}
+        clip = {name: own.pop(name) for name in ("dataset", "media", "completion", "failure", "transcript")}
         return {
             **own,
             "judge": judge,
@@ -113,7 +115,7 @@ def read_predictions(path: str | Path) -> PredictionFile:
             class, or lines of several taxonomies or judges; names file and line.
     """
     required = ["target", "prediction", "format", "accuracy", "explanation", "sentences", "taxonomy"]
-    optional = ["judged", "judge", "dataset", "media", "completion", "failure"]
+    optional = ["judged", "judge", "dataset", "media", "completion", "failure", "transcript"]
     records = read_records(path, required, optional)
     first = records[0]
     for record in records:
@@ -163,6 +165,7 @@ def _prediction(record: Record, taxonomy: Taxonomy) -> Prediction:
         media=_text(record, "media"),
         completion=_text(record, "completion"),
         failure=_name(record, "failure"),
+        transcript=_text(record, "transcript"),
     )
 
 

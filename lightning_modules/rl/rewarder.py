@@ -88,7 +88,7 @@ def reward_input(
         each(batch.ids),
         each(batch.datasets),
         each(batch.media),
-        each(batch.instructions),
+        each(batch.questions),
         module.trainer.global_step // module.num_updates,
         completions.token_ids,
         completions.mask,

@@ -48,10 +48,10 @@ class AblatedClips(LightningDataModule):
 
 
 class Reader(ComposedBackbone):
-    """Reads a class in the grey of the pictures, or in the level of the sound, and speaks of that.
+    """Reads a class in the grey of the pictures, in the level of the sound, or in what it is told, and speaks of that.
 
     Args:
-        sense: `eyes` or `ears`: which of the two.
+        sense: `eyes`, `ears` or `words`: which of them.
     """
 
     sense: str
@@ -61,12 +61,16 @@ class Reader(ComposedBackbone):
         return super().perceive(batch)
 
     def texts(self, completions: Completions) -> list[str]:
-        return [self._read(*clip) for clip in zip(self._batch.frames, self._batch.waveform, strict=True)]
+        batch = self._batch
+        return [self._read(*clip) for clip in zip(batch.frames, batch.waveform, batch.told, strict=True)]
 
-    def _read(self, frames: Tensor, waveform: Tensor) -> str:
+    def _read(self, frames: Tensor, waveform: Tensor, told: str | None) -> str:
         if self.sense == "eyes":
             emotion = _emotion(frames.float().mean().item() / 20)
             sentence = f"The face shows {emotion}."
+        elif self.sense == "words":
+            emotion = (told or NOTHING).split()[-1]
+            sentence = f"The words speak of {emotion}."
         else:
             emotion = _emotion(waveform[0].item() * 10 if len(waveform) else 0)
             sentence = f"The voice carries {emotion}."
@@ -101,13 +105,14 @@ def reader(tiny_models: Path) -> Callable[[str], Reader]:
 
 @pytest.fixture
 def telling(make_clip: Callable[..., Clip], ready_clips: Callable[[list[Clip]], ClipDataset]) -> ClipDataset:
-    """Seven clips whose picture and sound tell their class."""
+    """Seven clips whose picture, sound and transcript tell their class."""
     clips = []
     for seed in range(7):
         level = seed % 3 + 1
         frames = torch.full((2, 3, 32, 32), 20 * level, dtype=torch.uint8)
         sound = torch.full((4000,), level / 10)
-        clips.append(make_clip(seed, frames=frames, waveform=sound, target=CLASSES[level - 1]))
+        emotion = CLASSES[level - 1]
+        clips.append(make_clip(seed, frames=frames, waveform=sound, target=emotion, told=f"They say: {emotion}"))
     return ready_clips(clips)
 
 
@@ -135,7 +140,7 @@ def test_a_policy_that_only_listens(reader: Callable[[str], Reader], telling: Cl
     assert report["full"] == {"war": 1.0, "uar": 1.0, "eea": 1.0, "epc": 1.0, "fcr": 1.0}
     assert (report["taxonomy"], report["judge"], report["num_samples"]) == ("dfew", "last-word", 7)
     assert list(report["modes"]) == list(ABLATIONS[1:])
-    for mode in ("audio_only", "frozen_first_frame"):
+    for mode in ("audio_only", "frozen_first_frame", "no_transcript", "swapped_transcript"):
         own = report["modes"][mode]
         assert all((rate["value"], rate["difference"]) == (1.0, 0.0) for rate in own["rates"].values())
         assert all(rate["low"] == pytest.approx(-rate["high"]) for rate in own["rates"].values())
@@ -152,7 +157,7 @@ def test_a_policy_that_only_listens(reader: Callable[[str], Reader], telling: Cl
     swapped = report["modes"]["swapped_audio"]
     assert (swapped["answers_of_the_sound"], swapped["answers_of_the_sound_full"]) == (1, 0)
     rows = lines(tmp_path / "ablation.jsonl")
-    assert len(rows) == 5 * 7
+    assert len(rows) == 7 * 7
     for row in (row for row in rows if row["mode"] == "swapped_audio"):
         assert row["prediction"] == row["sound_target"] != row["target"] == row["prediction_full"]
         assert row["sound_of"] != row["id"]
@@ -175,6 +180,21 @@ def test_a_policy_that_only_looks_says_so(
     assert (tmp_path / "ablation.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_policy_that_only_reads(reader: Callable[[str], Reader], telling: ClipDataset, tmp_path: Path) -> None:
+    module = PolicyModule(reader("words"), "dfew", evaluation=GREEDY)
+    run(module, telling, tmp_path, ModalityAblation())
+    report = json.loads((tmp_path / "ablation.json").read_text())
+    modes = report["modes"]
+    wars = {mode: own["rates"]["war"]["value"] for mode, own in modes.items()}
+    assert wars == {mode: float("transcript" not in mode) for mode in ABLATIONS[1:]}
+    swapped = modes["swapped_transcript"]
+    assert (swapped["answers_of_the_transcript"], swapped["answers_of_the_transcript_full"]) == (1, 0)
+    assert modes["swapped_audio"]["answers_of_the_sound"] == 0
+    for row in lines(tmp_path / "ablation.jsonl"):
+        if row["mode"] == "swapped_transcript":
+            assert row["prediction"] == row["transcript_target"] != row["target"]
+
+
 def test_the_test_itself_is_as_without_the_ablation(
     backbone: ComposedBackbone, tiny_models: Path, noisy: ClipDataset, tmp_path: Path
 ) -> None:
@@ -187,7 +207,9 @@ def test_the_test_itself_is_as_without_the_ablation(
     assert (ablated / "predictions.jsonl").read_bytes() == expected
     assert (ablated / "predictions_full.jsonl").read_bytes() == expected
     assert (ablated / "metrics.json").read_bytes() == (plain / "metrics.json").read_bytes()
-    for mode in ABLATIONS[1:]:
+    without_transcripts = ABLATIONS[1:-2]
+    assert list(json.loads((ablated / "ablation.json").read_text())["modes"]) == list(without_transcripts)
+    for mode in without_transcripts:
         file = read_predictions(ablated / f"predictions_{mode}.jsonl")
         assert [own.id for own in file.predictions] == [f"clip{i}" for i in range(5)]
         assert file.judge == module.judge_name
@@ -265,7 +287,9 @@ def test_wrong_settings_are_refused(
         with pytest.raises(ValueError, match="Expected different ones of video_only, audio_only"):
             ModalityAblation(modes=modes)
     module = PolicyModule(backbone, "dfew", evaluation=GREEDY)
+    with pytest.raises(ValueError, match="it is told so of no test clip. Set data.transcript_template"):
+        run(module, noisy, tmp_path, ModalityAblation(modes=["no_transcript"]))
     loader = DataLoader([collate([noisy[0]])], batch_size=None)
     monkeypatch.setattr(AblatedClips, "test_dataloader", lambda self: loader)
-    with pytest.raises(ValueError, match=r"\(DataLoader\) has list\. Leave swapped_audio out"):
+    with pytest.raises(ValueError, match=r"the test loader has list\. Leave swapped_audio out"):
         run(module, noisy, tmp_path, ModalityAblation())

@@ -70,7 +70,7 @@ def test_predictions_are_kept_where_there_is_room(tmp_path: Path, monkeypatch: p
     run.write_text("a file, in which nothing can be written")
     trainer = Trainer(accelerator="cpu", default_root_dir=run, logger=False, enable_progress_bar=False)
     writer = PredictionWriter()
-    writer._rows = [{"id": "clip0"}, {"id": "clip1"}]
+    writer._rows = [(0, {"id": "clip0"}), (0, {"id": "clip1"})]
     with pytest.raises(OSError, match=r"Cannot write .*/run/predictions.jsonl .* its 2 rows are in .*elsewhere"):
         writer._write_rows(trainer)
     (kept,) = (tmp_path / "elsewhere").rglob("predictions.jsonl")

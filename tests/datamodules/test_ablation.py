@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.ablation import ABLATIONS, Ablation, SoundPartners, ablate
+from datamodules.ablation import ABLATIONS, Ablation, Partners, ablate
 from datamodules.batch import Clip, ClipBatch, collate
 from datamodules.clip_dataset import ClipDataset
 from datamodules.media_settings import MelSettings
@@ -25,7 +25,7 @@ def make_heard(make_clip: Callable[..., Clip]) -> Callable[..., Clip]:
     """Clips with the loader's mel features."""
 
     def make(seed: int, **values) -> Clip:
-        clip = make_clip(seed, duration_seconds=1.0 + seed, **values)
+        clip = make_clip(seed, duration_seconds=1.0 + seed, transcript=f"Word {seed}", told=f"Said: {seed}", **values)
         return replace(clip, mel=log_mel(clip.waveform, MEL))
 
     return make
@@ -63,6 +63,8 @@ SOUND = {"waveform", "waveform_lengths", "has_audio", "mel"}
         ("frozen_first_frame", {"frames"}),
         ("text_only", {*PICTURES, *SOUND}),
         ("swapped_audio", SOUND - {"has_audio"}),
+        ("no_transcript", {"told"}),
+        ("swapped_transcript", {"told"}),
     ],
 )
 def test_a_mode_changes_its_modality_and_nothing_else(
@@ -103,6 +105,11 @@ def test_swapped_sound_is_the_partners(own: ClipBatch, partners: ClipBatch) -> N
     assert given.ids == own.ids and torch.equal(given.durations_seconds, own.durations_seconds)
 
 
+def test_a_swapped_transcript_is_the_partners_before_the_own_question(own: ClipBatch, partners: ClipBatch) -> None:
+    assert ablate(own, "swapped_transcript", partners).questions[0] == f"Said: 5\n{own.instructions[0]}"
+    assert ablate(own, "no_transcript").questions == own.instructions
+
+
 def test_without_loader_features_there_are_none(own: ClipBatch, partners: ClipBatch) -> None:
     bare = [replace(clips, mel=None) for clips in (own, partners)]
     assert all(ablate(bare[0], mode, bare[1]).mel is None for mode in ABLATIONS)
@@ -129,19 +136,19 @@ def test_a_partner_has_another_emotion_and_does_not_depend_on_the_batch(
 ) -> None:
     targets = ["anger", "anger", "anger", "happiness", "anger_disgust", "fear"]
     clips = [make_clip(i, target=target) for i, target in enumerate(targets)]
-    partners = SoundPartners(ready_clips(clips), seed=3)
+    partners = Partners(ready_clips(clips), seed=3)
     together = partners.of(collate(clips))
     alone = [partners.of(collate([clip])) for clip in clips]
     assert together.ids == [one.ids[0] for one in alone]
     for target, other in zip(targets, together.targets, strict=True):
         assert not set(target.split("_")) & set((other or "").split("_"))
-    assert together.ids == SoundPartners(ready_clips(clips), seed=3).of(collate(clips)).ids
+    assert together.ids == Partners(ready_clips(clips), seed=3).of(collate(clips)).ids
 
 
 def test_partners_are_drawn_from_all_others(make_clip: Callable[..., Clip], ready_clips: Dataset) -> None:
     clips = [make_clip(i, target="anger" if i < 2 else "happiness") for i in range(6)]
     batch = collate(clips[:1])
-    drawn = Counter(SoundPartners(ready_clips(clips), seed).of(batch).ids[0] for seed in range(400))
+    drawn = Counter(Partners(ready_clips(clips), seed=seed).of(batch).ids[0] for seed in range(400))
     assert set(drawn) == {"clip2", "clip3", "clip4", "clip5"}
     assert all(70 < count < 130 for count in drawn.values()), drawn  # 100 each, standard deviation 8.7
 
@@ -150,7 +157,7 @@ def test_where_all_share_an_emotion_any_other_clip_will_do(
     make_clip: Callable[..., Clip], ready_clips: Dataset
 ) -> None:
     clips = [make_clip(i) for i in range(3)]
-    found = SoundPartners(ready_clips(clips)).of(collate(clips))
+    found = Partners(ready_clips(clips)).of(collate(clips))
     assert all(own.id != other for own, other in zip(clips, found.ids, strict=True))
 
 
@@ -160,12 +167,21 @@ def test_a_clip_without_sound_is_no_partner_and_is_decoded_once(
     silent = {"waveform": torch.zeros(0), "has_audio": False, "target": "happiness"}
     clips = [*(make_clip(i) for i in range(3)), *(make_clip(i, **silent) for i in range(3, 8))]
     dataset = ready_clips(clips)
-    found = SoundPartners(dataset).of(collate(clips[:3]))
+    found = Partners(dataset).of(collate(clips[:3]))
     assert all(found.has_audio) and set(found.ids) <= {"clip0", "clip1", "clip2"}, "rather the same emotion"
     assert all(dataset.asked[i] == 1 for i in range(3, 8))
+
+
+def test_a_clip_that_is_told_nothing_lends_no_transcript(make_clip: Callable[..., Clip], ready_clips: Dataset) -> None:
+    clips = [make_clip(i, told=None if i > 1 else "Oh") for i in range(6)]
+    dataset = ready_clips(clips)
+    found = Partners(dataset, "transcript").of(collate(clips[1:3]))
+    assert found.ids[0] == "clip0" and set(found.ids) <= {"clip0", "clip1"} and dataset.asked.keys() <= {0, 1}
+    with pytest.raises(ValueError, match=r"another transcript: none of the other 1 .* or set data.transcript_template"):
+        Partners(ready_clips([make_clip(0, told="Oh"), make_clip(1)]), "transcript").of(collate(clips[:1]))
 
 
 def test_a_dataset_without_another_sound_is_refused(make_clip: Callable[..., Clip], ready_clips: Dataset) -> None:
     clips = [make_clip(0), make_clip(1, waveform=torch.zeros(0), has_audio=False)]
     with pytest.raises(ValueError, match=r"'clip0' cannot be given another sound: none of the other 1 clips"):
-        SoundPartners(ready_clips(clips)).of(collate(clips[:1]))
+        Partners(ready_clips(clips)).of(collate(clips[:1]))

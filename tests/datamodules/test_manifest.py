@@ -117,7 +117,8 @@ def test_transcripts_stand_before_the_question(
         data = ClipDataModule(Manifest(str(path), taxonomy="dfew", media=settings, transcript_template=given))
         data.setup("test")
         (batch,) = data.test_dataloader()
-        questions.append(batch.instructions)
+        questions.append(batch.questions)
+        assert batch.transcripts == [said, None, "No"]
     assert questions[0] == [f'They say: "{said}"\n{INSTRUCTION}', INSTRUCTION, 'They say: "No"\nWhy?']
     assert questions[1] == [INSTRUCTION, INSTRUCTION, "Why?"]
     with pytest.raises(ValueError, match=r"transcript_template must have {transcript} in it; got 'They say:'"):

@@ -5,7 +5,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from callbacks.rewards import format_score
-from lightning_modules.policy import Evaluation
+from lightning_modules.evaluation import Evaluation
 
 
 class FormatRate(Callback):

@@ -37,7 +37,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "day").mkdir(exist_ok=True)
         encode(root / f"day/{number}.{suffix}", container, video, audio)
         rows.append({"video": f"day\\{number}.{suffix}", "emotion": CLASSES[number % 3], "split": SPLITS[number % 4]})
-        rows[-1] |= {"rationale": "He yawns. He looks away.", "start": None, "end": None}
+        rows[-1] |= {"rationale": "He yawns. He looks away.", "transcript": f"Number {number}."}
+        rows[-1] |= {"start": None, "end": None}
     rows.append({**rows[0], "start": 0.04, "end": 0.2, "prompt": "How does he feel?"})
     (root / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (root / "own.yaml").write_text(
@@ -58,7 +59,9 @@ def test_from_inspection_to_the_report(own: Path, tiny_models: Path, tmp_path: P
     assert inspected["decoding"]["num_checked"] == 16 and not inspected["decoding"]["undecodable"]
 
     short = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"]
-    common = [*data, *media, f"--model.taxonomy={own}/own.yaml", *short, "--data.num_workers=0", "--data.batch_size=2"]
+    told = """--data.transcript_template=He says "{transcript}" """
+    common = [*data, told, *media, f"--model.taxonomy={own}/own.yaml", *short, "--data.num_workers=0"]
+    common.append("--data.batch_size=2")
     parts = [f"--model.backbone.{part}={tiny_models}/{part}" for part in ("vision", "audio", "language_model")]
     parts += ["--model.backbone.num_frames=2", "--model.backbone.video_grid=2", "--model.backbone.audio_pool=10"]
 
@@ -94,4 +97,5 @@ def test_from_inspection_to_the_report(own: Path, tiny_models: Path, tmp_path: P
     assert metrics["taxonomy"] == f"{own}/own.yaml" and metrics["confusion_matrix"]["rows"] == list(CLASSES)
     assert sum(answer["count"] for answer in metrics["unread_answers"]) == metrics["unknown_answers"]
     main.run(["report", "--predictions", f"{tested}/predictions.jsonl", "--output", f"{tmp_path}/page"])
-    assert "bored" in next((tmp_path / "page").glob("*.html")).read_text()
+    page = next((tmp_path / "page").glob("*.html")).read_text()
+    assert "bored" in page and "Number 3." in page

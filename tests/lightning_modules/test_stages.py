@@ -1,5 +1,6 @@
 """Stages 1 and 3 through a real Trainer on tiny weights: what moves, what must not, and what bad input does."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from lightning import Trainer
 
+from callbacks.prediction_writer import PredictionWriter
 from callbacks.rewards import AccuracyReward, ExplanationReward, FormatReward
 from callbacks.rewards.base import Reward
 from callbacks.rl import RLCallback
@@ -17,6 +19,7 @@ from lightning_modules.backbones.interface import Sampling
 from lightning_modules.backbones.token_cross_entropy import token_cross_entropy
 from lightning_modules.cold_start import ColdStartModule
 from lightning_modules.grpo import GRPOModule
+from lightning_modules.metrics.predictions import read_predictions
 from lightning_modules.policy import PolicyModule
 
 from .conftest import SHORT, TRAINED, Batches, ConstantReward, LengthReward, moved, snapshot
@@ -259,6 +262,28 @@ def test_evaluation_counts_every_clip(
     assert report["clips_without_audio"] == 1 and report["undecodable_clips"] == 1
     assert report["clips_without_video"] == 2
     assert report["judge"].startswith("verifier")
+
+
+def test_several_samples_of_each_clip(
+    backbone: ComposedBackbone, tiny_models: Path, make_clip: Callable[..., Clip], tmp_path: Path
+) -> None:
+    sampling = Sampling(max_new_tokens=4, temperature=1.0)
+    module = PolicyModule(
+        backbone, "dfew", verifier=str(tiny_models / "verifier"), evaluation=sampling, samples_per_clip=3
+    )
+    batch = collate([make_clip(0), make_clip(1, failure="truncated"), make_clip(2)])
+    options = {"logger": False, "enable_progress_bar": False, "default_root_dir": tmp_path}
+    trainer = Trainer(accelerator="cpu", callbacks=[PredictionWriter()], **options)
+    trainer.test(module, datamodule=Batches([batch, collate([make_clip(3)])]), verbose=False)
+    files = [read_predictions(tmp_path / f"predictions{suffix}.jsonl") for suffix in ("", "_2", "_3")]
+    completions = [[own.completion for own in file.predictions] for file in files]
+    assert len({tuple(own) for own in completions}) == 3 and all(own[1] == "" for own in completions)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["samples"]["per_clip"] == 3 and metrics["samples"]["pass_at"].keys() == {"war", "fcr"}
+    trainer.predict(module, Batches([batch]).test_dataloader(), return_predictions=False)
+    assert len(read_predictions(tmp_path / "predictions_3.jsonl").predictions) == 3
+    with pytest.raises(ValueError, match="above 0 for several: greedy decoding writes the same each time"):
+        PolicyModule(backbone, "dfew", evaluation=Sampling(temperature=0), samples_per_clip=2)
 
 
 def test_sampling_and_scoring_run_without_dropout(

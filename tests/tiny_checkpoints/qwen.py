@@ -85,7 +85,10 @@ _OMNI_NAMES = {
 }
 _OMNI_TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-    + _QWEN_TEMPLATE.replace("<|vision_start|><|video_pad|><|vision_end|>", "<|vision_bos|><|VIDEO|><|vision_eos|>")
+    + _QWEN_TEMPLATE.replace(
+        "<|vision_start|><|video_pad|><|vision_end|>",
+        "<|vision_bos|><|VIDEO|><|vision_eos|>{% elif item['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|>",
+    )
 )
 
 

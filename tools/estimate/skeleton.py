@@ -209,7 +209,7 @@ def _media_of_hf(backbone: HFBackbone, directory: Path, clip_seconds: float) -> 
     # Settings that became tensors of the meta device are read again.
     backbone.family.read_settings(directory)
     media = backbone.family.media(ClipInput(frames, torch.zeros(num_samples), clip_seconds))
-    ids = backbone.token_ids(INSTRUCTION, media.placeholders)
+    ids = backbone.token_ids(INSTRUCTION, media)
     width = backbone.decoder.config.hidden_size * next(backbone.parameters()).element_size()
     is_trained = not all(backbone.is_frozen(name) for name in backbone.parts if name.endswith("projector"))
     return Media(len(ids), 4 * width * len(ids) * is_trained, 0)

@@ -208,6 +208,7 @@ def _clips(
                 "target": target,
                 "targets": [] if target is None else list(members(target)),
                 "dataset": next((own.dataset for own in said if own is not None and own.dataset), None),
+                "transcript": next((own.transcript for own in said if own is not None and own.transcript), None),
                 "truth": None if truth is None else asdict(truth),
                 **asdict(media[identifier]),
                 "runs": [

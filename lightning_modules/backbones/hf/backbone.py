@@ -8,7 +8,6 @@ Shape legend: B clips, T frames, I image size, P prompt positions, H hidden size
 
 import warnings
 from contextlib import ExitStack
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +32,7 @@ from lightning_modules.backbones.hf.family import ClipInput, MediaInputs, find_f
 from lightning_modules.backbones.hf.percept import HFPercept
 from lightning_modules.backbones.hf.replay import Recording, capture, record, replay
 from lightning_modules.backbones.interface import Prompt
-from lightning_modules.backbones.percept import Perception
+from lightning_modules.backbones.percept import Modality, Perception
 from lightning_modules.backbones.precision import in_float32
 from lightning_modules.backbones.recipe import Recipe
 from lightning_modules.chat_template import QUESTION, render_around, tokenize_around
@@ -86,6 +85,7 @@ class HFBackbone(DecoderBackbone):
             self.family = family(self.model, self.tokenizer, directory)
         self.num_frames, self.image_size, self.recipes = num_frames, image_size, recipes
         self._attention = attn_implementation
+        self._templates: dict[tuple[Modality, ...], list[str]] = {}
         # Written again by `save`: transformers' processors, which own these files, need torchvision.
         self._processor_files = {
             name: (directory / name).read_bytes() for name in _PROCESSOR_FILES if (directory / name).is_file()
@@ -127,7 +127,7 @@ class HFBackbone(DecoderBackbone):
                 stack.enter_context(torch.no_grad())
                 recordings.append({name: stack.enter_context(record(calls)) for name, calls in towers.items()})
                 if towers:
-                    self._captured(batch.instructions[i], media[i])
+                    self._captured(batch.questions[i], media[i])
         return HFPercept(recordings, media)
 
     def perception(self) -> Perception:
@@ -148,19 +148,20 @@ class HFBackbone(DecoderBackbone):
             with ExitStack() as stack:
                 for name, recording in recordings.items():
                     stack.enter_context(replay(self.family.tower_calls[name], recording))
-                rows.append(self._row(self._captured(batch.instructions[i], media or self._media(batch, i))))
+                rows.append(self._row(self._captured(batch.questions[i], media or self._media(batch, i))))
         return _stack(rows)
 
     def _media(self, batch: ClipBatch, index: int) -> MediaInputs:
         """One clip as the model takes it in."""
         waveform = batch.waveform[index, : batch.waveform_lengths[index]]
-        clip = ClipInput(batch.frames[index], waveform, float(batch.durations_seconds[index]))
+        duration, has_video = float(batch.durations_seconds[index]), bool(batch.has_video[index])
+        clip = ClipInput(batch.frames[index], waveform, duration, has_video)
         with in_float32(batch.frames.device):
             return self.family.media(clip)
 
     def _captured(self, instruction: str, media: MediaInputs) -> dict[str, Any]:
         """What the language model is called with for one clip and question."""
-        ids = torch.tensor([self.token_ids(instruction, media.placeholders)], device=self.model.device)
+        ids = torch.tensor([self.token_ids(instruction, media)], device=self.model.device)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **media.arguments}
         inputs |= self.family.token_arguments(ids)
         return capture(self.model.model, self.family.text_model, inputs)
@@ -187,10 +188,10 @@ class HFBackbone(DecoderBackbone):
         mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)
         return Prompt(embeddings, mask, positions, self.family.extras(captured))
 
-    def token_ids(self, instruction: str, placeholders: list[str]) -> list[int]:
+    def token_ids(self, instruction: str, media: MediaInputs) -> list[int]:
         """A prompt's tokens. Only the template and the placeholders may hold special tokens, never the question."""
-        before, after = self._template
-        pieces = self.family.cut(before)
+        before, after = self._template(media.modalities)
+        pieces, placeholders = self.family.cut(before), media.placeholders
         if len(pieces) != len(placeholders) + 1:
             raise ValueError(
                 f"The chat template writes {self.family.placeholder!r} {len(pieces) - 1} times for a clip; expected "
@@ -199,11 +200,13 @@ class HFBackbone(DecoderBackbone):
         before = pieces[0] + "".join(p + piece for p, piece in zip(placeholders, pieces[1:], strict=True))
         return tokenize_around(self.tokenizer, before, instruction, after)
 
-    @cached_property
-    def _template(self) -> list[str]:
+    def _template(self, modalities: tuple[Modality, ...]) -> list[str]:
         """What the chat template writes around a question, the clip before it."""
-        content = [*self.family.content(self.num_frames), {"type": "text", "text": QUESTION}]
-        return render_around(self.tokenizer, content, chat_template=self.family.chat_template)
+        if modalities not in self._templates:
+            content = [*self.family.content(self.num_frames, modalities), {"type": "text", "text": QUESTION}]
+            rendered = render_around(self.tokenizer, content, chat_template=self.family.chat_template)
+            self._templates[modalities] = rendered
+        return self._templates[modalities]
 
     def save(self, directory: str | Path) -> None:
         directory = Path(directory)

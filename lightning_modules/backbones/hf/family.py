@@ -18,9 +18,12 @@ from transformers import AutoModelForMultimodalLM, ImageProcessingMixin, PreTrai
 
 from lightning_modules.backbones import loading
 from lightning_modules.backbones.hf.replay import Call
+from lightning_modules.backbones.percept import Modality
 
 _FEW = 20
 """Names that an error lists."""
+
+ALL_MODALITIES: tuple[Modality, ...] = ("pictures", "sound")
 
 _PART_NAMES = {
     "vision_tower": ("vision_tower", "vision_model"),
@@ -39,11 +42,20 @@ class ClipInput:
         frames: uint8 `[T, 3, I, I]`, uniformly spaced over the clip.
         waveform: float32 mono 16 kHz `[S]`; empty for a clip without audio.
         duration_seconds: length of the clip; frame i is at `duration · (i + ½) / T`.
+        has_video: False for sound alone.
     """
 
     frames: Tensor
     waveform: Tensor
     duration_seconds: float
+    has_video: bool = True
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What there is of the clip; its frames also where there is nothing, as of a clip that was not decoded."""
+        if not len(self.waveform):
+            return ("pictures",)
+        return ALL_MODALITIES if self.has_video else ("sound",)
 
     @property
     def seconds_per_frame(self) -> float:
@@ -63,10 +75,12 @@ class MediaInputs:
     Args:
         placeholders: texts that replace the chat template's placeholders, in their order.
         arguments: of the model's forward, beside `input_ids` and `attention_mask`.
+        modalities: what the prompt has a place for.
     """
 
     placeholders: list[str]
     arguments: dict[str, Any]
+    modalities: tuple[Modality, ...] = ALL_MODALITIES
 
 
 class Family(ABC):
@@ -136,8 +150,13 @@ class Family(ABC):
         """The one side, in pixels, that frames may have; None: any multiple of `image_multiple`."""
         return None
 
-    def content(self, num_frames: int) -> list[dict[str, str]]:
-        """Media items of the user's turn, as the chat template takes them."""
+    def content(self, num_frames: int, modalities: tuple[Modality, ...]) -> list[dict[str, str]]:
+        """Media items of the user's turn, as the chat template takes them.
+
+        Args:
+            num_frames: of the clip.
+            modalities: those of its `MediaInputs`. A model that cannot do without one ignores that it is missing.
+        """
         return [{"type": "video"}]
 
     @property

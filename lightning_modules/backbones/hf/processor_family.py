@@ -24,6 +24,7 @@ from transformers import (
 
 from datamodules.batch import SAMPLE_RATE
 from lightning_modules.backbones.hf.family import ClipInput, Family, MediaInputs
+from lightning_modules.backbones.percept import Modality
 
 _TEXT_OUTPUTS = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "text_replacement_offsets"}
 """What processors return of the text."""
@@ -90,31 +91,31 @@ class ProcessorFamily(Family):
             raise ValueError(f"The chat template writes {found}; expected all images before the sound: {prompt!r}.")
         return pieces[::2]
 
-    def content(self, num_frames: int) -> list[dict[str, str]]:
-        sound = [{"type": "audio"}] if self.hears else []
-        return [{"type": "image"}] * num_frames + sound
+    def content(self, num_frames: int, modalities: tuple[Modality, ...]) -> list[dict[str, str]]:
+        counts = {"image": num_frames * ("pictures" in modalities), "audio": int("sound" in modalities)}
+        return [{"type": kind} for kind, count in counts.items() for _ in range(count)]
 
     def media(self, clip: ClipInput) -> MediaInputs:
-        frames = [Image.fromarray(frame) for frame in clip.frames.permute(0, 2, 3, 1).cpu().numpy()]
-        # Less than a second could leave no features; a clip without a track is a second of silence.
-        waveform = np.pad(clip.waveform.cpu().numpy(), (0, max(SAMPLE_RATE - len(clip.waveform), 0)))
-        sound = {"audio": [waveform], "audio_kwargs": {"sampling_rate": SAMPLE_RATE}} if self.hears else {}
+        modalities = clip.modalities if self.hears else ("pictures",)
         image_token, *audio_token = self._item_tokens
-        inputs = self.processor(
-            text=["".join([image_token] * len(frames) + audio_token)],
-            images=frames,
-            images_kwargs=self.image_options,
-            return_text_replacement_offsets=True,
-            return_tensors="pt",
-            **sound,
-        )
+        text, media = "", {}
+        if "pictures" in modalities:
+            frames = [Image.fromarray(frame) for frame in clip.frames.permute(0, 2, 3, 1).cpu().numpy()]
+            text += image_token * len(frames)
+            media |= {"images": frames, "images_kwargs": self.image_options}
+        if "sound" in modalities:
+            # Less than a second could leave no features.
+            waveform = np.pad(clip.waveform.cpu().numpy(), (0, max(SAMPLE_RATE - len(clip.waveform), 0)))
+            text += "".join(audio_token)
+            media |= {"audio": [waveform], "audio_kwargs": {"sampling_rate": SAMPLE_RATE}}
+        inputs = self.processor(text=[text], return_text_replacement_offsets=True, return_tensors="pt", **media)
         (replacements,) = inputs["text_replacement_offsets"]
         arguments = {
             name: value.to(clip.frames.device, self.model.dtype if value.is_floating_point() else None)
             for name, value in inputs.items()
             if name not in _TEXT_OUTPUTS
         }
-        return MediaInputs([item["replacement"] for item in replacements], arguments)
+        return MediaInputs([item["replacement"] for item in replacements], arguments, modalities)
 
     def extras(self, captured: dict[str, Any]) -> dict[str, Tensor]:
         """Every tensor that the language model is given beside the common ones.
@@ -139,14 +140,14 @@ class InternVL(ProcessorFamily):
     model_types = ("internvl",)
     image_options: ClassVar[dict[str, Any]] = {"crop_to_patches": False}
 
-    def content(self, num_frames: int) -> list[dict[str, str]]:
+    def content(self, num_frames: int, modalities: tuple[Modality, ...]) -> list[dict[str, str]]:
         # The template breaks the line after an image.
         numbered = [({"type": "text", "text": f"Frame{i + 1}: "}, {"type": "image"}) for i in range(num_frames)]
         return [item for pair in numbered for item in pair]
 
 
 class Gemma3n(ProcessorFamily):
-    """Gemma 3n: sees the frames, then hears up to 30 seconds.
+    """Gemma 3n: sees the frames, then hears up to 30 seconds; what a clip lacks is left out.
 
     Its vision tower is one of timm (`pip install timm`, which brings torchvision).
     """

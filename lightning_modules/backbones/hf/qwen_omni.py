@@ -1,5 +1,7 @@
 """The thinker of Qwen2.5-Omni: Qwen2.5-VL with ears, its audio and video tokens interleaved and aligned in time.
 
+What a clip lacks is left out of its prompt: it is a video without sound, or a sound.
+
 A published checkpoint also holds a talker and a vocoder, which speak the thinker's text; they are not loaded.
 
 Shape legend: T frames, S audio samples, M mel bins, F feature frames.
@@ -24,6 +26,7 @@ from datamodules.batch import SAMPLE_RATE
 from lightning_modules.backbones.hf.family import ClipInput, MediaInputs
 from lightning_modules.backbones.hf.qwen_vl import QwenVL
 from lightning_modules.backbones.hf.replay import Call
+from lightning_modules.backbones.percept import Modality
 
 _MIN_FEATURE_FRAMES = 3
 """The audio tower halves the feature frames, rounding up, and then averages pairs: of fewer there would be no token."""
@@ -86,7 +89,17 @@ class QwenOmni(QwenVL):
         calls = [Call(layer, kept=layer is layers[-1]) for layer in layers]
         return {**super().tower_calls, "audio_tower": calls}
 
+    def content(self, num_frames: int, modalities: tuple[Modality, ...]) -> list[dict[str, str]]:
+        return [{"type": "video" if "pictures" in modalities else "audio"}]
+
+    def cut(self, prompt: str) -> list[str]:
+        return re.split("|".join(map(re.escape, (self.placeholder, self.tokenizer.audio_token))), prompt)
+
     def media(self, clip: ClipInput) -> MediaInputs:
+        if clip.modalities == ("sound",):
+            heard = self._heard(clip.waveform)
+            tokens = self.tokenizer.audio_token * num_audio_tokens(heard["input_features"].shape[-1])
+            return MediaInputs([tokens], heard, clip.modalities)
         vision = self._vision
         patches, grid = self._patches(clip)
         seconds = torch.tensor([clip.seconds_per_frame * vision.temporal_patch_size])
@@ -95,16 +108,17 @@ class QwenOmni(QwenVL):
         arguments = {"pixel_values_videos": patches, "video_grid_thw": grid, "video_second_per_grid": seconds}
         if not len(clip.waveform):
             return MediaInputs([self.tokenizer.video_token * (num_groups * group_size)], arguments)
-        features = self.log_mel(clip.waveform)
-        arguments |= {
-            "input_features": features,
-            "feature_attention_mask": torch.ones_like(features[:, 0], dtype=torch.long),
-            "use_audio_in_video": True,
-        }
+        arguments |= self._heard(clip.waveform) | {"use_audio_in_video": True}
         # The model's own arithmetic, in float32: at a border between chunks, rounding decides.
         group_positions = (torch.arange(num_groups) * seconds[0] * self.model.config.position_id_per_seconds).long()
         positions = group_positions.repeat_interleave(group_size).tolist()
-        return MediaInputs([self._interleaved(positions, num_audio_tokens(features.shape[-1]))], arguments)
+        audio_length = num_audio_tokens(arguments["input_features"].shape[-1])
+        return MediaInputs([self._interleaved(positions, audio_length)], arguments)
+
+    def _heard(self, waveform: Tensor) -> dict[str, Any]:
+        features = self.log_mel(waveform)
+        mask = torch.ones_like(features[:, 0], dtype=torch.long)
+        return {"input_features": features, "feature_attention_mask": mask}
 
     def _interleaved(self, video_positions: list[int], audio_length: int) -> str:
         """Placeholders of a video with sound: by chunks of two seconds, first what is seen and then what is heard.

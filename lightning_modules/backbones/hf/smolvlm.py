@@ -6,6 +6,7 @@ Shape legend: T frames, I image size.
 from datetime import timedelta
 
 from lightning_modules.backbones.hf.family import ClipInput, Family, MediaInputs
+from lightning_modules.backbones.percept import Modality
 
 _UNITS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
@@ -38,7 +39,7 @@ class Idefics3(Family):
     def image_multiple(self) -> int:
         return self.model.config.vision_config.patch_size * self.model.config.scale_factor
 
-    def content(self, num_frames: int) -> list[dict[str, str]]:
+    def content(self, num_frames: int, modalities: tuple[Modality, ...]) -> list[dict[str, str]]:
         return [{"type": "image"}] * num_frames
 
     def media(self, clip: ClipInput) -> MediaInputs:
@@ -66,7 +67,7 @@ class SmolVLM(Idefics3):
     )
     """The published template knows no video; transformers sets it aside for clips too."""
 
-    def content(self, num_frames: int) -> list[dict[str, str]]:
+    def content(self, num_frames: int, modalities: tuple[Modality, ...]) -> list[dict[str, str]]:
         return [{"type": "video"}]
 
     def media(self, clip: ClipInput) -> MediaInputs:

@@ -159,7 +159,7 @@ class HumanOmniBackbone(SplicedBackbone):
 
     def encode(self, batch: ClipBatch, percept: HumanOmniPercept | None = None) -> Prompt:
         percept = self.perceive(batch) if percept is None else percept
-        video = mix(self.mm_projector(percept.video), self.gate(list(batch.instructions)))
+        video = mix(self.mm_projector(percept.video), self.gate(batch.instructions))
         return self._splice(batch, video, self.audio_projector(percept.audio))
 
     def save(self, directory: str | Path) -> None:

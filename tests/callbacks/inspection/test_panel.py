@@ -12,7 +12,7 @@ from datamodules.batch import Clip, ClipBatch, collate
 from datamodules.emotions import DFEW_TAXONOMY
 from datamodules.rationale import read_response
 from lightning_modules.emotion_verifier import SentenceReading
-from lightning_modules.policy import Evaluation
+from lightning_modules.evaluation import Evaluation
 from lightning_modules.rl.experience import Experience, Rollout
 
 pytestmark = pytest.mark.unit

@@ -37,7 +37,7 @@ def pages(row: Rows, sentence: Rows, clip: Path, tmp_path_factory: pytest.TempPa
     rows.insert(0, row("seen", media=str(clip)))
     rows.insert(1, row("wrong", prediction="anger", judged="anger", accuracy=0.0, completion=None))
     said = [sentence(HOSTILE, "fear", "anger")]
-    rows.insert(2, row(WEIRD_ID, judged="fear", sentences=said, explanation=0.0, media="/gone.mp4"))
+    rows.insert(2, row(WEIRD_ID, judged="fear", sentences=said, explanation=0.0, media="/gone.mp4", transcript=HOSTILE))
     rows.insert(3, row("silent", prediction=None, judged=None, sentences=[], completion=f"no tags {HOSTILE}"))
     others = [own | {"prediction": "anger", "accuracy": 0.0} for own in rows[:2]]
     root = tmp_path_factory.mktemp("report")
@@ -180,6 +180,7 @@ def test_hostile_text_stays_text(browser: webdriver.Chrome, pages: str) -> None:
         until(browser, lambda driver, wanted=selector: driver.find_elements(By.CSS_SELECTOR, wanted))
         assert heading(browser) == identifier
         assert texts(browser, selector)[0].removeprefix("no tags ") == HOSTILE
+        assert texts(browser, ".transcript q") == [HOSTILE] * (identifier == WEIRD_ID)
         assert not browser.find_elements(By.CSS_SELECTOR, "main script, main img[src=x]")
         assert "owned" not in browser.title
     assert "/gone.mp4" not in "".join(requests(browser))

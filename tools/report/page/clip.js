@@ -14,6 +14,7 @@ function showClip(id, parameters) {
     clip.target !== null && make("p", { class: "target" }, "target ", clip.targets.map((name) => emotion(name))),
     clip.truth && make("p", { class: "target" }, "face ", emotion(clip.truth.face_emotion), "voice ", emotion(clip.truth.voice_emotion)),
     make("div", { class: "media" }, pictures(clip), player(clip)),
+    clip.transcript !== null && make("p", { class: "transcript" }, "said: ", written("q", clip.transcript)),
     clip.notes.map((note) => written("p", `⚠ ${note}`, { class: "note" })),
     legend(clip),
     make("div", { class: "runs" }, runs));

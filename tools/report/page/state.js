@@ -64,7 +64,7 @@ function searchable(clip, index) {
   const key = `${index}/${clip.id}`;
   if (!searched.has(key)) {
     const run = clip.runs[index];
-    const texts = [clip.id, run.completion, run.failure, ...run.sentences.map((sentence) => sentence.text)];
+    const texts = [clip.id, clip.transcript, run.completion, run.failure, ...run.sentences.map((sentence) => sentence.text)];
     searched.set(key, texts.filter(Boolean).join("\n").toLowerCase());
   }
   return searched.get(key);

@@ -88,9 +88,11 @@ def processors_inputs(backbone: HFBackbone, clip: Clip) -> dict[str, Tensor]:
         text = f"<|im_start|>user\n{numbered}{question}<|im_end|>\n<|im_start|>assistant\n"
         options["images_kwargs"] = {"crop_to_patches": False}
     else:
-        media = "<image_soft_token>" * NUM_FRAMES + "<audio_soft_token>"
+        media = "<image_soft_token>" * NUM_FRAMES * clip.has_video + "<audio_soft_token>" * clip.has_audio
         text = f"<bos><start_of_turn>user\n{media}{question}<end_of_turn>\n<start_of_turn>model\n"
-        options["audio"] = [np.pad(clip.waveform.numpy(), (0, max(SAMPLE_RATE - len(clip.waveform), 0)))]
+        options["images"] = images if clip.has_video else None
+        waveform = np.pad(clip.waveform.numpy(), (0, max(SAMPLE_RATE - len(clip.waveform), 0)))
+        options["audio"] = [waveform] if clip.has_audio else None
     inputs = backbone.family.processor(text=[text], **options)
     return {key: value for key, value in inputs.items() if key not in ("attention_mask", "token_type_ids")}
 
@@ -104,6 +106,7 @@ def test_sampling_and_scoring_equal_the_models_own_forward_on_the_processors_inp
         clip(name, 0, instruction="Which emotion?"),
         clip(name, 1, instruction="Which emotion does he show, and why?"),
         clip(name, 2, waveform=torch.zeros(0), has_audio=False),
+        clip(name, 3, has_video=False),
     ]
     prompt = backbone.encode(collate(clips))
     sampled = backbone.generate(prompt, 2, Sampling(max_new_tokens=5))
@@ -259,8 +262,8 @@ def test_internvl_is_shown_the_video_of_its_processor(
     )
     video = backbone.family.processor.replace_video_token({"pixel_values_videos": [media.arguments["pixel_values"]]}, 0)
     text = f"<|im_start|>user\n{video}\nWhy?<|im_end|>\n<|im_start|>assistant\n"
-    assert backbone.tokenizer.decode(backbone.token_ids("Why?", media.placeholders)) == text
-    assert backbone.token_ids("Why?", media.placeholders) == backbone.tokenizer(text)["input_ids"]
+    assert backbone.tokenizer.decode(backbone.token_ids("Why?", media)) == text
+    assert backbone.token_ids("Why?", media) == backbone.tokenizer(text)["input_ids"]
 
 
 def test_images_are_processed_the_same_with_and_without_torchvision(load: Callable[..., HFBackbone]) -> None:
@@ -292,7 +295,7 @@ def test_onevision_inputs_equal_those_of_the_whole_processor(
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     expected = processor(text=[text], videos=[item.frames], videos_kwargs={"size": size}, return_tensors="pt")
     media = backbone.family.media(ClipInput(item.frames, item.waveform, 1.0))
-    assert backbone.token_ids("Why?", media.placeholders) == expected["input_ids"][0].tolist()
+    assert backbone.token_ids("Why?", media) == expected["input_ids"][0].tolist()
     torch.testing.assert_close(media.arguments["pixel_values_videos"], expected["pixel_values_videos"])
 
 

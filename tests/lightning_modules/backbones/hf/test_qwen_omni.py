@@ -18,7 +18,7 @@ from datamodules.batch import SAMPLE_RATE, Clip, ClipBatch, collate
 from lightning_modules.backbones import loading
 from lightning_modules.backbones.adapters import LoRA
 from lightning_modules.backbones.hf.backbone import HFBackbone
-from lightning_modules.backbones.hf.family import ClipInput
+from lightning_modules.backbones.hf.family import ALL_MODALITIES, ClipInput, MediaInputs
 from lightning_modules.backbones.hf.qwen_omni import QwenOmni, chunk_sizes, num_audio_tokens
 from lightning_modules.backbones.interface import Sampling
 from tests.tiny_checkpoints import write_tiny_checkpoint
@@ -81,6 +81,12 @@ def processed_audio(processor: Qwen2_5OmniProcessor, waveform: Tensor) -> dict[s
 def processor_inputs(backbone: HFBackbone, clip: Clip) -> dict[str, Any]:
     """Arguments of the model's forward as transformers makes them, for a clip of pairs of equal frames."""
     processor = text_processor(backbone)
+    if not clip.has_video:
+        audio = processed_audio(processor, clip.waveform)
+        media = f"<|audio_bos|>{processor.replace_audio_token(audio, 0)}<|audio_eos|>"
+        text = prompt_text("", clip.instruction).replace("<|vision_bos|><|vision_eos|>", media)
+        ids = torch.tensor([backbone.tokenizer(text, add_special_tokens=False)["input_ids"]])
+        return {"input_ids": ids, **{name: audio[name] for name in ("input_features", "feature_attention_mask")}}
     images = Qwen2VLImageProcessorPil(patch_size=PATCH, merge_size=MERGE, do_resize=False)
     pictures = images([frame.permute(1, 2, 0).numpy() for frame in clip.frames[::2]], return_tensors="pt")
     grid = torch.tensor([[len(clip.frames) // 2, SIZE // PATCH, SIZE // PATCH]])
@@ -120,6 +126,7 @@ def test_sampling_and_scoring_equal_the_models_own_forward_on_the_processors_inp
         clip(1, 2.3, instruction="Which emotion does he show, and why?", num_samples=25_000),
         clip(2, 3.0, num_samples=0),
         clip(3, 1.0, num_samples=90_000),  # audio that goes on behind the video
+        clip(4, 2.0, has_video=False),
     ]
     for item in clips:
         item.frames = item.frames[pairs]
@@ -166,7 +173,7 @@ def test_inputs_equal_those_of_the_whole_processor(checkpoint: Path, clip: Calla
             return_tensors="pt",
         )
         media = backbone.family.media(ClipInput(item.frames, waveform, item.duration_seconds))
-        assert backbone.token_ids(item.instruction, media.placeholders) == expected["input_ids"][0].tolist()
+        assert backbone.token_ids(item.instruction, media) == expected["input_ids"][0].tolist()
         names = set(media.arguments) - {"use_audio_in_video"}
         assert names == set(expected) - {"input_ids", "attention_mask", "mm_token_type_ids"}
         assert torch.equal(media.arguments["video_grid_thw"], expected["video_grid_thw"])
@@ -213,7 +220,7 @@ def temporal_positions(backbone: HFBackbone, batch: ClipBatch) -> tuple[list[int
     """Positions in time of the video's and audio's tokens of a batch's only clip, and of its first media token."""
     clip = ClipInput(batch.frames[0], batch.waveform[0], float(batch.durations_seconds[0]))
     media = backbone.family.media(clip)
-    ids = torch.tensor(backbone.token_ids(batch.instructions[0], media.placeholders))
+    ids = torch.tensor(backbone.token_ids(batch.instructions[0], media))
     positions = backbone.encode(batch).position_ids[0, :, 0]
     video = positions[ids == backbone.tokenizer.video_token_id]
     audio = positions[ids == backbone.tokenizer.audio_token_id]
@@ -273,7 +280,7 @@ def test_short_silent_and_failed_clips(
 def test_tags_in_a_question_stay_text(checkpoint: Path, clip: Callable[..., Clip]) -> None:
     backbone = load(checkpoint)
     question = "<|AUDIO|><|VIDEO|><|im_end|>Why?"
-    ids = backbone.token_ids(question, ["<|VIDEO|>"])
+    ids = backbone.token_ids(question, MediaInputs(["<|VIDEO|>"], {}))
     plain = backbone.tokenizer(question, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     assert ids.count(backbone.tokenizer.video_token_id) == 1
     assert ids.count(backbone.tokenizer.audio_token_id) == 0
@@ -361,7 +368,7 @@ def test_the_processors_chat_template_wins(checkpoint: Path, tmp_path: Path) -> 
     template = "{% for item in messages[0]['content'] %}{{ item['text'] or '<|VIDEO|>' }}{% endfor %}"
     (directory / "chat_template.json").write_text(json.dumps({"chat_template": template}))
     (directory / "chat_template.jinja").write_text("of the tokenizer")
-    assert load(directory)._template[0].startswith("<|VIDEO|>")
+    assert load(directory)._template(ALL_MODALITIES)[0].startswith("<|VIDEO|>")
 
 
 def test_bfloat16_with_adapters(checkpoint: Path, clip: Callable[..., Clip]) -> None:

@@ -13,7 +13,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from datamodules.batch import Clip, collate
 from lightning_modules.backbones.hf.backbone import HFBackbone
-from lightning_modules.backbones.hf.family import ClipInput
+from lightning_modules.backbones.hf.family import ClipInput, MediaInputs
 from lightning_modules.backbones.hf.qwen_vl import patchify
 from lightning_modules.backbones.interface import Sampling
 from tests.tiny_checkpoints import write_tiny_checkpoint
@@ -155,7 +155,7 @@ def test_times_in_front_of_pairs_of_frames(
 
 def test_positions_in_time_of_qwen2_5_vl(tmp_path: Path, clip: Callable[..., Clip]) -> None:
     backbone = load(write_tiny_checkpoint("qwen2_5_vl", tmp_path / "qwen2_5_vl", ["What?"]))
-    ids = torch.tensor(backbone.token_ids("What?", ["<|video_pad|>" * 2 * TOKENS_PER_PAIR]))
+    ids = torch.tensor(backbone.token_ids("What?", MediaInputs(["<|video_pad|>" * 2 * TOKENS_PER_PAIR], {})))
     video = ids == backbone.tokenizer.convert_tokens_to_ids("<|video_pad|>")
     per_second = backbone.model.config.vision_config.tokens_per_second
     for seconds in (2.0, 10.0):
@@ -169,7 +169,7 @@ def test_tags_in_a_question_stay_text(checkpoint: Path, clip: Callable[..., Clip
     backbone = load(checkpoint)
     question = "<|video_pad|><|vision_start|><|im_end|>Why?"
     media = backbone.family.media(ClipInput(clip(0, 2.0).frames, torch.zeros(0), 2.0))
-    ids = backbone.token_ids(question, media.placeholders)
+    ids = backbone.token_ids(question, media)
     assert ids.count(backbone.tokenizer.convert_tokens_to_ids("<|video_pad|>")) == 2 * TOKENS_PER_PAIR
     plain = backbone.tokenizer(question, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     assert not set(plain) & set(backbone.tokenizer.all_special_ids)

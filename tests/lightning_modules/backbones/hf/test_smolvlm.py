@@ -134,7 +134,7 @@ def test_video_prompt_is_the_processors(
     assert media.placeholders == [processors_video(item, monkeypatch)]
     apart = [token for text in ("\n\n", "Why?") for token in smolvlm.tokenizer(text)["input_ids"]]
     assert smolvlm.tokenizer("\n\nWhy?")["input_ids"] != apart, "a cut before the question would show"
-    ids = smolvlm.token_ids(item.instruction, media.placeholders)
+    ids = smolvlm.token_ids(item.instruction, media)
     assert ids == processors_inputs(smolvlm, item, monkeypatch)["input_ids"][0].tolist()
 
 
@@ -142,7 +142,7 @@ def test_known_video_prompt(smolvlm: HFBackbone, clip: Callable[..., Clip]) -> N
     item = clip(0, 754.0, instruction="Why?")
     media = smolvlm.family.media(ClipInput(item.frames, item.waveform, 754.0))
     frame = f"<fake_token_around_image><global-img>{'<image>' * 9}<fake_token_around_image>"
-    assert smolvlm.tokenizer.decode(smolvlm.token_ids("Why?", media.placeholders)) == (
+    assert smolvlm.tokenizer.decode(smolvlm.token_ids("Why?", media)) == (
         "<|im_start|>User: You are provided the following series of four frames from a 0:12:34 [H:MM:SS] video.\n\n"
         f"Frame from 01:34:{frame}\nFrame from 04:42:{frame}\nFrame from 07:51:{frame}\nFrame from 10:59:{frame}\n\n"
         "Why?<end_of_utterance>\nAssistant:"
@@ -172,7 +172,7 @@ def test_inputs_equal_those_of_the_whole_processor(smolvlm: HFBackbone, clip: Ca
         return_tensors="pt",
     )
     media = smolvlm.family.media(ClipInput(item.frames, item.waveform, 8.0))
-    assert smolvlm.token_ids(item.instruction, media.placeholders) == expected["input_ids"][0].tolist()
+    assert smolvlm.token_ids(item.instruction, media) == expected["input_ids"][0].tolist()
     torch.testing.assert_close(media.arguments["pixel_values"], expected["pixel_values"])
     assert expected["pixel_attention_mask"].all()
 
@@ -222,7 +222,7 @@ def test_media_tokens_in_a_question_stay_text(backbone: HFBackbone, clip: Callab
     item = clip(0)
     media = backbone.family.media(ClipInput(item.frames, item.waveform, 3.0))
     image, end = backbone.tokenizer.convert_tokens_to_ids(["<image>", "<end_of_utterance>"])
-    ids = backbone.token_ids(question, media.placeholders)
+    ids = backbone.token_ids(question, media)
     assert ids.count(image) == NUM_FRAMES * NUM_TOKENS and ids.count(end) == 1
     assert question in backbone.tokenizer.decode(ids)
     backbone.encode(collate([clip(0, instruction=question)]))
