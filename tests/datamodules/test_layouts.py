@@ -151,7 +151,7 @@ def test_meld(tmp_path: Path, write_clip: Write, settings: MediaSettings, nested
     module = ClipDataModule(data)
     module.setup("test")
     (batch,) = module.test_dataloader()
-    assert batch.failures == [None] and batch.instructions[0].startswith("Why do all you’re coffee mugs\n")
+    assert batch.failures == [None] and batch.questions[0].startswith("Why do all you’re coffee mugs\n")
     assert MELD(str(tmp_path), taxonomy="dfew").read_splits()["train"][1].target == "happiness"
 
 
