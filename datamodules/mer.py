@@ -20,16 +20,16 @@ from datamodules.manifest_columns import Columns
 from datamodules.published import Published
 
 Labels = Literal["mer2023", "mer2024", "mer2025", "mer2026", "ovmerd", "mercaptionplus", "human"]
-_TABLES: dict[Labels, tuple[str, int]] = {
-    "mer2023": ("train-label.csv", 3373),
-    "mer2024": ("label-disdim.csv", 5030),
+_TABLES: dict[Labels, tuple[str, int | None]] = {
+    "mer2023": ("train-label.csv", None),
+    "mer2024": ("label-disdim.csv", None),
     "mer2025": ("track1_train_disdim.csv", 7369),
     "mer2026": ("track1_train.csv", 9395),
     "ovmerd": ("track2_train_ovmerd.csv", 332),
     "mercaptionplus": ("track2_train_mercaptionplus.csv", 31327),
     "human": ("track2_train_human.csv", 1532),
 }
-"""Labels → their table, and how many clips it has as published."""
+"""Labels → their table, and how many clips it has by the READMEs of MER2025 and MER2026; OV-MERD is EMER-v2's clips."""
 _OPEN = ("ovmerd", "mercaptionplus", "human")
 _SUBTITLES = ("subtitle_chieng.csv", "label-transcription.csv", "transcription-engchi-polish.csv")
 
@@ -102,9 +102,10 @@ class MER(ListedCorpus):
         return Columns({name: name for name in fields})
 
     def published(self, split: Split) -> Published | None:
-        """The number of clips in a table to train on; None where a draw divides them."""
-        is_known = split == "train" and not (self.test_fraction and self.test_file is None)
-        return Published(_TABLES[self.labels_of][1], {}, exact=True) if is_known else None
+        """The number of clips in a table to train on; None where a draw divides them or none is known."""
+        num_clips = _TABLES[self.labels_of][1]
+        is_whole = split == "train" and not (self.test_fraction and self.test_file is None)
+        return Published(num_clips, {}, exact=True) if is_whole and num_clips is not None else None
 
     def target_of(self, labels: tuple[str, ...]) -> str | None:
         """See `ListedCorpus.target_of`; of words of any kind, the classes that some name (decision 55)."""

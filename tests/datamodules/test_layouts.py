@@ -322,10 +322,11 @@ def test_bad_tables_of_mer_are_named(
 
 
 def test_published_sizes_of_mer() -> None:
-    sizes: Mapping[str, int] = {"mer2023": 3373, "mer2024": 5030, "mer2025": 7369, "ovmerd": 332, "human": 1532}
+    sizes: Mapping[str, int] = {"mer2025": 7369, "mer2026": 9395, "ovmerd": 332, "mercaptionplus": 31327, "human": 1532}
     for labels_of, size in sizes.items():
         published = MER("nowhere", labels_of=labels_of).published("train")  # type: ignore[arg-type]
         assert published is not None and published.num_clips == size
-    assert MER("nowhere", test_fraction=0.2).published("train") is None
+    for options in ({"test_fraction": 0.2}, {"labels_of": "mer2023"}):
+        assert MER("nowhere", **options).published("train") is None  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="labels_of must be one of mer2023, .*; got 'mer2019'"):
         MER("nowhere", labels_of="mer2019")  # type: ignore[arg-type]
