@@ -102,7 +102,8 @@ def usage() -> str:
 
 def import_corpora() -> None:
     """Import the corpora of clips: an imported class can be named without its module, e.g. `--data DFEW`."""
-    for module in ("clips", "dfew", "emer", "joint", "mafw", "manifest", "merr", "ravdess"):
+    modules = "clips cremad dfew emer iemocap joint mafw manifest meld mer merr ravdess"
+    for module in modules.split():
         import_module(f"datamodules.{module}")
 
 

@@ -61,7 +61,10 @@ class ClipDataModule(LightningDataModule):
         needed = _STAGE_SPLIT[stage]
         if needed not in self.corpus.splits:
             has = ", ".join(self.corpus.splits)
-            raise ValueError(f"{self.corpus.name} at {self.corpus.root} has no {needed} split; it has {has}.")
+            raise ValueError(
+                f"{self.corpus.name} at {self.corpus.root} has no {needed} split; it has {has}."
+                + self.corpus.why_without(needed)
+            )
         say_num_workers(self.corpus.name, self.corpus.num_workers, self.trainer)
         rows = self.corpus.read_splits()
         if needed != "train":

@@ -201,6 +201,10 @@ class ClipSource(DataSource):
         """The splits that the corpus, as configured, has."""
         return ("train", "test", "predict")
 
+    def why_without(self, split: Split) -> str:
+        """Why a split is not there and what helps, for the message behind a space; empty where nothing is known."""
+        return ""
+
     @property
     def caveats(self) -> list[str]:
         """What is known against training on the corpus; warned of before it."""

@@ -5,7 +5,6 @@ are checked at load: an unknown label, a malformed row or a file in another repo
 file and row (decision 6).
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any, ClassVar
 from datamodules.clip_source import ClipRecord, ClipSource, Split
 from datamodules.containers import MEDIA_SUFFIXES
 from datamodules.files.printable import readable_name
-from datamodules.notices import warn
 from datamodules.published import Coding, Published, wrong_coding
 from datamodules.rationale import TAGS, read_response
 
@@ -59,8 +57,6 @@ class Corpus(ClipSource):
     def __init__(self, root: str, **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
         self._files: dict[str, Path] | None = None
-        self.left_out: dict[Split, list[LabelRow]] = {}
-        """Split → its rows that `leaves_out` has left out."""
 
     def read_labels(self, path: Path) -> Iterable[LabelRow]:
         """Rows of a label file in its order; a malformed row goes to `self.refuse`.
@@ -103,10 +99,6 @@ class Corpus(ClipSource):
         """The file of a row's clip, found by `key`; None where there is none."""
         return self.media_files().get(self.key(row.id))
 
-    def leaves_out(self, row: LabelRow) -> bool:
-        """Whether a row's label is one of the corpus' that has no class here; such rows are counted and reported."""
-        return False
-
     def rows(self, split: Split) -> list[LabelRow]:
         """The rows of a split, from its label file.
 
@@ -131,27 +123,12 @@ class Corpus(ClipSource):
     def records(self, split: Split) -> list[ClipRecord]:
         """See `ClipSource.records`."""
         records: list[ClipRecord] = []
-        left_out = self.left_out[split] = []
         for row in self.rows(split):
-            if self.leaves_out(row):
-                left_out.append(row)
-                continue
             try:
                 records.append(self._record(row))
             except ValueError as error:
                 self.refuse(str(error))
-        if left_out:
-            self.report_left_out(split)
         return records
-
-    def report_left_out(self, split: Split) -> None:
-        """Warn of the rows of a split that are left out."""
-        left_out = self.left_out[split]
-        counts = ", ".join(f"{name} {count}" for name, count in Counter(row.label for row in left_out).items())
-        warn(
-            f"{self.name} {split}: {len(left_out)} clips are left out, as the taxonomy {self.taxonomy.name} has "
-            f"no class for their labels ({counts})."
-        )
 
     def _record(self, row: LabelRow) -> ClipRecord:
         """A row with its canonical emotion and its files.
@@ -169,7 +146,22 @@ class Corpus(ClipSource):
         """Refuse a response whose rationale holds tags of its own: what is learned would be another answer.
 
         Raises:
-            ValueError: it has a tag twice, or does not read back as the row's target.
+            ValueError: it has a tag twice, or does not read back as the row's target; without tags, as a whole.
+        """
+        is_bare = self._check_tags(row, response)
+        read = read_response(response, self.taxonomy, is_bare)
+        if read.prediction != target:
+            raise ValueError(
+                f"{row.source}: the response to learn reads back as {read.prediction or read.answer!r}, and the label "
+                f"is {target}: {response!r:.200}"
+            )
+
+    @staticmethod
+    def _check_tags(row: LabelRow, response: str) -> bool:
+        """Refuse a response that can be read in several ways; whether it has no tags at all.
+
+        Raises:
+            ValueError: it has a tag twice.
         """
         twice = [tag for tag in TAGS if response.count(tag) > 1]
         if twice:
@@ -177,12 +169,7 @@ class Corpus(ClipSource):
                 f"{row.source}: the response to learn has {twice[0]} {response.count(twice[0])} times, and can be read "
                 f"in several ways. Take the tags out of the explanation: {response!r:.200}"
             )
-        read = read_response(response, self.taxonomy)
-        if read.prediction != target:
-            raise ValueError(
-                f"{row.source}: the response to learn reads back as {read.prediction or read.answer!r}, and the label "
-                f"is {target}: {response!r:.200}"
-            )
+        return not any(tag in response for tag in TAGS)
 
     def label_file(self, split: Split) -> Path:
         """The label file of a split.

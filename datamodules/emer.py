@@ -4,13 +4,12 @@ Three forms, told apart by their content:
   * v1, `gt-eng.csv` and `gt-chi.csv`: `names,emotions,subtitles,reasons`;
   * v2, `final-EMER-reason.csv`: `name,chinese,english`; its labels are MER2023's, in `train-label.csv`;
   * a JSON list of `{"video": path, "conversations": [{"from": "human", "value"}, {"from": "gpt", "value"}]}`, where the
-    gpt value, `<think>rationale</think>\n<answer>label</answer>`, is learned verbatim.
-
-The question in the JSON is not used: `instruction` is, so that all stages ask with one prompt (the published code has
+X in the JSON is not used: `instruction` is, so that all stages ask with one prompt (the published code has
 three). How many rows ask another is logged.
 """
 
 import csv
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,9 @@ from datamodules.files.json_files import read_json, shown
 from datamodules.files.tables import read_csv
 from datamodules.notices import inform
 from datamodules.published import Published
-from datamodules.rationale import first_tagged
+from datamodules.rationale import TAGS, first_tagged
 
-MEDIA_PREFIX = "<video>\n<audio>\n"
+_MEDIA_PREFIX = re.compile(r"(?:\s*<(?:video|audio|image)>)*\s*")
 
 Form = Literal["v1", "v2"]
 _COLUMNS: dict[Form, list[str]] = {
@@ -106,8 +105,31 @@ class EMER(Corpus):
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """EMER has no test split of its own: `test` and `predict` need a `test_file`."""
-        return ("train",) if self.test_file is None else ("train", "test", "predict")
+        """EMER has no test split of its own: `test` needs a `test_file`. Clips of v2 without labels are predicted."""
+        if self.test_file is not None:
+            return ("train", "test", "predict")
+        return ("predict",) if self._lacks_labels else ("train",)
+
+    @property
+    def _lacks_labels(self) -> bool:
+        """Whether clips are v2's alone, and MER2023's labels are not there."""
+        has_labels = self.labels is not None or self.test_file is not None or self._own_labels.is_file()
+        return not has_labels and _csv_form(self.label_file("train")) == "v2"
+
+    @property
+    def _own_labels(self) -> Path:
+        return self.root / "train-label.csv"
+
+    def why_without(self, split: Split) -> str:
+        """See `ClipSource.why_without`."""
+        return f" {self._to_get(self.label_file('train'))}" if self._lacks_labels else ""
+
+    def _to_get(self, annotations: Path) -> str:
+        return (
+            f"{annotations} is EMER v2, which has no labels of its own. Looked for MER2023's at {self._own_labels}. "
+            "Put its train-label.csv (name,discrete,valence) there, or name it as `labels`. MER2023's authors give it "
+            "out with the clips."
+        )
 
     def published(self, split: Split) -> Published | None:
         """Counts of v1 and v2 as distributed; none of a conversation JSON, which anyone may have made."""
@@ -116,9 +138,8 @@ class EMER(Corpus):
 
     def label_file(self, split: Split) -> Path:
         """`annotations`, or what is found in its stead; `test_file` for `test` and `predict`."""
-        if split == "train":
+        if split == "train" or self.test_file is None:
             return self.named_file(self.annotations) if self.annotations else self._discover()
-        assert self.test_file is not None  # `splits`
         return self.named_file(self.test_file)
 
     def read_labels(self, path: Path) -> Iterator[LabelRow]:
@@ -135,6 +156,8 @@ class EMER(Corpus):
 
     def target(self, row: LabelRow) -> str | None:
         """See `Corpus.target`. A JSON's answer is learned verbatim, so it must be one that evaluation reads."""
+        if row.label is None:
+            return None
         label = str(row.label)
         if not isinstance(row, Conversation):
             label = self.aliases.get(label.strip().lower(), label)
@@ -204,36 +227,34 @@ class EMER(Corpus):
             yield LabelRow(self.key(row["names"]), row["emotions"], source, row["reasons"])
 
     def _read_v2(self, path: Path) -> Iterator[LabelRow]:
-        label_file, labels = self._mer2023_labels(path)
+        label_file = self.named_file(self.labels) if self.labels else self._own_labels
+        if self.test_file is not None and not label_file.is_file():
+            raise FileNotFoundError(self._to_get(path))
+        labels = None if self._lacks_labels else self._mer2023_labels(label_file)
         for row, source in read_csv(path, _COLUMNS["v2"], refuse=self.refuse):
             name, reason = row["name"], row[self.language]
             if not name or not reason:
                 self.refuse(f"{source}: got name {name!r} and {self.language} {reason!r}. Both must be there.")
+            elif labels is None:
+                yield LabelRow(self.key(name), None, source)
             elif (clip := self.key(name)) not in labels:
                 self.refuse(f"{source}: clip {name!r} has no label in {label_file}. Use MER2023's complete file.")
             else:
                 yield LabelRow(clip, labels[clip], source, reason)
 
-    def _mer2023_labels(self, annotations: Path) -> tuple[Path, dict[str, str]]:
-        """MER2023's label file, and clip → discrete label."""
-        path = self.named_file(self.labels) if self.labels else self.root / "train-label.csv"
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{annotations} is EMER v2, which has no labels of its own. Looked for MER2023's at {path}. Put its "
-                "train-label.csv (name,discrete,valence) there, or name it as `labels`. MER2023's authors give it out "
-                "with the clips."
-            )
+    def _mer2023_labels(self, path: Path) -> dict[str, str]:
+        """Clip → discrete label."""
         labels: dict[str, str] = {}
         for row, source in read_csv(path, ["name", "discrete"], refuse=self.refuse):
             if labels.setdefault(self.key(row["name"]), row["discrete"]) != row["discrete"]:
                 self.refuse(f"{source}: clip {row['name']!r} has another label further up. Remove one of the rows.")
-        return path, labels
+        return labels
 
     def _read_conversations(self, path: Path) -> Iterator[Conversation]:
         entries = read_json(path)
         if not isinstance(entries, list):
             raise ValueError(f"{path}: got {shown(entries)}. Expected a JSON list of conversations.")
-        other_questions = 0
+        other_questions = bare_answers = 0
         for position, entry in enumerate(entries, start=1):
             source = f"{path}:{position}"
             try:
@@ -241,10 +262,16 @@ class EMER(Corpus):
             except ValueError as error:
                 self.refuse(str(error))
                 continue
+            bare_answers += answer == response.strip()
             other_questions += question.split() != self.instruction.split()
             yield Conversation(self.key(video), answer, source, video=video, directory=path.parent, response=response)
         if other_questions:
             inform(f"{path}: {other_questions} of {len(entries)} rows ask another question than `instruction`.")
+        if bare_answers:
+            inform(
+                f"{path}: {bare_answers} of {len(entries)} answers are bare labels, all that stage 3 needs. Stage 1 "
+                "would learn to answer without a rationale, which model.bare_answers reads."
+            )
 
 
 def _header(path: Path) -> list[str]:
@@ -286,6 +313,8 @@ def _read_entry(entry: Any, source: str) -> tuple[str, str, str, str]:
     response = turns[1]["value"]
     answer = first_tagged(response, "answer")
     if answer is None:
-        raise ValueError(f"{source}: the gpt value has no <answer>...</answer>: {response[:80]!r}.")
+        if any(tag in response for tag in TAGS):
+            raise ValueError(f"{source}: the gpt value has no <answer>...</answer>: {response[:80]!r}.")
+        answer = response.strip()
     path = video.replace("\\", "/")  # written under Windows
-    return path, turns[0]["value"].removeprefix(MEDIA_PREFIX), answer, response
+    return path, _MEDIA_PREFIX.sub("", turns[0]["value"], count=1), answer, response

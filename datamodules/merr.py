@@ -6,13 +6,13 @@ authors; the explanation is `smp_reason_caption` (fine, 4,487 clips, written by 
 """
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from datamodules.clip_source import Split
-from datamodules.corpus import Corpus, LabelRow
-from datamodules.emotions import get_taxonomy
+from datamodules.corpus import Corpus
 from datamodules.files.json_files import read_json, shown
+from datamodules.listed import ListedCorpus, Row
+from datamodules.manifest_columns import Columns
 from datamodules.published import Published
 
 _EXPLANATIONS = {"fine": "smp_reason_caption", "coarse": "caption"}
@@ -22,9 +22,10 @@ _FINE_CLIPS = {
     "contempt": 41,
 }  # fmt: skip
 """Clips of each of MERR's labels in the fine JSON."""
+_NOUNS = {"sad": "sadness", "angry": "anger", "happy": "happiness", "worried": "anxiety"}
 
 
-class MERR(Corpus):
+class MERR(ListedCorpus):
     """Clips with a pseudo-label and an explanation, to train on.
 
     Labels that have no class in the taxonomy are left out and counted: `doubt`, and under `dfew` also `worried`
@@ -44,7 +45,9 @@ class MERR(Corpus):
 
     label_files = ("MERR_{corpus.grain}_grained.json", "MERR/MERR_{corpus.grain}_grained.json")
     clip_directories = ("test3", ".")
-    aliases: ClassVar[Mapping[str, str]] = {"worried": "anxiety"}
+    fields = ("media", "label", "split", "rationale")
+    key, media_key = Corpus.key, Corpus.media_key
+    aliases: ClassVar[Mapping[str, str]] = {word: _NOUNS.get(word, word) for word in _FINE_CLIPS}
 
     def __init__(
         self,
@@ -54,37 +57,21 @@ class MERR(Corpus):
         taxonomy: str = "mafw",
         **kwargs: Any,
     ) -> None:
-        super().__init__(root, **kwargs)
+        super().__init__(root, taxonomy, **kwargs)
         if grain not in _EXPLANATIONS:
             raise ValueError(f"MERR's grains are {', '.join(_EXPLANATIONS)}; got {grain!r}.")
         self.grain = grain
         self.annotations = annotations
-        self.taxonomy = get_taxonomy(taxonomy)
-
-    @property
-    def splits(self) -> tuple[Split, ...]:
-        """MERR is training data only."""
-        return ("train",)
 
     def published(self, split: Split) -> Published:
         """The number of clips, those that are left out among them, and of the fine JSON that of each class."""
-        emotions = {self._emotion(label): count for label, count in _FINE_CLIPS.items() if self.grain == "fine"}
-        classes = {emotion: count for emotion, count in emotions.items() if emotion is not None}
+        classes = self.published_words(_FINE_CLIPS).classes if self.grain == "fine" else {}
         return Published(_NUM_CLIPS[self.grain], classes, exact=True)
 
-    def label_file(self, split: Split) -> Path:
-        """`annotations`, or the JSON of the grain."""
-        return self.named_file(self.annotations) if self.annotations else super().label_file(split)
-
-    def leaves_out(self, row: LabelRow) -> bool:
-        """Whether a label is one of MERR's and no class of the taxonomy."""
-        return row.label in _FINE_CLIPS and self._emotion(str(row.label)) is None
-
-    def _emotion(self, label: str) -> str | None:
-        return self.taxonomy.canonical(self.aliases.get(label, label))
-
-    def read_labels(self, path: Path) -> Iterator[LabelRow]:
-        """Entries of the JSON, each with its pseudo-label and the explanation of the grain."""
+    def listed(self, columns: Columns) -> Iterator[Row]:
+        """Entries of the JSON, each with its pseudo-label and the explanation of the grain, to train on."""
+        path = self.named_file(self.annotations) if self.annotations else self.label_file("train")
+        self.listing = path
         entries = read_json(path)
         if not isinstance(entries, dict):
             raise ValueError(f"{path}: got {shown(entries)}. Expected a JSON object, sample name → annotation.")
@@ -100,4 +87,4 @@ class MERR(Corpus):
                     f"{shown(entry, 120)}."
                 )
                 continue
-            yield LabelRow(name, label.strip().lower(), source, explanation.strip())
+            yield {"media": self.key(name), "label": label, "rationale": explanation, "split": "train"}, source

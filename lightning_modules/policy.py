@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 
 from datamodules.batch import ClipBatch
 from datamodules.emotions import Aliases, get_taxonomy
+from datamodules.notices import warn
 from datamodules.rationale import Response, read_response
 from lightning_modules.backbones.feature_cache import FeatureCache
 from lightning_modules.backbones.interface import Backbone, Completions, Prompt, Sampling, eval_mode
@@ -270,6 +271,8 @@ class PolicyModule(LightningModule):
         self.test_figures.gather()
         if unread := self.test_figures.unread_answers.commonest():
             self.print(unread_summary(unread))
+        if foreign := self.test_figures.unread_answers.foreign(self.test_figures.clips.total(), self.taxonomy):
+            warn(foreign)
         figures = {name: figure["value"] for name, figure in self.test_figures.of_grounding().items()}
         figures |= {f"reliance_{name}": value for name, value in self.test_figures.of_reliance().items()}
         for name, value in figures.items():

@@ -224,6 +224,10 @@ LABELS: dict[str, tuple[str, str, bytes | None]] = {
     "MERR, NaN": ("MERR", "MERR_fine_grained.json", b'{"a": {"pseu_emotion": NaN}}'),
     "MERR, too deep": ("MERR", "MERR_fine_grained.json", b'{"a": ' * 100_000),
     "RAVDESS, no clip": ("RAVDESS", "Actor_01/01-01-05-01-02-01-01.txt", b""),
+    "CREMAD, no clip": ("CREMAD", "VideoFlash/1001_DFA_ANG_XX.txt", b""),
+    "MELD, header": ("MELD", "train_sent_emo.csv", b"Utterance,Emotion\n"),
+    "MER, header": ("MER", "track1_train_disdim.csv", b"name,emotion\n"),
+    "MER, no table": ("MER", "track1_train_disdim.csv", None),
     "Clips, no clip": ("Clips", "notes.txt", b""),
 }
 
@@ -239,7 +243,7 @@ def test_labels(tmp_path: Path, refused: Refused, damage: str) -> None:
     if content is not None:
         file.write_bytes(content)
     at = "--data.path" if corpus == "Clips" else "--data.root"
-    names = file.name if corpus in ("DFEW", "MAFW", "EMER", "MERR") else str(root)
+    names = file.name if corpus in ("DFEW", "MAFW", "EMER", "MERR", "MELD", "MER") else str(root)
     refused("inspect_data", "--data", corpus, at, str(root), "--output", str(tmp_path / "out"), names=names)
 
 

@@ -60,6 +60,8 @@ STACKS: dict[str, list[str]] = {
     "data/joint": ["trainer/default", "stage/grpo", "backbone/composed"],
     "data/merr": ["trainer/default", "stage/cold_start", "backbone/composed"],
     "data/ravdess": ["trainer/default", "stage/evaluate", "backbone/composed"],
+    **{f"data/{n}": ["trainer/default", "stage/grpo", "backbone/composed"] for n in ("iemocap", "meld", "mer")},
+    "data/cremad": ["trainer/default", "stage/evaluate", "backbone/composed"],
     "data/clips": ["trainer/default", "stage/evaluate", "backbone/composed"],
     "data/manifest": ["trainer/default", "stage/grpo", "backbone/composed"],
     "data/rationale_text": ["trainer/default", "stage/verifier"],

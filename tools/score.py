@@ -103,8 +103,9 @@ def score(
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a malformed line, an unknown target or a repeated id (names file and line), a verifier that does
-            not load or lacks labels, or a judge file for other clips or another taxonomy.
+        ValueError: a malformed line, an unknown target or a repeated id (names file and line), answers of another
+            language than the taxonomy's words, a verifier that does not load or lacks labels, or a judge file for other
+            clips or another taxonomy.
         EndpointError: a judge behind an endpoint gives no reply.
     """
     # Torch and transformers take seconds to import, and `--help` does without.
@@ -118,6 +119,10 @@ def score(
     given = read_completions(completions, classes)
     ids, targets = [item.id for item in given], [item.target for item in given]
     responses = [read_response(item.text, classes, bare) for item in given]
+    unread = UnreadAnswers()
+    unread.update(responses)
+    if foreign := unread.foreign(len(responses), classes):
+        raise ValueError(f"{completions}: {foreign}")
     rationales = [response.rationale for response in responses]
     file_judge = FileJudge(judge) if isinstance(judge, str) else None
     verdicts = file_judge.verdicts(ids, classes, rationales) if file_judge else None
@@ -140,8 +145,6 @@ def score(
     report = EmotionReport(classes, judge_name, protocol)
     predicted, corpora = [response.prediction for response in responses], [item.corpus for item in given]
     report.update_clips(predicted, targets, verdicts)
-    unread = UnreadAnswers()
-    unread.update(responses)
     counted = map(CountedClip, corpora, predicted, targets, verdicts or [None] * len(ids))
     corpora_figures = report.of_corpora(Counter(counted))
     metrics = report.compute() | {"unread_answers": unread.commonest()}

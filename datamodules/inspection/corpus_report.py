@@ -7,9 +7,10 @@ from statistics import median
 from typing import Any, Literal
 
 from datamodules.clip_source import ClipRecord, ClipSource, Split
-from datamodules.corpus import Corpus, LabelRow
+from datamodules.corpus import Corpus
 from datamodules.files.printable import readable_name
 from datamodules.inspection.checks import ClipCheck
+from datamodules.listed import ListedCorpus, ListedRow
 from datamodules.media_settings import MediaSettings
 from datamodules.segments import split_media
 
@@ -87,13 +88,13 @@ def _surplus(data: ClipSource, rows: Rows) -> list[str] | None:
     if not isinstance(data, Corpus):
         return None
     listed = {split_media(record.media or "")[0] for records in rows.values() for record in records}
-    listed |= {str(data.media_file(row)) for split in rows for row in _left_out(data, split)}
+    listed |= {row.medium for split in rows for row in _left_out(data, split) if row.medium}
     return [readable_name(str(path)) for path in data.media_files().values() if str(path) not in listed]
 
 
-def _left_out(data: ClipSource, split: Split) -> Sequence[LabelRow]:
+def _left_out(data: ClipSource, split: Split) -> Sequence[ListedRow]:
     """Rows whose label has no class in the taxonomy, by the corpus' design."""
-    return data.left_out.get(split, ()) if isinstance(data, Corpus) else ()
+    return data.left_out.get(split, ()) if isinstance(data, ListedCorpus) else ()
 
 
 def _describe_decoding(settings: MediaSettings, rows: Rows, checks: Checks, num_known: int) -> dict[str, Any]:

@@ -156,7 +156,8 @@ def test_taxonomy_decides_which_answers_are_known(write_emer: Callable[[list], P
         ({"video": "a.mp4", "conversations": ["hello", "there"]}, "one human and one gpt turn"),
         ({"video": "a.mp4", "conversations": list(reversed(entry(9)["conversations"]))}, "got turns from"),
         ({"video": "a.mp4", "conversations": [{"from": "human", "value": 1}, {"from": "gpt"}]}, "a text `value`"),
-        (entry(9, "sad"), "has no <answer>...</answer>: 'sad'"),
+        (entry(9, "<answer>sad"), "has no <answer>...</answer>: '<answer>sad'"),
+        (entry(9, "rather sad"), "label 'rather sad' is not a dfew emotion"),
         (entry(9, "<think>x</think>\n<answer>sad.</answer>"), "label 'sad.' is not a dfew emotion"),
     ],
 )
@@ -169,10 +170,10 @@ def test_bad_entry_is_named(write_emer: Callable[[list], Path], bad: Any, messag
 
 
 def test_every_bad_entry_is_collected_under_inspection(write_emer: Callable[[list], Path]) -> None:
-    data = EMER(str(write_emer([entry(0, "sad"), entry(1), {"video": "a.mp4"}])))
+    data = EMER(str(write_emer([entry(0, "very sad"), entry(1), {"video": "a.mp4"}])))
     data.problems = []
     assert [record.id for record in data.records("train")] == ["sample_00000001"]
-    assert [problem.split(": ")[0].rpartition(":")[2] for problem in data.problems] == ["1", "3"]
+    assert sorted(problem.split(": ")[0].rpartition(":")[2] for problem in data.problems) == ["1", "3"]
 
 
 @pytest.mark.parametrize(
@@ -335,11 +336,55 @@ def test_v2_labels_may_be_named(tmp_path: Path) -> None:
 
 def test_v2_without_labels_says_what_to_get(tmp_path: Path) -> None:
     write_csv(tmp_path / "final-EMER-reason.csv", V2_HEADER, V2_ROWS)
-    with pytest.raises(FileNotFoundError) as caught:
-        ClipDataModule(EMER(str(tmp_path))).setup("fit")
-    assert f"{tmp_path}/train-label.csv" in str(caught.value)
-    assert "name,discrete,valence" in str(caught.value)
-    assert "`labels`" in str(caught.value)
+    tested = dict.fromkeys(("annotations", "test_file"), "final-EMER-reason.csv")
+    for stage, options in (("fit", {}), ("test", {}), ("fit", tested)):
+        with pytest.raises((FileNotFoundError, ValueError)) as caught:
+            ClipDataModule(EMER(str(tmp_path), **options)).setup(stage)  # type: ignore[arg-type]
+        assert f"{tmp_path}/train-label.csv" in str(caught.value)
+        assert "name,discrete,valence" in str(caught.value)
+        assert "`labels`" in str(caught.value)
+
+
+def test_v2_without_labels_is_there_to_predict(
+    tmp_path: Path, write_clip: Callable[[Path, int], Path], settings: MediaSettings
+) -> None:
+    write_csv(tmp_path / "final-EMER-reason.csv", V2_HEADER, V2_ROWS)
+    for number, (name, *_) in enumerate(V2_ROWS):
+        write_clip(tmp_path / "train" / f"{name}.mp4", number)
+    data = ClipDataModule(EMER(str(tmp_path), media=settings))
+    data.setup("predict")
+    (batch,) = data.predict_dataloader()
+    assert batch.ids == [name for name, *_ in V2_ROWS] and batch.failures == [None] * len(V2_ROWS)
+    assert set(batch.targets) == set(batch.responses) == {None}
+
+
+@pytest.mark.parametrize("prefix", ["<video>\n<audio>\n", "<video>", "<audio>\n", "<video><audio>", ""])
+def test_bare_labels_of_the_authors_stage_3_file_are_read_in_every_stage(
+    tmp_path: Path,
+    write_clip: Callable[[Path, int], Path],
+    settings: MediaSettings,
+    caplog: pytest.LogCaptureFixture,
+    prefix: str,
+) -> None:
+    answers = ("sad", "angry\n", "happy")
+    entries = []
+    for number, answer in enumerate(answers):
+        write_clip(tmp_path / "MAFW" / "clips" / f"0000{number}.mp4", number)
+        turns = [{"from": "human", "value": prefix + INSTRUCTION}, {"from": "gpt", "value": answer}]
+        entries.append({"video": f"D:\\data\\MAFW\\clips\\0000{number}.mp4", "conversations": turns})
+    (tmp_path / "rlvr.json").write_text(json.dumps(entries))
+    with caplog.at_level(logging.INFO):
+        options = {"annotations": "rlvr.json", "test_file": "rlvr.json", "media": settings, "validation_fraction": 0.0}
+        source = EMER(str(tmp_path), **options, batch_size=3)  # type: ignore[arg-type]
+        source.problems = []  # the two splits are one file here
+        data = ClipDataModule(source)
+        for stage in ("fit", "test", "predict"):
+            data.setup(stage)
+    for loader in (data.train_dataloader(), data.test_dataloader(), data.predict_dataloader()):
+        (batch,) = loader
+        told = dict(zip(batch.targets, batch.responses, strict=True))
+        assert told == {"sadness": "sad", "anger": "angry\n", "happiness": "happy"}
+    assert "3 of 3 answers are bare labels" in caplog.text and "another question" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,6 @@ def test_whole_corpus_has_the_published_counts(tmp_path: Path) -> None:
         for name in names(actor):
             (folder / f"{name}.mp4").touch()
             (folder / f"02{name[2:]}.mp4").touch()
-    assert len(RAVDESS(str(tmp_path)).rows("test")) == 1440
     for calm, size in (("leave_out", 1248), ("neutral", 1440)):
         data = RAVDESS(str(tmp_path), calm=calm)  # type: ignore[arg-type]
         records = data.records("test")
@@ -110,7 +109,7 @@ def test_impossible_name_is_refused(write_names: Callable[..., Path], name: str,
         ClipDataModule(RAVDESS(str(root))).setup("test")
     data = RAVDESS(str(root))
     data.problems = []
-    assert [row.id for row in data.rows("test")] == ["01-01-05-01-01-01-01"]
+    assert [row.id for row in data.records("test")] == ["01-01-05-01-01-01-01"]
     assert len(data.problems) == 1
 
 

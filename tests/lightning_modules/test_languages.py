@@ -1,5 +1,6 @@
 """Rationales in other languages than English: a multilingual verifier learns them, an English one is refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaModel
 
+from datamodules.batch import Clip, collate
 from datamodules.labelled_sentences import LabelledSentence
-from datamodules.rationale import split_sentences
+from datamodules.rationale import Response, read_response, split_sentences
 from datamodules.rationale_text import collate_sentences
+from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.emotion_verifier import EmotionVerifier
+from lightning_modules.policy import PolicyModule
 from lightning_modules.verifier import VerifierModule
+
+from .conftest import SHORT, Batches
 
 pytestmark = pytest.mark.unit
 
@@ -90,3 +96,27 @@ def test_names_and_quotations_of_another_script_do_no_harm() -> None:
     verifier = EmotionVerifier(str(TINY))
     for i in range(200):
         verifier.read([f"The man, called 王伟 or Андрей, says “naïve” {i} times and smiles at the camera."])
+
+
+@pytest.mark.parametrize("aliases", ["published", "extended"])
+def test_a_test_warns_of_answers_of_another_language_than_its_words(
+    backbone: ComposedBackbone,
+    make_clip: Callable[..., Clip],
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
+    tmp_path: Path,
+    aliases: str,
+) -> None:
+    def read(self: PolicyModule, texts: list[str], strict: bool = False) -> list[Response]:
+        return [read_response("<think>她笑了。</think>\n<answer>高兴</answer>", self.taxonomy) for _ in texts]
+
+    monkeypatch.setattr(PolicyModule, "read", read)
+    module = PolicyModule(backbone, "dfew", evaluation=SHORT, aliases=aliases)  # type: ignore[arg-type]
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", default_root_dir=tmp_path, **quiet)
+    trainer.test(module, datamodule=Batches([collate([make_clip(0), make_clip(1)])]), verbose=False)
+    told = [str(own.message) for own in recwarn if "made for another language" in str(own.message)]
+    if aliases == "published":
+        assert len(told) == 1 and told[0].startswith("100 % of the answers (such as 高兴)")
+    else:
+        assert not told and module.metrics_report()["unknown_answers"] == 0

@@ -11,10 +11,12 @@ from openpyxl import Workbook
 
 from datamodules.clip_source import ClipSource
 from datamodules.clips import Clips
+from datamodules.cremad import CREMAD
 from datamodules.dfew import DFEW
 from datamodules.emer import EMER
 from datamodules.files import tables
 from datamodules.mafw import MAFW
+from datamodules.mer import MER
 from datamodules.merr import MERR
 from datamodules.ravdess import RAVDESS
 
@@ -61,6 +63,15 @@ def write_ravdess(root: Path, clip: str) -> RAVDESS:
     return RAVDESS(str(root))
 
 
+def write_cremad(root: Path, clip: str) -> CREMAD:
+    return CREMAD(str(root))
+
+
+def write_mer(root: Path, clip: str) -> MER:
+    (root / "label-disdim.csv").write_text(f"name,discrete,valence\n{clip},angry,-1\n")
+    return MER(str(root), labels_of="mer2024")
+
+
 def write_clips(root: Path, clip: str) -> Clips:
     return Clips(str(root))
 
@@ -72,10 +83,12 @@ CORPORA: dict[str, tuple[Callable[[Path, str], ClipSource], str, str]] = {
     "EMER, conversations": (write_conversations, "videos", "sample_1.mp4"),
     "MERR": (write_merr, "test3", "sample_1.mp4"),
     "RAVDESS": (write_ravdess, "Actor_01", "01-01-05-01-02-01-01.mp4"),
+    "CREMAD": (write_cremad, "VideoFlash", "1001_DFA_ANG_XX.flv"),
+    "MER": (write_mer, "video", "sample_1.mp4"),
     "Clips": (write_clips, "sub", "a.mp4"),
 }
 """How a corpus with one training clip is written, where its clips are, and what that clip is called."""
-LABELLED = [name for name in CORPORA if name not in ("RAVDESS", "Clips")]
+LABELLED = [name for name in CORPORA if name not in ("RAVDESS", "CREMAD", "Clips")]
 
 
 def records(corpus: ClipSource) -> list:
@@ -128,14 +141,14 @@ def test_a_linked_clip_is_read_only_by_choice(name: str, root: Path, secret: Pat
     try:
         assert all(row.media is None for row in records(inspected))
     except ValueError as error:
-        assert name in ("RAVDESS", "Clips") and "No " in str(error)  # noqa: PT017
+        assert name in ("RAVDESS", "CREMAD", "Clips") and "No " in str(error)  # noqa: PT017
     assert any("follow_links" in problem for problem in inspected.problems)
     corpus = write(root, clip)
     corpus.follow_links = True
     assert [row.media for row in records(corpus)] == [str(root / directory / clip)]
 
 
-@pytest.mark.parametrize("name", [name for name in CORPORA if name not in ("RAVDESS", "Clips")])
+@pytest.mark.parametrize("name", [name for name in CORPORA if name not in ("RAVDESS", "CREMAD", "Clips")])
 def test_a_linked_folder_of_clips_is_read_only_by_choice(name: str, root: Path, secret: Path) -> None:
     write, directory, clip = CORPORA[name]
     secret.rename(secret.with_name(clip))
