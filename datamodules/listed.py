@@ -224,7 +224,7 @@ class ListedCorpus(Corpus):
                 split: Split = "test" if part == "test" else "predict" if part == "predict" else "train"
                 self.left_out[split].append(listed)
                 return None
-            response = self._learned(listed, target, len(labels))
+            response = self.learned(listed, target, len(labels))
         if self.by_speaker:
             self._speakers[identifier] = columns.text(row, "speaker", source)
             if not self._speakers[identifier]:
@@ -241,7 +241,7 @@ class ListedCorpus(Corpus):
             may_lack=self.allow_missing,
         )
 
-    def _learned(self, row: LabelRow, target: str | None, num_labels: int) -> str | None:
+    def learned(self, row: LabelRow, target: str | None, num_labels: int) -> str | None:
         """The response to learn of a row with a rationale and labels.
 
         Raises:

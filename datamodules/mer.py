@@ -114,10 +114,10 @@ class MER(ListedCorpus):
         own = [self.labels.get(word.lower()) or word for word in labels]
         return self.words.joined(emotion for word in own if (emotion := self.words.canonical(word))) or None
 
-    def _learned(self, row: LabelRow, target: str | None, num_labels: int) -> str | None:
-        """See `ListedCorpus._learned`; of words of any kind, the answer is all of them."""
+    def learned(self, row: LabelRow, target: str | None, num_labels: int) -> str | None:
+        """See `ListedCorpus.learned`; of words of any kind, the answer is all of them."""
         if not self.is_open:
-            return super()._learned(row, target, num_labels)
+            return super().learned(row, target, num_labels)
         response = self.response(row, str(row.label))
         assert response is not None, "of a row with a rationale"
         self._check_tags(row, response)

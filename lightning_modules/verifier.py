@@ -153,7 +153,8 @@ class VerifierModule(SeededSteps):
         """Have the schedule start from the rate that a finder has found, which sets that of the first step only."""
         if any(isinstance(callback, LearningRateFinder) for callback in self.trainer.callbacks):
             for own in self.trainer.lr_scheduler_configs:
-                own.scheduler.base_lrs = [self.learning_rate for _ in own.scheduler.base_lrs]
+                state = own.scheduler.state_dict()
+                own.scheduler.load_state_dict({**state, "base_lrs": [self.learning_rate for _ in state["base_lrs"]]})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The head, if it was new, is that of the checkpoint."""
