@@ -175,8 +175,8 @@ def test_answers_of_another_language_are_refused_before_anything_is_read(tmp_pat
     lines = [json.dumps({"id": i, "completion": f"<answer>{i}</answer>", "target": "anger"}) for i in ("生气", "愤怒")]
     (tmp_path / "said.jsonl").write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(ValueError, match=r"said.jsonl: 100 % of the answers \(such as 生气\) .* taxonomy dfew has"):
-        score(str(tmp_path / "said.jsonl"), "dfew", "no verifier here", str(tmp_path / "a"))
-    assert score(str(tmp_path / "said.jsonl"), "dfew", None, str(tmp_path / "b"), aliases="extended")["war"] == 1.0
+        score(str(tmp_path / "said.jsonl"), "dfew", str(tmp_path / "a"), "no verifier here")
+    assert score(str(tmp_path / "said.jsonl"), "dfew", str(tmp_path / "b"), aliases="extended")["war"] == 1.0
 
 
 def test_a_class_without_a_verifier_label(tmp_path):
