@@ -60,6 +60,7 @@ TOOLS = {
         "tools.language_model:write_language_model",
         "write a policy's language model alone, for vLLM servers to sample with",
     ),
+    "export": ("tools.export:export", "a trained model with its card: to a directory, or to the Hugging Face hub"),
     "replay": ("tools.replay.replay:replay", "recompute a step whose loss or gradient was not a finite number"),
     "summarize": ("tools.summarize:summarize", "compare finished runs: a table, summary.json, a bar chart"),
     "doctor": ("tools.doctor:doctor", "what this machine has: versions, devices, memory, FFmpeg, optional packages"),

@@ -3,10 +3,13 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
 from callbacks.checkpointing.files import PARTIAL, free_gib
+from callbacks.model_card import CARD_FILE, TRAINING_FILE, model_card, training_facts
+from datamodules.files.writing import write_json
 from lightning_modules.sharding import exportable
 
 
@@ -17,7 +20,8 @@ class ExportError(RuntimeError):
 class ExportCallback(Callback):
     """After `fit`, writes the model to `<run directory>/model`: a policy as a backbone, a verifier as a classifier.
 
-    It appears whole or not at all, and replaces an earlier one.
+    With it its model card, and `training.json`: how it was trained. It appears whole or not at all, and replaces an
+    earlier one.
 
     Args:
         directory: name of the directory within the run directory.
@@ -34,10 +38,10 @@ class ExportCallback(Callback):
             return
         with exportable(pl_module, here=trainer.is_global_zero):
             if trainer.is_global_zero:
-                _export(pl_module, Path(trainer.default_root_dir) / self.directory)
+                _export(pl_module, Path(trainer.default_root_dir) / self.directory, training_facts(trainer, pl_module))
 
 
-def _export(module: LightningModule, directory: Path) -> None:
+def _export(module: LightningModule, directory: Path, facts: dict[str, Any]) -> None:
     for name, parameter in module.named_parameters():
         if parameter.requires_grad and not parameter.isfinite().all():
             raise ExportError(
@@ -48,6 +52,8 @@ def _export(module: LightningModule, directory: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         module.export(partial)
+        write_json(partial / TRAINING_FILE, facts)
+        (partial / CARD_FILE).write_text(model_card(directory.parent.resolve().name, facts), encoding="utf-8")
     except Exception as error:  # the tokenizers have no narrower one
         shutil.rmtree(partial, ignore_errors=True)
         raise ExportError(

@@ -217,7 +217,7 @@ def test_broken_weights_are_neither_exported_nor_loaded(tmp_path):
     with torch.no_grad():
         next(module.model.parameters())[0, 0] = torch.nan
     with pytest.raises(ExportError, match="weights are not finite"):
-        _export(module, tmp_path / "model")
+        _export(module, tmp_path / "model", {})
     assert not list(tmp_path.iterdir())
     module.export(tmp_path / "broken")
     with pytest.raises(ValueError, match=r"broken has 1 weights that are not finite numbers"):

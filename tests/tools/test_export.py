@@ -1,0 +1,128 @@
+"""A trained model with its card: written, copied, pushed to a hub on this machine, and loaded by plain transformers."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from transformers import (
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    SiglipVisionModel,
+)
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+import main
+from callbacks.model_card import TRAINING_FILE
+from datamodules.files.writing import write_rows
+from tests.hub_server import HubServer
+from tools.export import export
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).parents[2]
+BASE = ["-c", "trainer/default", "-c", "stage/cold_start", "-c", "data/emer", "-c", "backbone/composed"]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a step of stage 1 with adapters exports."""
+    run = tmp_path_factory.mktemp("run") / "tried"
+    main.run(["synthesize", "--layout", "emer", "--output", str(run.parent / "emer"), "--num_clips", "10"])
+    parts = [f"--model.backbone.{part}={tiny_models}/{part}" for part in ("vision", "audio", "language_model")]
+    sizes = ["--model.backbone.num_frames=2", "--model.backbone.video_grid=2", "--model.backbone.audio_pool=10"]
+    media = ["--data.media.num_frames=2", "--data.media.image_size=32", "--data.media.mel=null"]
+    options = ["--model.backbone.lora.rank=2", "--trainer.max_steps=1", "--trainer.enable_progress_bar=false"]
+    options += [f"--data.root={run.parent}/emer", f"--trainer.default_root_dir={run}", "--trainer.accelerator=cpu"]
+    options += ["--trainer.limit_val_batches=0", "--data.batch_size=2", "--model.learning_rate=0.1"]
+    main.run(["fit", *BASE, *parts, *sizes, *media, *options])
+    return run / "model"
+
+
+@pytest.fixture
+def predictions(tmp_path: Path) -> Path:
+    common = {"target": "anger", "format": 1.0, "explanation": 1.0, "sentences": [], "judged": "anger"}
+    common |= {"judge": "a-judge", "taxonomy": "dfew", "dataset": "DFEW"}
+    answers = ("fear", "anger", "anger", "anger")
+    rows = [
+        {"id": str(i), "prediction": answer, "accuracy": float(answer == "anger"), **common}
+        for i, answer in enumerate(answers)
+    ]
+    write_rows(tmp_path / "predictions.jsonl", rows)
+    return tmp_path / "predictions.jsonl"
+
+
+def read_card(directory: Path) -> tuple[dict, str]:
+    _, metadata, text = (directory / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(metadata), text
+
+
+def test_every_export_has_a_card(model: Path) -> None:
+    metadata, text = read_card(model)
+    assert metadata["pipeline_tag"] == "video-text-to-text" and "model-index" not in metadata
+    assert "# tried" in text and "**stage 1, supervised cold start" in text and "optimizer steps 1, on EMER" in text
+    assert "adapters of the language model only" in text and "learning_rate 0.1" in text
+    assert str(model.parent.parent) not in text and "base_model" not in metadata, "no path of this machine"
+    facts = json.loads((model / TRAINING_FILE).read_text())
+    assert facts["class"] == "ComposedBackbone" and facts["adapters"] and facts["base_training"] is None
+
+
+def test_plain_transformers_and_peft_load_it_part_by_part(model: Path, tiny_models: Path) -> None:
+    frames = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    pixels = AutoImageProcessor.from_pretrained(model / "vision", backend="pil")(list(frames), return_tensors="pt")
+    assert SiglipVisionModel.from_pretrained(model / "vision")(**pixels).last_hidden_state.isfinite().all()
+    assert AutoFeatureExtractor.from_pretrained(model / "audio").sampling_rate == 16_000
+    _, report = WhisperEncoder.from_pretrained(model / "audio", output_loading_info=True)
+    assert not report["missing_keys"]
+    tokenizer = AutoTokenizer.from_pretrained(model / "language_model")
+    ids = tokenizer("He frowns.", return_tensors="pt")
+    merged = AutoModelForCausalLM.from_pretrained(model / "language_model")(**ids).logits
+    base = AutoModelForCausalLM.from_pretrained(tiny_models / "language_model")
+    before = base(**ids).logits
+    adapted = PeftModel.from_pretrained(base, model / "adapter")(**ids).logits
+    torch.testing.assert_close(adapted, merged, atol=1e-4, rtol=0)
+    assert (merged - before).abs().max() > 1e-3, "the step changed something"
+
+
+def test_a_second_stage_names_the_first_and_its_figures(model: Path, predictions: Path, tmp_path: Path) -> None:
+    facts = json.loads((model / TRAINING_FILE).read_text())
+    second = {**facts, "stage": "grpo", "base_training": facts, "base": {"language_model": "/home/me/x/model"}}
+    other = tmp_path / "second/model"
+    other.mkdir(parents=True)
+    (other / TRAINING_FILE).write_text(json.dumps(second | {"corpora": ["DFEW"]}))
+    export(str(other), [str(predictions)], name="ours", output=str(tmp_path / "copy"))
+    metadata, text = read_card(tmp_path / "copy")
+    assert text.index("stage 1, supervised") < text.index("stage 3, GRPO")
+    assert "Judge: a-judge; 95 % intervals over clips" in text
+    assert "| DFEW | 4 | 0.750 (0.301 to 0.954) |" in text
+    (index,) = metadata["model-index"]
+    measured = {own["metrics"][0]["type"]: own["metrics"][0]["value"] for own in index["results"]} | {
+        metric["type"]: metric["value"] for own in index["results"] for metric in own["metrics"]
+    }
+    assert (index["name"], measured["war"], measured["fcr"]) == ("ours", 0.75, 0.75)
+    with pytest.raises(ValueError, match="copy is there already"):
+        export(str(other), output=str(tmp_path / "copy"))
+    with pytest.raises(FileNotFoundError, match=r"has no training.json: expected what `fit` exports"):
+        export(str(tmp_path))
+
+
+def test_it_is_pushed_whole_and_private(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with HubServer() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        export(str(model), push="lab/erv-tiny")
+        (pushed,) = hub.repositories.values()
+        assert hub.private == {"lab/erv-tiny": True}
+        files = {str(path.relative_to(model)): path.read_bytes() for path in model.rglob("*") if path.is_file()}
+        assert {name: content for name, content in pushed.items() if name != ".gitattributes"} == files
+        assert b"# erv-tiny" in pushed["README.md"]
+        monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+        with pytest.raises(
+            ValueError, match=r"lab/other cannot be pushed to http.* a token with the right to write"
+        ) as error:
+            export(str(model), push="lab/other")
+        assert "hf_wrong" not in str(error.value)
