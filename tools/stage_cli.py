@@ -70,6 +70,10 @@ class StageCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         self.config = settled(self.config)
+        if self.config.trainer.barebones:
+            # What configs/trainer/default.yaml asks for, and Lightning then refuses.
+            for option in ("logger", "log_every_n_steps", "num_sanity_val_steps"):
+                self.config.trainer[option] = None
         if self.config.trainer.deterministic:
             make_products_reproducible()
         self.parser.refuse_written_secrets(self.config)
@@ -83,8 +87,9 @@ class StageCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         named = self.config_init.trainer.callbacks or []
         named = list(named) if isinstance(named, Sequence) else [named]
+        every_run = {"bad_clips": BadClipBudget} if self.config_init.trainer.barebones else EVERY_RUN
         missing = [
-            option for option, own in EVERY_RUN.items() if not any(isinstance(callback, own) for callback in named)
+            option for option, own in every_run.items() if not any(isinstance(callback, own) for callback in named)
         ]
         own = [self.config_init[option] for option in missing]
         return super().instantiate_trainer(callbacks=[*named, *own], **kwargs)

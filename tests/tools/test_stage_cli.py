@@ -55,6 +55,11 @@ def test_one_that_is_named_takes_the_place_of_the_default(callbacks, tmp_path: P
     assert export.directory == "mine" and f"{type(export).__module__}.{type(export).__name__}" == callback
 
 
+def test_a_bare_trainer_has_only_the_budget_of_bad_clips(callbacks) -> None:
+    built = callbacks(f"--config={ROOT}/configs/trainer/default.yaml", "--trainer.barebones=true")
+    assert of_every_run(built) == {"BadClipBudget": 1}
+
+
 @pytest.mark.unit
 @pytest.mark.parametrize(
     ("devices", "expected"), [(1, 1), ("3", 3), ([0, 2], 2), ("0,1,5", 3), ("auto", 4), (-1, 4), ("-1", 4)]
