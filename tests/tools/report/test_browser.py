@@ -45,7 +45,7 @@ def pages(row: Rows, sentence: Rows, clip: Path, tmp_path_factory: pytest.TempPa
     for name, own in files.items():
         write_rows(root / name / "predictions.jsonl", own)
     paths = [str(root / name / "predictions.jsonl") for name in files]
-    return report(paths, str(root), num_frames=2, num_workers=1).as_uri()
+    return report(paths, output=str(root), num_frames=2, num_workers=1).as_uri()
 
 
 def until(browser: webdriver.Chrome, condition: Callable[[webdriver.Chrome], Any]) -> Any:
@@ -253,7 +253,7 @@ def test_a_file_without_targets_judge_and_verifier(browser: webdriver.Chrome, ro
     unread = [{"text": "She grins.", "emotions": None, "probabilities": None}]
     path = tmp_path / "predictions.jsonl"
     write_rows(path, [row("1", **none), row("2", **none, sentences=unread)])
-    address = report([str(path)], str(tmp_path)).as_uri()
+    address = report([str(path)], output=str(tmp_path)).as_uri()
     open_view(browser, address, ".figures")
     assert texts(browser, ".figures .rate") == ["–"] * 5 and not texts(browser, "figcaption")
     open_view(browser, f"{address}#/clips", ".clips a")
@@ -271,7 +271,7 @@ def test_sentences_say_whether_they_are_true_of_the_clip(
     write_rows(tmp_path / "p.jsonl", [row("1", media="Clip/1.mp4", sentences=said)])
     clip = {"media": "Clip/1.mp4", "label": "happiness", "face_emotion": "fear", "voice_emotion": "happiness"}
     (tmp_path / "synthetic.json").write_text(json.dumps({"clips": [clip]}))
-    page = report([str(tmp_path / "p.jsonl")], str(tmp_path), truth=str(tmp_path / "synthetic.json")).as_uri()
+    page = report([str(tmp_path / "p.jsonl")], output=str(tmp_path), truth=str(tmp_path / "synthetic.json")).as_uri()
     open_view(browser, page, "#grounding")
     assert texts(browser, "[aria-labelledby=grounding] tbody tr:first-child td") == ["50.0 1 of 2"]
     open_view(browser, f"{page}#/clip?id=1", ".sentence")
@@ -288,7 +288,7 @@ def test_sentences_show_what_they_rest_on(browser: webdriver.Chrome, row: Rows, 
     rests = {"pictures": -0.26, "sound": 1.24, "both": None}
     said = [sentence("She smiles.", "joy") | {"reliance": rests}, sentence("She sits.", "neutral")]
     write_rows(tmp_path / "p.jsonl", [row("1", sentences=said)])
-    open_view(browser, f"{report([str(tmp_path / 'p.jsonl')], str(tmp_path)).as_uri()}#/clip?id=1", ".sentence")
+    open_view(browser, f"{report([str(tmp_path / 'p.jsonl')], output=str(tmp_path)).as_uri()}#/clip?id=1", ".sentence")
     assert [own.strip() for own in texts(browser, ".sentence .reliance b")] == ["−0.3", "+1.2"]
     bars = browser.find_elements(By.CSS_SELECTOR, ".sentence .reliance meter")
     assert [float(bar.get_attribute("value")) for bar in bars] == [0.0, 1.24]

@@ -1,5 +1,8 @@
 /* Building blocks of every view. Text reaches the page as text nodes and attributes only, never as markup. */
 
+const main = document.getElementById("main");
+const keyHelp = document.getElementById("keys");
+
 /**
  * Make an element.
  * Properties that begin with "on" are listeners, `style` holds CSS properties; null, undefined and false are left out.
