@@ -42,6 +42,11 @@ function percent(share) {
   return oneDecimal.format(100 * share);
 }
 
+/** A number with the three digits that matter. */
+function figure(value) {
+  return value === null ? "–" : String(Number(value.toPrecision(3))).replace("-", "−");
+}
+
 function plural(count, noun) {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }

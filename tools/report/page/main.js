@@ -44,11 +44,7 @@ function step(direction) {
     const wanted = direction > 0 ? next : previous;
     if (wanted !== null) go("clip", parameters, wanted);
   } else if (view === "clips") {
-    const list = main.querySelector(".clips");
-    const row = document.activeElement.closest?.(".clips li");
-    if (direction > 0 && row?.nextElementSibling?.matches(".more")) rows.add();
-    const wanted = row ? (direction > 0 ? row.nextElementSibling : row.previousElementSibling) : list.firstElementChild;
-    wanted?.querySelector("a")?.focus();
+    stepRows(direction);
   }
 }
 

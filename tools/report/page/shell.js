@@ -17,6 +17,15 @@ function markView(view) {
   }
 }
 
+/** Put the focus on the next (1) or previous (-1) row of the list, or on the first. */
+function stepRows(direction) {
+  const list = main.querySelector(".clips");
+  const row = document.activeElement.closest?.(".clips li");
+  if (direction > 0 && row?.nextElementSibling?.matches(".more")) rows.add();
+  const wanted = row ? (direction > 0 ? row.nextElementSibling : row.previousElementSibling) : list.firstElementChild;
+  wanted?.querySelector("a")?.focus();
+}
+
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || keyHelp.open || !Object.hasOwn(KEYS, event.key)) return;
   const takesKeys = event.target.matches("input, select, textarea, video, audio, .scroll");
