@@ -1,13 +1,11 @@
 """What stage 3 samples, on disk: every completion of every step, with what it earned and what was read in it."""
 
 import gzip
-import math
 import warnings
 from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from torch import Tensor
 
 from callbacks.run_directory import next_earlier
 from datamodules.batch import ClipBatch
@@ -54,7 +52,7 @@ def rollout_groups(experience: Experience, step: int) -> list[Group]:
 
 def _completions(experience: Experience) -> list[SampledCompletion]:
     rollout, readings = experience.rollout, experience.readings
-    rewards = {name: _numbers(values) for name, values in experience.rewards.items()}
+    rewards = {name: values.tolist() for name, values in experience.rewards.items()}
     totals, advantages = experience.total.tolist(), experience.advantages.tolist()
     lengths, finished = rollout.completions.lengths.tolist(), rollout.completions.finished.tolist()
     return [
@@ -72,11 +70,6 @@ def _completions(experience: Experience) -> list[SampledCompletion]:
         )
         for row, response in enumerate(rollout.responses)
     ]
-
-
-def _numbers(values: Tensor) -> list[float | None]:
-    """A reward that has nothing to say gave NaN, which JSON does not have."""
-    return [None if math.isnan(value) else value for value in values.tolist()]
 
 
 class RolloutLog:

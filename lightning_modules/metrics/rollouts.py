@@ -68,7 +68,7 @@ class SampledCompletion:
     Args:
         completion: the text as generated.
         prediction: canonical emotion of the answer; None when it names no class.
-        rewards: name → what it gave before weighting; None where it had nothing to say.
+        rewards: name → what it gave before weighting; the mean of the group's others where it had nothing to say.
         total: weighted sum of the rewards.
         advantage: group-relative.
         tokens: its length.
@@ -78,7 +78,7 @@ class SampledCompletion:
 
     completion: str
     prediction: str | None
-    rewards: Mapping[str, float | None]
+    rewards: Mapping[str, float]
     total: float
     advantage: float
     tokens: int
@@ -118,7 +118,7 @@ class Group:
         return vars(self) | {"completions": completions, "taxonomy": taxonomy.name}
 
     def figures(self) -> dict[str, float]:
-        """Name → value of this group, a mean over its completions; without rewards that had nothing to say.
+        """Name → value of this group, a mean over its completions.
 
         `spread` is the standard deviation of the total reward, `distinct` the share of rationales that differ.
         """
@@ -126,10 +126,8 @@ class Group:
         totals = [completion.total for completion in own]
         rationales = {tuple(sentence.text for sentence in completion.sentences) for completion in own}
         figures = {"reward": fmean(totals), "spread": pstdev(totals)}
-        for name in dict.fromkeys(name for completion in own for name in completion.rewards):
-            given = [value for completion in own if (value := completion.rewards.get(name)) is not None]
-            if given:
-                figures[f"reward/{name}"] = fmean(given)
+        for name in own[0].rewards:
+            figures[f"reward/{name}"] = fmean(completion.rewards[name] for completion in own)
         return figures | {
             "right": fmean(completion.prediction in goals for completion in own),
             "distinct": len(rationales) / len(own),
@@ -258,6 +256,9 @@ def _group(content: Any, taxonomy: Taxonomy, where: str) -> Group:
     _check_classes(members(target), taxonomy, "target", where)
     if not completions:
         raise ValueError(f"{where}: completions is []; expected at least one.")
+    own = tuple(_completion(completion, taxonomy, where) for completion in completions)
+    if len({tuple(completion.rewards) for completion in own}) > 1:
+        raise ValueError(f"{where}: the completions have different rewards; expected the same of each.")
     return Group(
         step=fields("step", int),
         id=printable(fields("id", str)),
@@ -265,7 +266,7 @@ def _group(content: Any, taxonomy: Taxonomy, where: str) -> Group:
         dataset=printable(fields("dataset", str)),
         media=fields("media", str),
         transcript=fields("transcript", str, type(None)),
-        completions=tuple(_completion(own, taxonomy, where) for own in completions),
+        completions=own,
     )
 
 
@@ -276,7 +277,7 @@ def _completion(content: Any, taxonomy: Taxonomy, where: str) -> SampledCompleti
     return SampledCompletion(
         completion=fields("completion", str),
         prediction=prediction,
-        rewards={printable(name): rewards(name, int, float, type(None)) for name in rewards.content},
+        rewards={printable(name): rewards(name, int, float) for name in rewards.content},
         total=fields("total", int, float),
         advantage=fields("advantage", int, float),
         tokens=fields("tokens", int),

@@ -9,11 +9,9 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.select import Select
-from selenium.webdriver.support.wait import WebDriverWait
 
 from datamodules.files.writing import write_rows
-from tests.tools.chromium import NEEDS_CHROMIUM
+from tests.tools.chromium import NEEDS_CHROMIUM, choose, heading, open_view, press, requests, texts, until
 from tools.report.report import report
 
 pytestmark = [pytest.mark.e2e, NEEDS_CHROMIUM]
@@ -48,43 +46,8 @@ def pages(row: Rows, sentence: Rows, clip: Path, tmp_path_factory: pytest.TempPa
     return report(paths, output=str(root), num_frames=2, num_workers=1).as_uri()
 
 
-def until(browser: webdriver.Chrome, condition: Callable[[webdriver.Chrome], Any]) -> Any:
-    return WebDriverWait(browser, 20, poll_frequency=0.05).until(condition)
-
-
-def texts(browser: webdriver.Chrome, selector: str) -> list[str]:
-    """Texts as they are in the document, all at once: rows may be replaced between two questions."""
-    script = "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)"
-    return browser.execute_script(script, selector)
-
-
 def counted(browser: webdriver.Chrome) -> str:
     return texts(browser, ".counted")[0].removesuffix("clear filters")
-
-
-def choose(browser: webdriver.Chrome, label: str, value: str) -> None:
-    field = browser.find_element(By.XPATH, f"//label[span[text()='{label}']]/select")
-    Select(field).select_by_value(value)
-
-
-def press(browser: webdriver.Chrome, *keys: str) -> None:
-    webdriver.ActionChains(browser).send_keys(*keys).perform()
-
-
-def open_view(browser: webdriver.Chrome, address: str, selector: str) -> None:
-    browser.get(address)
-    until(browser, lambda driver: driver.find_elements(By.CSS_SELECTOR, selector))
-
-
-def heading(browser: webdriver.Chrome) -> str:
-    return (texts(browser, "h1 > [dir]:first-child") or texts(browser, "h1"))[0]
-
-
-def requests(browser: webdriver.Chrome) -> list[str]:
-    """Addresses that the browser asked for since the last call, but for data inside the page."""
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = [own["params"]["request"]["url"] for own in messages if own["method"] == "Network.requestWillBeSent"]
-    return [url for url in sent if not url.startswith("data:")]
 
 
 def test_the_overview_shows_figures_alarms_and_matrices(browser: webdriver.Chrome, pages: str) -> None:

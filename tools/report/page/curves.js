@@ -60,7 +60,7 @@ function series(index) {
   for (let start = 0; start < DATA.steps.length; start += size) {
     const [from, to] = [DATA.steps[start].step, DATA.steps[Math.min(start + size, DATA.steps.length) - 1].step];
     const own = windowed(index, from, to);
-    if (own) points.push([(from + to) / 2, own.mean]);
+    if (own) points.push([from, own.mean]);
   }
   return points;
 }
@@ -85,5 +85,5 @@ function curve(title, points) {
   return make("div", { class: "curve" },
     draw("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": said },
       draw("polyline", { points: drawn.map((point) => point.map((number) => number.toFixed(1)).join()).join(" ") })),
-    make("small", {}, `${figure(low)} to ${figure(high)}, steps ${figure(begin)} to ${figure(end)}`));
+    make("small", {}, `${figure(low)} to ${figure(high)}, steps ${begin} to ${end}`));
 }
