@@ -137,7 +137,7 @@ class RolloutWriter(Callback):
         ValueError: a negative bound.
     """
 
-    def __init__(self, max_megabytes: float = 512.0) -> None:
+    def __init__(self, max_megabytes: float = 256.0) -> None:
         if max_megabytes < 0:
             raise ValueError(f"Expected rollouts.max_megabytes >= 0 (0 writes no rollouts), got {max_megabytes}.")
         self.max_megabytes = max_megabytes
@@ -145,7 +145,7 @@ class RolloutWriter(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._log = None
-        if not isinstance(pl_module, GRPOModule) or trainer.fast_dev_run or not self.max_megabytes:
+        if not isinstance(pl_module, GRPOModule) or trainer.fast_dev_run:
             return
         # Every process looks before any writes: the first step, in which they meet, is still to come.
         run, step = Path(trainer.default_root_dir), trainer.global_step // pl_module.num_updates
@@ -157,8 +157,9 @@ class RolloutWriter(Callback):
             earlier = next_earlier(run)
             directory.rename(earlier / ROLLOUTS_DIRECTORY)
             rank_zero_info(f"Rollouts of an earlier run are now in {earlier}.")
-        file = RolloutFile(start, step, trainer.global_rank, 1)
-        self._log = RolloutLog(directory, file, self.max_megabytes * 1e6 / trainer.world_size)
+        if self.max_megabytes:
+            file = RolloutFile(start, step, trainer.global_rank, 1)
+            self._log = RolloutLog(directory, file, self.max_megabytes * 1e6 / trainer.world_size)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: ClipBatch, batch_idx: int

@@ -122,6 +122,8 @@ def test_a_resumed_run_goes_on_and_a_new_one_sets_the_files_aside(
     assert names(tmp_path) == ["start001-step0000000-rank000-00001"]
     assert [group.step for group in read_rollouts(tmp_path).groups] == [0, 0]
     assert read_rollouts(tmp_path / "earlier" / "1").groups == run.groups
+    fit(make_grpo(), batches[:1], RLCallback([LengthReward()]), RolloutWriter(max_megabytes=0))
+    assert not names(tmp_path) and names(tmp_path / "earlier" / "2"), "they are not those of this run"
 
 
 def test_on_a_full_disk_the_record_ends_and_the_run_goes_on(

@@ -199,8 +199,9 @@ function showCompare(parameters) {
       stepField("first: from step", "a_from", a[0], "compare"), stepField("first: to step", "a_to", a[1], "compare"),
       stepField("second: from step", "b_from", b[0], "compare"), stepField("second: to step", "b_to", b[1], "compare")),
     scrolling("Two windows of steps", make("table", { class: "figures" }, make("thead", {}, head), make("tbody", {}, body))),
-    make("p", { class: "hint" }, "Means over all groups of these steps, with 95 % intervals over groups (Student’s; Welch’s of the difference, ",
-      "in bold where it is not 0). A clip that is in both windows counts as two: with the same clips the difference is surer than it says."));
+    make("p", { class: "hint" }, "Means over all groups of these steps, with 95 % intervals over groups (Student’s; Welch’s of the difference, "
+      + "in bold where it is not 0), which take groups as independent: with the same clips in both windows the difference is surer than it says, "
+      + "with a clip several times in one less sure."));
 }
 
 function ends(range) {
