@@ -102,10 +102,16 @@ def set_aside(directory: Path) -> None:
     """Move the results of an earlier run to `earlier/N/`, with its configuration; a run that fails leaves none."""
     if not any(path for pattern in _RESULTS for path in directory.glob(pattern)):
         return
-    numbers = [int(path.name) for path in (directory / EARLIER).glob("*") if path.name.isdecimal()]
-    earlier = directory / EARLIER / str(max(numbers, default=0) + 1)
-    earlier.mkdir(parents=True)
+    earlier = next_earlier(directory)
     for pattern in (*_RESULTS, *_BESIDE_RESULTS):
         for path in directory.glob(pattern):
             path.rename(earlier / path.name)
     rank_zero_info(f"Results of an earlier run are now in {earlier}.")
+
+
+def next_earlier(directory: Path) -> Path:
+    """A new `earlier/N/` in a run directory."""
+    numbers = [int(path.name) for path in (directory / EARLIER).glob("*") if path.name.isdecimal()]
+    earlier = directory / EARLIER / str(max(numbers, default=0) + 1)
+    earlier.mkdir(parents=True)
+    return earlier

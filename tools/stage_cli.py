@@ -16,6 +16,7 @@ from callbacks.export import ExportCallback
 from callbacks.inspection.callback import InspectionCallback
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.progress_lines import ProgressLines
+from callbacks.rollouts import RolloutWriter
 from callbacks.run_record import RunRecord
 from callbacks.verifier_figures import VerifierFigures
 from datamodules.clip_datamodule import ClipDataModule
@@ -34,6 +35,7 @@ EVERY_RUN: dict[str, type[Callback]] = {
     "predictions": PredictionWriter,
     "verifier_figures": VerifierFigures,
     "inspection": InspectionCallback,
+    "rollouts": RolloutWriter,
     "alarms": AlarmCallback,
     "curves": CurvesMayEnd,
     "progress": ProgressLines,

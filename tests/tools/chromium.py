@@ -1,10 +1,16 @@
-"""A headless Chromium, where there is one."""
+"""A headless Chromium, where there is one, and what a reader does in it."""
 
+import json
 import shutil
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.select import Select
+from selenium.webdriver.support.wait import WebDriverWait
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHROMEDRIVER = shutil.which("chromedriver")
@@ -24,3 +30,38 @@ def start_chromium(preferences: dict[str, object] | None = None) -> webdriver.Ch
     if preferences:
         options.add_experimental_option("prefs", preferences)
     return webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
+
+
+def until(browser: webdriver.Chrome, condition: Callable[[webdriver.Chrome], Any]) -> Any:
+    return WebDriverWait(browser, 20, poll_frequency=0.05).until(condition)
+
+
+def texts(browser: webdriver.Chrome, selector: str) -> list[str]:
+    """Texts as they are in the document, all at once: rows may be replaced between two questions."""
+    script = "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)"
+    return browser.execute_script(script, selector)
+
+
+def choose(browser: webdriver.Chrome, label: str, value: str) -> None:
+    field = browser.find_element(By.XPATH, f"//label[span[text()='{label}']]/select")
+    Select(field).select_by_value(value)
+
+
+def press(browser: webdriver.Chrome, *keys: str) -> None:
+    webdriver.ActionChains(browser).send_keys(*keys).perform()
+
+
+def open_view(browser: webdriver.Chrome, address: str, selector: str) -> None:
+    browser.get(address)
+    until(browser, lambda driver: driver.find_elements(By.CSS_SELECTOR, selector))
+
+
+def heading(browser: webdriver.Chrome) -> str:
+    return (texts(browser, "h1 > [dir]:first-child") or texts(browser, "h1"))[0]
+
+
+def requests(browser: webdriver.Chrome) -> list[str]:
+    """Addresses that the browser asked for since the last call, but for data inside the page."""
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [own["params"]["request"]["url"] for own in messages if own["method"] == "Network.requestWillBeSent"]
+    return [url for url in sent if not url.startswith("data:")]

@@ -103,16 +103,21 @@ def page_data(
             "classes": list(taxonomy.classes),
             "labels": dict(taxonomy.labels),
         },
-        "colours": {
-            "relations": RELATIONS,
-            "symbols": SYMBOLS,
-            "emotions": EMOTIONS | {emotion: colour_of(emotion, taxonomy) for emotion in taxonomy.classes},
-        },
+        "colours": colours(taxonomy),
         "intervals": f"below them {100 * LEVEL:.0f} % intervals over clips (score intervals).",
         "notes": _notes(media),
         "grounding": FIGURES,
         "runs": [_run_data(run, truths) for run in runs],
         "clips": _clips(runs, media, truths or {}),
+    }
+
+
+def colours(taxonomy: Taxonomy) -> dict[str, dict[str, str]]:
+    """Colours and symbols of relations, colours of emotions."""
+    return {
+        "relations": RELATIONS,
+        "symbols": SYMBOLS,
+        "emotions": EMOTIONS | {emotion: colour_of(emotion, taxonomy) for emotion in taxonomy.classes},
     }
 
 

@@ -11,7 +11,11 @@ from typing import Any
 
 from datamodules.files.printable import whole_characters
 
-_SCRIPTS = ("state.js", "elements.js", "overview.js", "clips.js", "clip.js", "main.js")
+_SHARED = ("elements.js", "parts.js")
+_SCRIPTS = ("state.js", *_SHARED, "overview.js", "clips.js", "clip.js", "main.js", "shell.js")
+ROLLOUT_SCRIPTS = ("rollouts_state.js", *_SHARED, "curves.js", "rollouts.js", "rollouts_main.js", "shell.js")
+"""Of the page of a training run, for the data of `rollouts.rollouts_data`."""
+
 _IN_SCRIPT = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 """Legal in JSON; in a script element the first three could end it, the last two are line ends to older browsers."""
 

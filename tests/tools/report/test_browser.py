@@ -9,11 +9,9 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.select import Select
-from selenium.webdriver.support.wait import WebDriverWait
 
 from datamodules.files.writing import write_rows
-from tests.tools.chromium import NEEDS_CHROMIUM
+from tests.tools.chromium import NEEDS_CHROMIUM, choose, heading, open_view, press, requests, texts, until
 from tools.report.report import report
 
 pytestmark = [pytest.mark.e2e, NEEDS_CHROMIUM]
@@ -45,46 +43,11 @@ def pages(row: Rows, sentence: Rows, clip: Path, tmp_path_factory: pytest.TempPa
     for name, own in files.items():
         write_rows(root / name / "predictions.jsonl", own)
     paths = [str(root / name / "predictions.jsonl") for name in files]
-    return report(paths, str(root), num_frames=2, num_workers=1).as_uri()
-
-
-def until(browser: webdriver.Chrome, condition: Callable[[webdriver.Chrome], Any]) -> Any:
-    return WebDriverWait(browser, 20, poll_frequency=0.05).until(condition)
-
-
-def texts(browser: webdriver.Chrome, selector: str) -> list[str]:
-    """Texts as they are in the document, all at once: rows may be replaced between two questions."""
-    script = "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)"
-    return browser.execute_script(script, selector)
+    return report(paths, output=str(root), num_frames=2, num_workers=1).as_uri()
 
 
 def counted(browser: webdriver.Chrome) -> str:
     return texts(browser, ".counted")[0].removesuffix("clear filters")
-
-
-def choose(browser: webdriver.Chrome, label: str, value: str) -> None:
-    field = browser.find_element(By.XPATH, f"//label[span[text()='{label}']]/select")
-    Select(field).select_by_value(value)
-
-
-def press(browser: webdriver.Chrome, *keys: str) -> None:
-    webdriver.ActionChains(browser).send_keys(*keys).perform()
-
-
-def open_view(browser: webdriver.Chrome, address: str, selector: str) -> None:
-    browser.get(address)
-    until(browser, lambda driver: driver.find_elements(By.CSS_SELECTOR, selector))
-
-
-def heading(browser: webdriver.Chrome) -> str:
-    return (texts(browser, "h1 > [dir]:first-child") or texts(browser, "h1"))[0]
-
-
-def requests(browser: webdriver.Chrome) -> list[str]:
-    """Addresses that the browser asked for since the last call, but for data inside the page."""
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = [own["params"]["request"]["url"] for own in messages if own["method"] == "Network.requestWillBeSent"]
-    return [url for url in sent if not url.startswith("data:")]
 
 
 def test_the_overview_shows_figures_alarms_and_matrices(browser: webdriver.Chrome, pages: str) -> None:
@@ -253,7 +216,7 @@ def test_a_file_without_targets_judge_and_verifier(browser: webdriver.Chrome, ro
     unread = [{"text": "She grins.", "emotions": None, "probabilities": None}]
     path = tmp_path / "predictions.jsonl"
     write_rows(path, [row("1", **none), row("2", **none, sentences=unread)])
-    address = report([str(path)], str(tmp_path)).as_uri()
+    address = report([str(path)], output=str(tmp_path)).as_uri()
     open_view(browser, address, ".figures")
     assert texts(browser, ".figures .rate") == ["–"] * 5 and not texts(browser, "figcaption")
     open_view(browser, f"{address}#/clips", ".clips a")
@@ -271,7 +234,7 @@ def test_sentences_say_whether_they_are_true_of_the_clip(
     write_rows(tmp_path / "p.jsonl", [row("1", media="Clip/1.mp4", sentences=said)])
     clip = {"media": "Clip/1.mp4", "label": "happiness", "face_emotion": "fear", "voice_emotion": "happiness"}
     (tmp_path / "synthetic.json").write_text(json.dumps({"clips": [clip]}))
-    page = report([str(tmp_path / "p.jsonl")], str(tmp_path), truth=str(tmp_path / "synthetic.json")).as_uri()
+    page = report([str(tmp_path / "p.jsonl")], output=str(tmp_path), truth=str(tmp_path / "synthetic.json")).as_uri()
     open_view(browser, page, "#grounding")
     assert texts(browser, "[aria-labelledby=grounding] tbody tr:first-child td") == ["50.0 1 of 2"]
     open_view(browser, f"{page}#/clip?id=1", ".sentence")
@@ -288,7 +251,7 @@ def test_sentences_show_what_they_rest_on(browser: webdriver.Chrome, row: Rows, 
     rests = {"pictures": -0.26, "sound": 1.24, "both": None}
     said = [sentence("She smiles.", "joy") | {"reliance": rests}, sentence("She sits.", "neutral")]
     write_rows(tmp_path / "p.jsonl", [row("1", sentences=said)])
-    open_view(browser, f"{report([str(tmp_path / 'p.jsonl')], str(tmp_path)).as_uri()}#/clip?id=1", ".sentence")
+    open_view(browser, f"{report([str(tmp_path / 'p.jsonl')], output=str(tmp_path)).as_uri()}#/clip?id=1", ".sentence")
     assert [own.strip() for own in texts(browser, ".sentence .reliance b")] == ["−0.3", "+1.2"]
     bars = browser.find_elements(By.CSS_SELECTOR, ".sentence .reliance meter")
     assert [float(bar.get_attribute("value")) for bar in bars] == [0.0, 1.24]

@@ -1,5 +1,8 @@
 /* Building blocks of every view. Text reaches the page as text nodes and attributes only, never as markup. */
 
+const main = document.getElementById("main");
+const keyHelp = document.getElementById("keys");
+
 /**
  * Make an element.
  * Properties that begin with "on" are listeners, `style` holds CSS properties; null, undefined and false are left out.
@@ -37,6 +40,11 @@ const oneDecimal = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maxim
 
 function percent(share) {
   return oneDecimal.format(100 * share);
+}
+
+/** A number with the three digits that matter. */
+function figure(value) {
+  return value === null ? "–" : String(Number(value.toPrecision(3))).replace("-", "−");
 }
 
 function plural(count, noun) {

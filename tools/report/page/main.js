@@ -1,7 +1,6 @@
-/* From the address to a view; keys; light and dark. */
+/* From the address to a view, and what the keys do. */
 
-const main = document.getElementById("main");
-const keyHelp = document.getElementById("keys");
+const VIEWS = [["overview", "Overview"], ["clips", "Clips"]];
 let shown = null;
 
 function show() {
@@ -10,10 +9,7 @@ function show() {
   const before = shown;
   shown = route;
   hideTooltip();
-  for (const link of document.querySelectorAll("nav [data-view]")) {
-    const isHere = link.dataset.view === (view === "clip" ? "clips" : view);
-    isHere ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
-  }
+  markView(view === "clip" ? "clips" : view);
   const isTyping = before?.view === "clips" && view === "clips" && document.activeElement.id === "search";
   if (isTyping) return refreshClips(main, parameters);
 
@@ -31,23 +27,13 @@ function show() {
     return scrollTo(0, scrolled);
   }
   scrollTo(0, 0);
-  const row = view === "clips" && before?.view === "clip" && rows.of(before.id);
+  const row = view === "clips" && before?.view === "clip" && rows.of(DATA.clips.find((clip) => clip.id === before.id));
   if (row) {
     row.focus();
     row.scrollIntoView({ block: "center" });
   } else if (before) {
     main.querySelector("h1").focus({ preventScroll: true });
   }
-}
-
-/** Name of the field that has the focus: a view made anew gives it back. */
-function focusedField() {
-  return document.activeElement.closest?.("label.field")?.firstChild.textContent ?? null;
-}
-
-function fieldNamed(name) {
-  const label = [...main.querySelectorAll("label.field")].find((label) => label.firstChild.textContent === name);
-  return label?.querySelector("select, input");
 }
 
 /** The next (1) or previous (-1) clip or row. */
@@ -58,11 +44,7 @@ function step(direction) {
     const wanted = direction > 0 ? next : previous;
     if (wanted !== null) go("clip", parameters, wanted);
   } else if (view === "clips") {
-    const list = main.querySelector(".clips");
-    const row = document.activeElement.closest?.(".clips li");
-    if (direction > 0 && row?.nextElementSibling?.matches(".more")) rows.add();
-    const wanted = row ? (direction > 0 ? row.nextElementSibling : row.previousElementSibling) : list.firstElementChild;
-    wanted?.querySelector("a")?.focus();
+    stepRows(direction);
   }
 }
 
@@ -86,35 +68,3 @@ const KEYS = {
   k: () => step(-1), ArrowLeft: () => step(-1),
   "/": search, Escape: back, "?": () => keyHelp.showModal(),
 };
-
-function onKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || keyHelp.open || !Object.hasOwn(KEYS, event.key)) return;
-  const takesKeys = event.target.matches("input, select, textarea, video, audio, .scroll");
-  if (takesKeys && event.key !== "Escape" && !(event.key === "/" && event.target.matches("select, video, .scroll"))) return;
-  event.preventDefault();
-  KEYS[event.key]();
-}
-
-function setTheme(theme) {
-  document.documentElement.dataset.theme = theme;
-  const button = document.getElementById("theme");
-  button.textContent = theme === "dark" ? "Light" : "Dark";
-  button.setAttribute("aria-label", `Switch to ${theme === "dark" ? "light" : "dark"} colours`);
-}
-
-function toggleTheme() {
-  setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark");
-}
-
-const darkPreferred = matchMedia("(prefers-color-scheme: dark)");
-setTheme(darkPreferred.matches ? "dark" : "light");
-darkPreferred.addEventListener("change", () => setTheme(darkPreferred.matches ? "dark" : "light"));
-document.getElementById("theme").addEventListener("click", toggleTheme);
-document.getElementById("help").addEventListener("click", () => keyHelp.showModal());
-document.addEventListener("keydown", onKey);
-document.addEventListener("scroll", hideTooltip, { passive: true });
-for (const [name, colour] of Object.entries(DATA.colours.relations)) {
-  document.documentElement.style.setProperty(`--${name}`, colour);
-}
-addEventListener("hashchange", show);
-show();

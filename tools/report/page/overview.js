@@ -113,10 +113,6 @@ function bounds(alarm) {
   return alarm.high === null ? `≥ ${figure(alarm.low)}` : `${figure(alarm.low)} – ${figure(alarm.high)}`;
 }
 
-function figure(value) {
-  return value === null ? "–" : String(Number(value.toPrecision(3)));
-}
-
 function alarmCell(alarm) {
   if (!alarm || alarm.value === null) return make("td", { class: "count" }, "–", spoken(" not available"));
   if (alarm.low === null && alarm.high === null) return make("td", { class: "count" }, figure(alarm.value));
