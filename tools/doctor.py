@@ -26,6 +26,9 @@ FEATURES: dict[str, tuple[str | None, tuple[str, ...]]] = {
     "stage 1 on DeepSpeed": ("deepspeed", ("deepspeed",)),
     "Liger's cross-entropy": ("liger", ("liger-kernel",)),
     "optimizers that train bfloat16": ("optimizers", ("torch-optimi", "torchao")),
+    "tracker/wandb": ("wandb", ("wandb",)),
+    "tracker/mlflow": ("mlflow", ("alembic", "mlflow-skinny", "sqlalchemy")),
+    "notebooks/": ("notebook", ("ipykernel",)),
     "comparisons of benchmarks/": ("bench", ("decord", "trl")),
     "Gemma 3n": (None, ("timm",)),
 }
