@@ -1,6 +1,7 @@
 """A server with vLLM's routes on a tiny language model of this machine, whose faults a test chooses."""
 
 import base64
+import copy
 import io
 import json
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 Fault = Callable[[str, dict[str, Any]], bytes | int | None]
@@ -34,6 +36,7 @@ class VLLMServer(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.generator = torch.Generator()
         self.model: Any = None
+        self.adapted: dict[str, Any] = {}
         self.load()
 
     @property
@@ -46,6 +49,10 @@ class VLLMServer(ThreadingHTTPServer):
             model.lm_head.weight = self.model.lm_head.weight
         self.model = model
 
+    def load_adapters(self, lora_name: str, lora_path: str) -> None:
+        assert lora_name not in self.adapted, "vLLM refuses a name that it knows"
+        self.adapted[lora_name] = PeftModel.from_pretrained(copy.deepcopy(self.model), lora_path).eval()
+
     def count(self, path: str) -> int:
         return sum(own == path for own, _ in self.requests)
 
@@ -57,10 +64,11 @@ class VLLMServer(ThreadingHTTPServer):
         return {"choices": [self._choice(i, prompt, body) for i in range(body["n"])]}
 
     def _choice(self, index: int, prompt: torch.Tensor, body: dict[str, Any]) -> dict[str, Any]:
-        embed, ids, logprobs = self.model.get_input_embeddings(), [], []
+        model = self.model if body["model"] == str(self.directory) else self.adapted[body["model"]]
+        embed, ids, logprobs = model.get_input_embeddings(), [], []
         inputs = prompt[None]
         while len(ids) < body["max_tokens"] and not (ids and ids[-1] in body["stop_token_ids"]):
-            logits = self.model(inputs_embeds=inputs).logits[0, -1].float()
+            logits = model(inputs_embeds=inputs).logits[0, -1].float()
             scores = (logits / (body["temperature"] or 1.0)).log_softmax(dim=-1)
             drawn = scores.exp().multinomial(1, generator=self.generator) if body["temperature"] else scores.argmax()
             ids.append(int(drawn))
@@ -99,6 +107,10 @@ class _Handler(BaseHTTPRequestHandler):
                 if self.path == "/collective_rpc":
                     assert body == {"method": "reload_weights"}
                     server.load()
+                elif self.path == "/v1/load_lora_adapter":
+                    server.load_adapters(**body)
+                elif self.path == "/v1/unload_lora_adapter":
+                    del server.adapted[body["lora_name"]]
             sent = server.fault(self.path, answer)
         content = sent if isinstance(sent, bytes) else json.dumps(answer).encode()
         self.send_response(sent if isinstance(sent, int) else 200)

@@ -5,7 +5,8 @@ Towers and projectors stay here; a server runs the language model alone, and nee
     VLLM_SERVER_DEV_MODE=1 vllm serve /dev/shm/policy --enable-prompt-embeds --logprobs-mode processed_logprobs
 
 Weights travel through the directory that the servers were started on, which this process writes and they read again
-(`/collective_rpc`, a route of vLLM's development mode: keep such servers off public networks).
+(`/collective_rpc`, a route of vLLM's development mode: keep such servers off public networks). Adapters may travel
+alone, to servers with `--enable-lora` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.
 """
 
 import base64
@@ -13,6 +14,7 @@ import io
 import ipaddress
 import json
 import math
+import shutil
 import socket
 from collections.abc import Callable
 from concurrent.futures import as_completed
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import torch
 from anyio.from_thread import start_blocking_portal
@@ -50,6 +53,8 @@ class VLLMSampler(Sampler):
         retries: further attempts after a timeout, a broken connection, or an answer that is none.
         seeded: send a seed with each prompt, so that a resumed run draws what the killed one would have; vLLM's build
             for CPUs ends at one.
+        adapters: send a policy's adapters (LoRA) alone, which the servers put on the base that `directory` holds; else
+            whole weights travel, adapters merged.
         public: allow servers outside this machine and private networks. What is sent there are the clips' features,
             and whoever listens can take them.
 
@@ -66,6 +71,7 @@ class VLLMSampler(Sampler):
         timeout: float = 300.0,
         retries: int = 2,
         seeded: bool = True,
+        adapters: bool = False,
         public: bool = False,
     ) -> None:
         super().__init__(every_n_steps)
@@ -81,6 +87,8 @@ class VLLMSampler(Sampler):
         self._options = {"timeout": timeout, "retries": retries, "backoff": 1.0, "max_wait": 30.0}
         self.key_variable = key_variable
         self.seeded = seeded
+        self.adapters = adapters
+        self._model = str(self.directory)
         self._endpoint(self.urls[0], "/health")  # refuses what is no address or number
 
     def _endpoint(self, url: str, path: str, max_bytes: int = 1 << 20) -> JsonEndpoint:
@@ -93,10 +101,27 @@ class VLLMSampler(Sampler):
                 "language model there (its config.json, tokenizer and weights) and start them on it."
             )
         self._check_model()
+        if self.adapters:
+            self._send_adapters(backbone)
+            return
         backbone.save_language_model(self.directory)
         self._on_all("/collective_rpc", {"method": "reload_weights"})
         # What it remembers of prompts was computed by the old weights.
         self._on_all("/reset_prefix_cache", {})
+
+    def _send_adapters(self, backbone: Backbone) -> None:
+        """Have the servers load the adapters under a new name, by which completions are then asked for."""
+        name = f"policy-{uuid4().hex}"
+        path = self.directory.resolve() / "adapters" / name
+        if not backbone.save_adapters(path):
+            raise SamplerError(
+                "The policy has no adapters to send: set model.backbone.lora, or the sampler's adapters to false."
+            )
+        self._on_all("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(path)})
+        if self._model != str(self.directory):
+            self._on_all("/v1/unload_lora_adapter", {"lora_name": self._model})
+            shutil.rmtree(path.parent / self._model)
+        self._model = name
 
     def _check_model(self) -> None:
         """Refuse servers that serve something else than the directory."""
@@ -148,7 +173,7 @@ class VLLMSampler(Sampler):
             (
                 self._endpoint(self.urls[row % len(self.urls)], "/v1/completions", size),
                 {
-                    "model": str(self.directory),
+                    "model": self._model,
                     "prompt_embeds": encode_tensor(prompt.embeddings[row][prompt.attention_mask[row].bool()]),
                     "n": num_return_sequences,
                     "max_tokens": sampling.max_new_tokens,

@@ -15,6 +15,7 @@ import torch
 
 from callbacks.rl import RLCallback
 from datamodules.batch import collate
+from lightning_modules.backbones.adapters import LoRA
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.interface import Sampling
 from lightning_modules.grpo import GRPOModule
@@ -34,18 +35,38 @@ STEPS = 10
 SAMPLING = Sampling(max_new_tokens=16, temperature=1.0)
 
 
+@pytest.fixture(params=[False, True], ids=["whole weights", "adapters"])
+def adapters(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
 @pytest.fixture
-def served(backbone: ComposedBackbone, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+def policy(adapters: bool, tiny_models: Path) -> ComposedBackbone:
+    parts = {part: str(tiny_models / part) for part in ("vision", "audio", "language_model")}
+    lora = LoRA(rank=8, alpha=16) if adapters else None
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # of the projectors
+        return ComposedBackbone(**parts, num_frames=2, video_grid=2, audio_pool=10, lora=lora)
+
+
+@pytest.fixture
+def served(policy: ComposedBackbone, adapters: bool, tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """Address and directory of a server of the policy's language model."""
     directory = tmp_path / "served"
     directory.mkdir()
-    backbone.save_language_model(directory)
+    policy.save_language_model(directory)  # adapters that have not learnt yet change nothing
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = ["--enable-prompt-embeds", "--logprobs-mode", "processed_logprobs", "--dtype", "float32"]
+    options += ["--enable-lora", "--max-lora-rank", "8"] if adapters else []
     command = [str(VLLM), "serve", str(directory), *options, "--host", "127.0.0.1", "--port", str(port)]
-    environment = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"}
+    environment = {
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+    }
+    environment |= {"OMP_NUM_THREADS": "1"}
     with (
         (tmp_path / "server.log").open("w") as log,
         subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log, cwd=tmp_path) as server,
@@ -80,18 +101,24 @@ class Noting(RLCallback):
         self.means.append(float(trainer.callback_metrics["reward/total"]))
 
 
-def test_ten_steps_of_stage_3(backbone: ComposedBackbone, make_clip: Any, fit: Any, served: tuple[str, Path]) -> None:  # noqa: F811
+def test_ten_steps_of_stage_3(
+    policy: ComposedBackbone,
+    adapters: bool,
+    make_clip: Any,
+    fit: Any,  # noqa: F811
+    served: tuple[str, Path],
+) -> None:
     url, directory = served
     batches = [collate([make_clip(2 * i), make_clip(2 * i + 1)]) for i in range(STEPS)]
-    start = {name: weight.clone() for name, weight in backbone.state_dict().items()}
+    start = {name: weight.clone() for name, weight in policy.state_dict().items()}
     noted = {}
     for name, sampler in (
         ("own", None),
-        ("vllm", VLLMSampler([url], str(directory), seeded=False)),
+        ("vllm", VLLMSampler([url], str(directory), seeded=False, adapters=adapters)),
     ):
-        backbone.load_state_dict(start)
+        policy.load_state_dict(start)
         module = GRPOModule(
-            backbone,
+            policy,
             "dfew",
             trainable=TRAINED,
             group_size=8,

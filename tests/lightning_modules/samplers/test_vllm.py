@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from lightning import Trainer
+from safetensors.torch import load_file
 
 from callbacks.rl import RLCallback
 from datamodules.batch import Clip, ClipBatch, collate
+from lightning_modules.backbones.adapters import LoRA
 from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.interface import Prompt, Sampling
 from lightning_modules.grpo import GRPOModule
@@ -96,6 +98,24 @@ def test_weights_follow_every_step_and_the_curves_say_so(backbone, batches, dire
     assert max(values(logged, "sampler_drift")) < 1e-4 and values(logged, "sampler_behind") == [0, 0, 0]
     assert values(logged, "sampler_weight") == pytest.approx([1.0] * 3, abs=1e-4)
     assert trainer.callback_metrics["train/sampler_truncated"] == 0
+
+
+def test_adapters_travel_alone(tiny_models, batches, directory, fit) -> None:
+    parts = {part: str(tiny_models / part) for part in ("vision", "audio", "language_model")}
+    sizes = {"num_frames": 2, "video_grid": 2, "audio_pool": 10}
+    backbone = ComposedBackbone(**parts, **sizes, lora=LoRA(rank=4, alpha=8))
+    with VLLMServer(directory) as server:
+        own = sampler(server, adapters=True)
+        _, logged, _ = learn(backbone, own, batches, fit, learning_rate=5e-2)
+        assert max(values(logged, "sampler_drift")) < 1e-4 and len(values(logged, "sampler_drift")) == 3
+        assert server.count("/v1/load_lora_adapter") == 3 and server.count("/v1/unload_lora_adapter") == 2
+        assert not server.count("/collective_rpc"), "the base stays"
+        (kept,) = (directory / "adapters").iterdir()
+        assert {kept.name} == set(server.adapted)
+        moved = load_file(kept / "adapter_model.safetensors")
+        assert max(float(own.abs().max()) for name, own in moved.items() if "lora_B" in name) > 1e-2
+        with pytest.raises(SamplerError, match=r"has no adapters to send: set model.backbone.lora"):
+            sampler(server, adapters=True).send(ComposedBackbone(**parts, **sizes))
 
 
 def test_older_weights_are_counted_and_corrected(backbone, batches, directory, fit) -> None:
