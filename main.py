@@ -56,6 +56,7 @@ TOOLS = {
     "agreement": ("tools.agreement:agreement", "compare two judges of the same rationales: Cohen's kappa"),
     "judges": ("tools.judge_table:judges", "the metrics of runs by several judges, side by side"),
     "rate": ("tools.rating.rating:rate", "a page on which people rate rationales, blind to which run wrote them"),
+    "app": ("tools.app.app:app", "a page on which models explain your own clip while you watch them write"),
     "language_model": (
         "tools.language_model:write_language_model",
         "write a policy's language model alone, for vLLM servers to sample with",

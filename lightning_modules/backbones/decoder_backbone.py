@@ -22,7 +22,15 @@ from lightning_modules.backbones.adapters import (
 )
 from lightning_modules.backbones.cpu_linear import use_onednn
 from lightning_modules.backbones.decoder import Decoder
-from lightning_modules.backbones.interface import Backbone, Completions, Prompt, Sampling, Scores, SharedPrompt
+from lightning_modules.backbones.interface import (
+    Backbone,
+    Completions,
+    Prompt,
+    Sampling,
+    Scores,
+    SharedPrompt,
+    Watch,
+)
 from lightning_modules.backbones.precision import cast_once
 from lightning_modules.backbones.token_cross_entropy import (
     TokenCrossEntropy,
@@ -88,10 +96,12 @@ class DecoderBackbone(Backbone):
         save_adapters(self.pretrained, self.lora, directory)
         return True
 
-    def generate(self, prompt: Prompt, num_return_sequences: int, sampling: Sampling) -> Completions:
-        decoder, stop = self.decoder, self.stop_token_ids
+    def generate(
+        self, prompt: Prompt, num_return_sequences: int, sampling: Sampling, watch: Watch | None = None
+    ) -> Completions:
+        decoder, stop, pad = self.decoder, self.stop_token_ids, self.tokenizer.pad_token_id
         with cast_once([decoder.body, decoder.head], prompt.embeddings.device):
-            return generation.sample(decoder, prompt, num_return_sequences, sampling, stop, self.tokenizer.pad_token_id)
+            return generation.sample(decoder, prompt, num_return_sequences, sampling, stop, pad, watch)
 
     def score(
         self, prompt: Prompt, completions: Completions, temperature: float = 1.0, with_entropy: bool = False

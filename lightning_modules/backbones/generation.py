@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.fork import Fork, can_group, fork
-from lightning_modules.backbones.interface import Completions, Prompt, Sampling
+from lightning_modules.backbones.interface import Completions, Prompt, Sampling, Watch
 from lightning_modules.backbones.precision import autocast_type
 from lightning_modules.backbones.prefix import Prefix
 from lightning_modules.backbones.static_fork import StaticFork
@@ -62,6 +62,7 @@ def sample(
     sampling: Sampling,
     stop_token_ids: Sequence[int],
     pad_token_id: int,
+    watch: Watch | None = None,
 ) -> Completions:
     """Draw G completions per prompt; a sequence ends at the first stop token or at `max_new_tokens`.
 
@@ -90,6 +91,8 @@ def sample(
         logprobs[rows, step] = torch.where(running, logprob, 0.0)
         mask[rows, step] = running
         num_steps = step + 1
+        if watch is not None:
+            watch(token_ids[:, :num_steps])
         running = running & ~torch.isin(token, stop)
         if num_steps == sampling.max_new_tokens:
             break

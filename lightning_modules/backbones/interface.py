@@ -19,6 +19,10 @@ from datamodules.batch import ClipBatch
 from lightning_modules.backbones.percept import Percept, Perception
 from lightning_modules.backbones.recipe import Recipe
 
+Watch = Callable[[Tensor], None]
+"""Called with the token ids so far, int64 `[B·G, ≤C]` padded on the right, whenever each row that runs has another
+token. What it raises ends the sampling."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -216,7 +220,9 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
-    def generate(self, prompt: Prompt, num_return_sequences: int, sampling: Sampling) -> Completions:
+    def generate(
+        self, prompt: Prompt, num_return_sequences: int, sampling: Sampling, watch: Watch | None = None
+    ) -> Completions:
         """Sample completions; the prompt is computed once and shared by its completions."""
 
     @abstractmethod

@@ -21,10 +21,15 @@ NEEDS_CHROMIUM = pytest.mark.skipif(
 
 
 def start_chromium(preferences: dict[str, object] | None = None) -> webdriver.Chrome:
-    """A driver whose console and network are logged, with preferences of the browser's profile; quit it when done."""
+    """A driver whose console and network are logged, with preferences of the browser's profile; quit it when done.
+
+    Pages that ask for a camera get Chromium's own test picture and beep.
+    """
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
+        options.add_argument(argument)
+    for argument in ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     if preferences:

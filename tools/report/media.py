@@ -93,7 +93,7 @@ def draw_pictures(path: str, num_frames: int) -> Pictures:
         strip = frame_strip(
             torch.zeros(num_frames, 3, _FRAME_HEIGHT, _FRAME_HEIGHT, dtype=torch.uint8), _FRAME_HEIGHT, has_video=False
         )
-        return Pictures(_jpeg(strip), _jpeg(spectrogram(waveform, _SPECTROGRAM_HEIGHT, strip.width)), ())
+        return Pictures(jpeg(strip), jpeg(spectrogram(waveform, _SPECTROGRAM_HEIGHT, strip.width)), ())
     except MediaError as error:
         return Pictures(None, None, (failure_reason(error, path),))
     strip = frame_strip(_same_width(video.frames), _FRAME_HEIGHT)
@@ -105,10 +105,10 @@ def draw_pictures(path: str, num_frames: int) -> Pictures:
             segment_seconds=None if segment is None else video.duration_seconds,
         )
     except MediaError as error:
-        return Pictures(_jpeg(strip), None, (failure_reason(error, path),))
+        return Pictures(jpeg(strip), None, (failure_reason(error, path),))
     if waveform is None:
-        return Pictures(_jpeg(strip), None, ("the file has no audio track",))
-    return Pictures(_jpeg(strip), _jpeg(spectrogram(waveform, _SPECTROGRAM_HEIGHT, strip.width)), ())
+        return Pictures(jpeg(strip), None, ("the file has no audio track",))
+    return Pictures(jpeg(strip), jpeg(spectrogram(waveform, _SPECTROGRAM_HEIGHT, strip.width)), ())
 
 
 def _thumbnail(pixels: np.ndarray) -> np.ndarray:
@@ -126,7 +126,8 @@ def _same_width(thumbnails: Sequence[np.ndarray]) -> "Tensor":
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
 
 
-def _jpeg(image: Image.Image) -> bytes:
+def jpeg(image: Image.Image) -> bytes:
+    """A picture as a JPEG file."""
     buffer = BytesIO()
     image.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
     return buffer.getvalue()
@@ -196,8 +197,8 @@ def clip_media(path: str | None, drawn: Mapping[str, Pictures], directory: Path,
     embed = embed and pictures.strip is not None and Path(split_media(path)[0]).stat().st_size <= LARGEST_EMBEDDED
     return ClipMedia(
         source=_embedded(path) if embed else _link(path, directory),
-        strip=_data_uri("image/jpeg", pictures.strip),
-        spectrogram=_data_uri("image/jpeg", pictures.spectrogram),
+        strip=data_uri("image/jpeg", pictures.strip),
+        spectrogram=data_uri("image/jpeg", pictures.spectrogram),
         notes=tuple(f"Not shown: {problem}." for problem in pictures.problems),
     )
 
@@ -211,9 +212,10 @@ def _link(path: str, directory: Path) -> str:
 
 def _embedded(path: str) -> str | None:
     file, segment = split_media(path)
-    content = _data_uri(mimetypes.guess_type(file)[0] or "video/mp4", Path(file).read_bytes())
+    content = data_uri(mimetypes.guess_type(file)[0] or "video/mp4", Path(file).read_bytes())
     return content if content is None or segment is None else content + segment.fragment
 
 
-def _data_uri(kind: str, content: bytes | None) -> str | None:
+def data_uri(kind: str, content: bytes | None) -> str | None:
+    """A file's content as an address; `kind` is its MIME type."""
     return None if content is None else f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

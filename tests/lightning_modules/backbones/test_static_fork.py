@@ -49,6 +49,29 @@ def test_compiled_sampling_is_one_graph_and_reports_what_scoring_computes(
 
 
 @ONE_BACKBONE
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_a_watcher_sees_the_tokens_as_they_come_and_may_stop_them(
+    model: DecoderBackbone, clips: ClipBatch, traced: list[torch.fx.GraphModule], is_compiled: bool
+) -> None:
+    """Also of rows that have left the batch, whose tokens stay."""
+    prompt, sampling = model.encode(clips), COMPILED if is_compiled else Sampling(max_new_tokens=12)
+    stops, seen = range(0, model.decoder.config.vocab_size, 3), []
+    torch.manual_seed(0)
+    watched = generation.sample(model.decoder, prompt, 4, sampling, stops, 0, lambda ids: seen.append(ids.clone()))
+    assert torch.equal(watched.token_ids, sample(model, prompt, sampling, stops).token_ids)
+    assert [ids.shape[1] for ids in seen] == list(range(1, len(seen) + 1)) and len(seen) >= watched.token_ids.shape[1]
+    for ids in seen[: watched.token_ids.shape[1]]:
+        assert torch.equal(ids, watched.token_ids[:, : ids.shape[1]])
+    assert bool(traced) == is_compiled
+
+    def leave(ids: torch.Tensor) -> None:
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        generation.sample(model.decoder, prompt, 4, sampling, stops, 0, leave)
+
+
+@ONE_BACKBONE
 @pytest.mark.parametrize("autocast", [False, True])
 def test_half_precision_is_as_close_to_scoring_as_eager_decoding_is(
     model: DecoderBackbone, clips: ClipBatch, traced: list[torch.fx.GraphModule], autocast: bool

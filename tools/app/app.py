@@ -1,0 +1,130 @@
+"""`python main.py app`: a page on which one's own clip is explained by one model or two, while they write.
+
+Torch and the models are imported when it runs, not for `--help`.
+"""
+
+import signal
+import socket
+from ipaddress import ip_address
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+from rich.console import Console
+
+from datamodules.emotions import get_taxonomy
+from tools.app.page_data import page_of
+
+DEMO = "runs/demo"
+MODEL, VERIFIER = f"{DEMO}/grpo_erv/model", f"{DEMO}/verifier/model"
+"""What is shown where nothing is named: what `make demo` leaves."""
+
+
+def app(
+    model: str | None = None,
+    other: str | None = None,
+    backbone: str | None = None,
+    verifier: str | None = None,
+    taxonomy: str = "dfew",
+    dtype: Literal["float32", "bfloat16"] | None = None,
+    max_new_tokens: int = 512,
+    temperature: float = 0.3,
+    top_p: float = 0.9,
+    max_megabytes: int = 100,
+    timeout_seconds: float = 60.0,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+) -> None:
+    """Serve a page on which a clip is uploaded or recorded, and explained: whole, without sound, without pictures.
+
+    Without options it shows the policy and the verifier of `make demo`. Runs until Ctrl-C.
+
+    Args:
+        model: directory of an exported policy, such as runs/NAME/model, or hub id.
+        other: a second one, shown below it.
+        backbone: configuration that names class and settings of the backbone, such as backbone/qwen2_5_vl; needed where
+            they are not those that the model's directory tells.
+        verifier: Hugging Face directory or hub id of the verifier that reads the sentences; without one they stay
+            uncoloured.
+        taxonomy: the classes that answers are read with.
+        dtype: precision of the policies' weights.
+        max_new_tokens: longest completion, in tokens.
+        temperature: softmax temperature; 0 is greedy decoding.
+        top_p: smallest set of tokens with at least this probability; 1 is off.
+        max_megabytes: largest file, in 10⁶ bytes.
+        timeout_seconds: longest time for decoding a clip.
+        host: address to listen on. Any but a loopback address lets others of the network use this machine.
+        port: to listen on; 0 takes a free one.
+
+    Raises:
+        FileNotFoundError: nothing is named, and there is no demo here; says what to do.
+        ImportError: the extra `app` is not installed.
+        ValueError: a model does not load, or the address cannot be listened on.
+    """
+    try:
+        import starlette  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        raise ImportError("The app needs starlette and uvicorn. Run `pip install starlette uvicorn`.") from error
+    from lightning_modules.backbones.interface import Sampling
+    from lightning_modules.emotion_verifier import EmotionVerifier
+    from lightning_modules.judges.base import find_device
+    from tools.app.explainer import Explainer
+    from tools.app.models import names_of, open_backbone
+    from tools.app.server import Server
+
+    if model is None and backbone is None:
+        model, verifier = _of_demo(verifier)
+    console = Console(markup=False, highlight=False)
+    classes = get_taxonomy(taxonomy)
+    sampling = Sampling(max_new_tokens, temperature, top_p)
+    device = find_device("auto")
+    with _listen(host, port) as listener, TemporaryDirectory(prefix="erv-app-") as directory:
+        reader = None if verifier is None else EmotionVerifier(verifier).to(device)
+        if reader is not None:
+            reader.require(classes)
+        paths = [model] if other is None else [model, other]
+        policies = [open_backbone(path, backbone, dtype).to(device) for path in paths]
+        explainers = [Explainer(policy, classes, reader, sampling) for policy in policies]
+        page = page_of(names_of([path or str(backbone) for path in paths]), classes, reader is not None, max_megabytes)
+        server = Server(explainers, page, Path(directory), max_megabytes * 10**6, timeout_seconds)
+        shown = f"[{host}]" if ":" in host else host
+        console.print(f"http://{shown}:{listener.getsockname()[1]}/ until Ctrl-C", soft_wrap=True)
+        hosts = ["127.0.0.1", "localhost", "::1", "[::1]"]  # no other name leads here by a trick with DNS
+        if not _is_loopback(host):
+            hosts = ["*"]
+            console.print(f"{host} is no loopback address: whoever reaches it can send clips to this machine.")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left behind then, either
+        config = uvicorn.Config(server.app(hosts), log_level="warning", timeout_graceful_shutdown=1)
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        except KeyboardInterrupt:  # which uvicorn has dealt with
+            pass
+        finally:
+            server.close()
+
+
+def _of_demo(verifier: str | None) -> tuple[str, str | None]:
+    """The demo's policy, and its verifier unless another is named."""
+    if not Path(MODEL).is_dir():
+        raise FileNotFoundError(
+            f"There is no model to ask: {MODEL} is not here. Give --model, a directory of an exported policy such as "
+            "runs/NAME/model; or run `make demo` first, which takes minutes on a CPU."
+        )
+    return MODEL, verifier or (VERIFIER if Path(VERIFIER).is_dir() else None)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"Cannot listen on {host}, port {port}: {error}. Give another --port; 0 takes a free one."
+        ) from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
