@@ -25,7 +25,7 @@ def app(
     other: str | None = None,
     backbone: str | None = None,
     verifier: str | None = None,
-    taxonomy: str = "dfew",
+    taxonomy: str | None = None,
     dtype: Literal["float32", "bfloat16"] | None = None,
     max_new_tokens: int = 512,
     temperature: float = 0.3,
@@ -46,7 +46,7 @@ def app(
             they are not those that the model's directory tells.
         verifier: Hugging Face directory or hub id of the verifier that reads the sentences; without one they stay
             uncoloured.
-        taxonomy: the classes that answers are read with.
+        taxonomy: the classes that answers are read with; by default those that the model was trained on, else dfew.
         dtype: precision of the policies' weights.
         max_new_tokens: longest completion, in tokens.
         temperature: softmax temperature; 0 is greedy decoding.
@@ -70,13 +70,13 @@ def app(
     from lightning_modules.emotion_verifier import EmotionVerifier
     from lightning_modules.judges.base import find_device
     from tools.app.explainer import Explainer
-    from tools.app.models import names_of, open_backbone
+    from tools.app.models import names_of, open_backbone, trained_taxonomy
     from tools.app.server import Server
 
     if model is None and backbone is None:
         model, verifier = _of_demo(verifier)
     console = Console(markup=False, highlight=False)
-    classes = get_taxonomy(taxonomy)
+    classes = get_taxonomy(taxonomy or trained_taxonomy(model) or "dfew")
     sampling = Sampling(max_new_tokens, temperature, top_p)
     device = find_device("auto")
     with _listen(host, port) as listener, TemporaryDirectory(prefix="erv-app-") as directory:

@@ -6,7 +6,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from callbacks.model_card import TRAINING_FILE
 from datamodules.files.config_files import find_config
+from datamodules.files.json_files import read_json_object
 from datamodules.files.yaml_files import read_yaml_mapping
 from lightning_modules.backbones import loading
 from lightning_modules.backbones.composed import ComposedBackbone
@@ -68,6 +70,12 @@ def _class_of(path: str | None) -> str:
     elif (directory / "config.json").is_file() and MODEL_TYPE in (directory / "config.json").read_text("utf-8"):
         own = HumanOmniBackbone
     return f"{own.__module__}.{own.__qualname__}"
+
+
+def trained_taxonomy(path: str | None) -> str | None:
+    """The classes that a model was trained on, where its export says so."""
+    file = Path(path or "") / TRAINING_FILE
+    return read_json_object(file).get("taxonomy") if path is not None and file.is_file() else None
 
 
 def names_of(paths: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from lightning_modules.backbones.composed import ComposedBackbone
 from lightning_modules.backbones.hf.backbone import HFBackbone
 from lightning_modules.backbones.humanomni.backbone import HumanOmniBackbone
 from tools.app.app import app
-from tools.app.models import _class_of, names_of, open_backbone
+from tools.app.models import _class_of, names_of, open_backbone, trained_taxonomy
 
 pytestmark = pytest.mark.unit
 
@@ -33,6 +33,12 @@ def test_a_configuration_brings_class_and_settings(untrained: Path, tmp_path: Pa
     assert next(backbone.language_model.parameters()).dtype.itemsize == 2
     with pytest.raises(ValueError, match=r"stage/grpo.* has no model.init_args.backbone"):
         open_backbone(str(untrained), "stage/grpo", None)
+
+
+def test_the_export_tells_the_classes(untrained: Path, tmp_path: Path) -> None:
+    assert trained_taxonomy(None) is None and trained_taxonomy("some/hub") is None
+    (tmp_path / "training.json").write_text(json.dumps({"taxonomy": "meld"}))
+    assert trained_taxonomy(str(tmp_path)) == "meld"
 
 
 def test_models_are_called_by_their_runs() -> None:
