@@ -29,6 +29,7 @@ class LoRA:
         alpha: the adapter's output is scaled by `alpha / rank`.
         dropout: share of an adapter's inputs dropped in stage 1; stage 3 samples and scores without dropout.
         target_modules: names of the linear layers that get an adapter; empty: all of the language model's layers.
+            The experts of a mixture are stacked weights, not layers, and stay as they are.
     """
 
     rank: int = 16
@@ -51,9 +52,11 @@ def add_adapters(body: nn.Module, lora: LoRA) -> None:
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=lora.target_modules or "all-linear",
+        target_modules=lora.target_modules or [n for n, m in body.named_modules() if isinstance(m, nn.Linear)],
     )
-    inject_adapter_in_model(config, body)
+    # Not the model itself: of a mixture of experts, peft would adapt the experts' stacked weights in ways of its own,
+    # which can be neither copied nor merged here.
+    inject_adapter_in_model(config, nn.ModuleList([body]))
     for parameter in adapter_parameters(body):
         # A step of 1e-6 would be lost in bfloat16.
         parameter.data = parameter.data.float()

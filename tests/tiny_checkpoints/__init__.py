@@ -20,6 +20,7 @@ WRITERS: dict[str, Callable[[Path, list[str]], PreTrainedModel]] = {
     "qwen2_5_vl": qwen.qwen2_5_vl,
     "qwen3_vl": qwen.qwen3_vl,
     "qwen2_5_omni": qwen.qwen2_5_omni,
+    "qwen3_omni_moe": qwen.qwen3_omni_moe,
     "smolvlm": frames.smolvlm,
     "idefics3": frames.idefics3,
     "llava_onevision": frames.llava_onevision,

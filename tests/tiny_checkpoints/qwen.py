@@ -1,4 +1,4 @@
-"""Tiny Qwen2.5-VL, Qwen3-VL and Qwen2.5-Omni."""
+"""Tiny Qwen2.5-VL, Qwen3-VL, Qwen2.5-Omni and Qwen3-Omni."""
 
 from pathlib import Path
 
@@ -8,6 +8,8 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5OmniConfig,
     Qwen2_5OmniForConditionalGeneration,
+    Qwen3OmniMoeConfig,
+    Qwen3OmniMoeForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     WhisperFeatureExtractor,
@@ -136,6 +138,49 @@ def qwen2_5_omni(directory: Path, texts: list[str]) -> PreTrainedModel:
     }
     config = Qwen2_5OmniConfig(thinker_config=thinker, talker_config=_omni_talker(), token2wav_config=_omni_token2wav())
     return Qwen2_5OmniForConditionalGeneration(config)
+
+
+_OMNI3_NAMES = {
+    "image_token": "<|image_pad|>",
+    "audio_token": "<|audio_pad|>",
+    "video_token": "<|video_pad|>",
+    "vision_bos_token": "<|vision_start|>",
+    "vision_eos_token": "<|vision_end|>",
+    "audio_bos_token": "<|audio_start|>",
+    "audio_eos_token": "<|audio_end|>",
+}
+_OMNI3_TEMPLATE = _QWEN_TEMPLATE.replace(
+    "<|vision_end|>", "<|vision_end|>{% elif item['type'] == 'audio' %}<|audio_start|><|audio_pad|><|audio_end|>"
+)
+
+
+def qwen3_omni_moe(directory: Path, texts: list[str]) -> PreTrainedModel:
+    """As those are published that do not speak: the thinker under its name, the chat template beside the tokenizer."""
+    tokens = ("<|im_start|>", "<|im_end|>", *_OMNI3_NAMES.values())
+    ids = dict(zip(tokens, write_tokenizer(directory, texts, tokens, None, "<|im_end|>", **_OMNI3_NAMES), strict=True))
+    write_json(directory / "chat_template.json", {"chat_template": _OMNI3_TEMPLATE})
+    WhisperFeatureExtractor(feature_size=128, return_attention_mask=True).save_pretrained(directory)
+    audio = {
+        "encoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 48,
+        "d_model": 32,
+        "output_dim": 64,
+        "downsample_hidden_size": 4,
+        "n_window_infer": 200,
+        "initializer_range": 0.1,
+    }
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "mlp_only_layers": []}
+    thinker = {
+        "text_config": {**text_settings(), **experts},
+        "vision_config": {**_VISION, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
+        "audio_config": audio,
+        "position_id_per_seconds": 13,
+        "audio_start_token_id": ids["<|audio_start|>"],
+        "vision_start_token_id": ids["<|vision_start|>"],
+        **{f"{name}_token_id": ids[f"<|{name}_pad|>"] for name in ("image", "audio", "video")},
+    }
+    return Qwen3OmniMoeForConditionalGeneration(Qwen3OmniMoeConfig(thinker_config=thinker, enable_audio_output=False))
 
 
 def _omni_talker() -> dict:

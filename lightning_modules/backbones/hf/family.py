@@ -225,7 +225,7 @@ def _all_families(base: type[Family] = Family) -> list[type[Family]]:
 
 def known_model_types() -> list[str]:
     """Every `model_type` that some family is for."""
-    return sorted(name for family in _all_families() for name in family.model_types)
+    return sorted({name for family in _all_families() for name in family.model_types})
 
 
 def find_family(model_type: str) -> type[Family]:

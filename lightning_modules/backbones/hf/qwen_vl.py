@@ -111,10 +111,11 @@ class Qwen3VL(QwenVL):
 
     def extras(self, captured: dict[str, Any]) -> dict[str, Tensor]:
         """Features added after the first layers, 0 where a token is text: `[1, P, depth, H]`."""
-        mask = captured["visual_pos_masks"]
-        features = torch.stack(captured["deepstack_visual_embeds"], dim=1)
-        dense = features.new_zeros(*mask.shape, *features.shape[1:])
-        dense[mask] = features
+        embeddings, mask = captured["inputs_embeds"], captured["visual_pos_masks"]
+        depth = len(self._vision.deepstack_visual_indexes)
+        dense = embeddings.new_zeros(*embeddings.shape[:2], depth, embeddings.shape[2])
+        if mask is not None:  # None where there are no pictures
+            dense[mask] = torch.stack(captured["deepstack_visual_embeds"], dim=1).to(dense.dtype)
         return {"deepstack": dense}
 
     @staticmethod

@@ -24,8 +24,8 @@ def test_of_the_last_layer_nothing_but_keys_and_values(
         forward = module.forward
         monkeypatch.setattr(module, "forward", lambda rows: widths.setdefault(name, rows.shape[1]) and forward(rows))
 
-    watch("first", first.mlp.down_proj)
-    for name in ("mlp.down_proj", "self_attn.q_proj", "self_attn.o_proj", "self_attn.k_proj"):
+    watch("first", first.mlp)
+    for name in ("mlp", "self_attn.q_proj", "self_attn.o_proj", "self_attn.k_proj"):
         watch(name, last.get_submodule(name))
     shared = Prefix(model.decoder, prompt).layers
     length = prompt.embeddings.shape[1] - 1
