@@ -21,6 +21,7 @@ WRITERS: dict[str, Callable[[Path, list[str]], PreTrainedModel]] = {
     "qwen3_vl": qwen.qwen3_vl,
     "qwen2_5_omni": qwen.qwen2_5_omni,
     "qwen3_omni_moe": qwen.qwen3_omni_moe,
+    "qwen2_audio": qwen.qwen2_audio,
     "smolvlm": frames.smolvlm,
     "idefics3": frames.idefics3,
     "llava_onevision": frames.llava_onevision,

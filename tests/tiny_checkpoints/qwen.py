@@ -1,5 +1,6 @@
-"""Tiny Qwen2.5-VL, Qwen3-VL, Qwen2.5-Omni and Qwen3-Omni."""
+"""Tiny Qwen2.5-VL, Qwen3-VL, Qwen2.5-Omni, Qwen3-Omni and Qwen2-Audio."""
 
+import json
 from pathlib import Path
 
 from transformers import (
@@ -8,6 +9,8 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5OmniConfig,
     Qwen2_5OmniForConditionalGeneration,
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
     Qwen3OmniMoeConfig,
     Qwen3OmniMoeForConditionalGeneration,
     Qwen3VLConfig,
@@ -15,7 +18,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from tests.tiny_checkpoints.common import text_settings, write_json, write_tokenizer
+from tests.tiny_checkpoints.common import plain_text_settings, text_settings, write_json, write_tokenizer
 
 _QWEN_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -181,6 +184,34 @@ def qwen3_omni_moe(directory: Path, texts: list[str]) -> PreTrainedModel:
         **{f"{name}_token_id": ids[f"<|{name}_pad|>"] for name in ("image", "audio", "video")},
     }
     return Qwen3OmniMoeForConditionalGeneration(Qwen3OmniMoeConfig(thinker_config=thinker, enable_audio_output=False))
+
+
+_AUDIO_TOKENS = ("<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
+
+
+def qwen2_audio(directory: Path, texts: list[str]) -> PreTrainedModel:
+    """Qwen2-Audio, which hears five seconds: as published, its chat template is for text alone."""
+    ids = write_tokenizer(directory, texts, _AUDIO_TOKENS, None, "<|im_end|>")
+    file = directory / "tokenizer_config.json"
+    template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    write_json(file, {**json.loads(file.read_text()), "chat_template": template})
+    WhisperFeatureExtractor(feature_size=32, chunk_length=5).save_pretrained(directory)
+    audio = {
+        "num_mel_bins": 32,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 48,
+        "d_model": 32,
+        "max_source_positions": 250,
+        "initializer_range": 0.1,
+    }
+    config = Qwen2AudioConfig(
+        audio_config={**audio, "model_type": "qwen2_audio_encoder"},
+        text_config=plain_text_settings("qwen2"),
+        audio_token_index=ids[_AUDIO_TOKENS.index("<|AUDIO|>")],
+        tie_word_embeddings=False,
+    )
+    return Qwen2AudioForConditionalGeneration(config)
 
 
 def _omni_talker() -> dict:

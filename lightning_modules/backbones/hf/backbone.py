@@ -98,6 +98,10 @@ class HFBackbone(DecoderBackbone):
             )
         if not self.family.hears:
             warnings.warn(f"{path} cannot hear: it is trained and evaluated on video alone.", stacklevel=2)
+        if not self.family.sees:
+            warnings.warn(
+                f"{path} cannot see: of a clip without sound, its prompt has the question alone.", stacklevel=2
+            )
         self._adapt(lora, gradient_checkpointing)
 
     @property

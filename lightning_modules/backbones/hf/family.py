@@ -95,6 +95,9 @@ class Family(ABC):
     model_types: ClassVar[tuple[str, ...]] = ()
     """`model_type` of the configurations that this class is for."""
 
+    sees: ClassVar[bool] = True
+    """Whether the models take frames."""
+
     hears: ClassVar[bool] = False
     """Whether the models take audio."""
 

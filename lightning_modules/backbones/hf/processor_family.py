@@ -1,4 +1,4 @@
-"""Models that see a clip as images, and may hear its sound, through their checkpoint's own processor.
+"""Models that see a clip as images, or hear its sound, or both, through their checkpoint's own processor.
 
 Frames and sound pass on as the processor makes them. Of its text, only what stands for each image and sound is taken,
 so that special tokens in a question stay text.
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     PROCESSOR_MAPPING,
     AutoFeatureExtractor,
@@ -72,12 +72,14 @@ class ProcessorFamily(Family):
 
     @property
     def placeholder(self) -> str:
-        return self.processor.image_token
+        return next(iter(self._item_tokens.values()))
 
     @property
-    def _item_tokens(self) -> list[str]:
-        """What stands for an image and for a sound, in the order of the turn."""
-        return [self.processor.image_token, *([self.processor.audio_token] if self.hears else [])]
+    def _item_tokens(self) -> dict[Modality, str]:
+        """What stands for an image and for a sound, in the order of the turn, of those that the model takes."""
+        names: dict[Modality, str] = {"pictures": "image_token"} if self.sees else {}
+        names |= {"sound": "audio_token"} if self.hears else {}
+        return {modality: getattr(self.processor, name) for modality, name in names.items()}
 
     def cut(self, prompt: str) -> list[str]:
         """A rendered prompt, cut where its media items stand.
@@ -85,9 +87,10 @@ class ProcessorFamily(Family):
         Raises:
             ValueError: the template changes the order of images and sound.
         """
-        pieces = re.split(f"({'|'.join(map(re.escape, self._item_tokens))})", prompt)
+        tokens = list(self._item_tokens.values())
+        pieces = re.split(f"({'|'.join(map(re.escape, tokens))})", prompt)
         found = pieces[1::2]
-        if found != sorted(found, key=self._item_tokens.index):
+        if found != sorted(found, key=tokens.index):
             raise ValueError(f"The chat template writes {found}; expected all images before the sound: {prompt!r}.")
         return pieces[::2]
 
@@ -96,17 +99,19 @@ class ProcessorFamily(Family):
         return [{"type": kind} for kind, count in counts.items() for _ in range(count)]
 
     def media(self, clip: ClipInput) -> MediaInputs:
-        modalities = clip.modalities if self.hears else ("pictures",)
-        image_token, *audio_token = self._item_tokens
+        tokens = self._item_tokens
+        modalities = tuple(m for m in clip.modalities if m in tokens) if self.hears else ("pictures",)
+        if not modalities:
+            return MediaInputs([], {}, ())
         text, media = "", {}
         if "pictures" in modalities:
             frames = [Image.fromarray(frame) for frame in clip.frames.permute(0, 2, 3, 1).cpu().numpy()]
-            text += image_token * len(frames)
+            text += tokens["pictures"] * len(frames)
             media |= {"images": frames, "images_kwargs": self.image_options}
         if "sound" in modalities:
             # Less than a second could leave no features.
             waveform = np.pad(clip.waveform.cpu().numpy(), (0, max(SAMPLE_RATE - len(clip.waveform), 0)))
-            text += "".join(audio_token)
+            text += tokens["sound"]
             media |= {"audio": [waveform], "audio_kwargs": {"sampling_rate": SAMPLE_RATE}}
         inputs = self.processor(text=[text], return_text_replacement_offsets=True, return_tensors="pt", **media)
         (replacements,) = inputs["text_replacement_offsets"]
@@ -158,3 +163,21 @@ class Gemma3n(ProcessorFamily):
     def token_extras(self, token_ids: Tensor) -> dict[str, Tensor]:
         """Embeddings of the tokens for each layer, `[N, S, layers, width]`."""
         return {"per_layer_inputs": self.text_model.get_per_layer_inputs(token_ids)}
+
+
+class Qwen2Audio(ProcessorFamily):
+    """Qwen2-Audio, which hears up to 30 seconds and sees nothing."""
+
+    model_types = ("qwen2_audio",)
+    sees = False
+    hears = True
+
+    def read_settings(self, directory: Path) -> None:
+        super().read_settings(directory)
+        # The processor's, as in transformers: the tokenizer's own is for text.
+        self.tokenizer.chat_template = self.processor.chat_template
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        inner = self.model.model
+        return {"audio_tower": inner.audio_tower, "audio_projector": inner.multi_modal_projector}
