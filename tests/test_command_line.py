@@ -27,6 +27,7 @@ CONFIGS = sorted(
 # `model_type` and frame size of the tiny checkpoint that stands for each model of transformers.
 HF_BACKBONES = {
     "gemma3n": ("gemma3n", 48),
+    "gemma4": ("gemma4", 48),
     "idefics3": ("idefics3", 48),
     "internvl3": ("internvl", 48),
     "llava_onevision": ("llava_onevision", 44),

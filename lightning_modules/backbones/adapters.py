@@ -89,9 +89,8 @@ def save_adapters(model: PreTrainedModel, lora: LoRA, directory: Path) -> None:
             tensors[f"base_model.model.{name}.{factor}.weight"] = weight.detach().contiguous()
     leaves = {name.rpartition(".")[2] for name in layers}
     adapted = tuple(f"{name}." for name in layers)
-    linear = [name for name, own in model.named_modules() if isinstance(own, nn.Linear)]
-    others = [name for name in linear if not name.startswith(adapted)]
-    # A tower may have layers of these names.
+    others = [name for name, _ in model.named_modules() if name not in layers and not name.startswith(adapted)]
+    # A tower may have layers of these names, or what is no layer (Gemma 4's).
     are_unique = leaves.isdisjoint(name.rpartition(".")[2] for name in others)
     directory.mkdir(parents=True, exist_ok=True)
     LoraConfig(

@@ -27,6 +27,7 @@ WRITERS: dict[str, Callable[[Path, list[str]], PreTrainedModel]] = {
     "llava_onevision": frames.llava_onevision,
     "internvl": frames.internvl,
     "gemma3n": frames.gemma3n,
+    "gemma4": frames.gemma4,
 }
 """By `model_type`: writes the tokenizer and makes the model."""
 

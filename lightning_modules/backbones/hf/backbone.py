@@ -182,7 +182,8 @@ class HFBackbone(DecoderBackbone):
         """
         embeddings = captured["inputs_embeds"]
         mask = captured.get("attention_mask")
-        if not (mask is None or (isinstance(mask, Tensor) and mask.dim() == 2 and mask.all())):
+        masks = mask.values() if isinstance(mask, dict) else [mask]  # by kind of layer
+        if not all(m is None or (isinstance(m, Tensor) and m.dim() == 2 and m.all()) for m in masks):
             raise ValueError(
                 f"{type(self.model).__name__} gives its language model an attention mask of its own, such as one in "
                 "which the patches of an image see each other. Here a prompt is causal; this model would read it "

@@ -196,8 +196,8 @@ class Family(ABC):
         """Of each tower among the parts: the calls whose results can stand for running it."""
         return {name: [Call(module)] for name, module in self.parts.items() if name.endswith("_tower")}
 
-    def token_arguments(self, token_ids: Tensor) -> dict[str, Tensor]:
-        """Arguments of the model's forward that depend on the prompt's tokens, int64 `[1, P]`."""
+    def token_arguments(self, token_ids: Tensor) -> dict[str, Any]:
+        """Arguments of the model's forward that depend on the prompt's tokens, int64 `[1, P]`, or replace its mask."""
         return {}
 
     def extras(self, captured: dict[str, Any]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ Shape legend: T frames, I image size, S audio samples, N written tokens, P promp
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -63,6 +64,9 @@ class ProcessorFamily(Family):
     image_options: ClassVar[dict[str, Any]] = {}
     """Of the image processor, where frames are not treated as images are."""
 
+    picture_token: ClassVar[str] = "image_token"
+    """The processor's name of what the chat template writes for frames."""
+
     def read_settings(self, directory: Path) -> None:
         self.processor = load_processor(self.model, self.tokenizer, directory)
 
@@ -77,7 +81,7 @@ class ProcessorFamily(Family):
     @property
     def _item_tokens(self) -> dict[Modality, str]:
         """What stands for an image and for a sound, in the order of the turn, of those that the model takes."""
-        names: dict[Modality, str] = {"pictures": "image_token"} if self.sees else {}
+        names: dict[Modality, str] = {"pictures": self.picture_token} if self.sees else {}
         names |= {"sound": "audio_token"} if self.hears else {}
         return {modality: getattr(self.processor, name) for modality, name in names.items()}
 
@@ -99,19 +103,18 @@ class ProcessorFamily(Family):
         return [{"type": kind} for kind, count in counts.items() for _ in range(count)]
 
     def media(self, clip: ClipInput) -> MediaInputs:
-        tokens = self._item_tokens
-        modalities = tuple(m for m in clip.modalities if m in tokens) if self.hears else ("pictures",)
+        modalities = tuple(m for m in clip.modalities if m in self._item_tokens) if self.hears else ("pictures",)
         if not modalities:
             return MediaInputs([], {}, ())
         text, media = "", {}
         if "pictures" in modalities:
             frames = [Image.fromarray(frame) for frame in clip.frames.permute(0, 2, 3, 1).cpu().numpy()]
-            text += tokens["pictures"] * len(frames)
+            text += self.processor.image_token * len(frames)
             media |= {"images": frames, "images_kwargs": self.image_options}
         if "sound" in modalities:
             # Less than a second could leave no features.
             waveform = np.pad(clip.waveform.cpu().numpy(), (0, max(SAMPLE_RATE - len(clip.waveform), 0)))
-            text += tokens["sound"]
+            text += self.processor.audio_token
             media |= {"audio": [waveform], "audio_kwargs": {"sampling_rate": SAMPLE_RATE}}
         inputs = self.processor(text=[text], return_text_replacement_offsets=True, return_tensors="pt", **media)
         (replacements,) = inputs["text_replacement_offsets"]
@@ -159,6 +162,50 @@ class Gemma3n(ProcessorFamily):
 
     model_types = ("gemma3n",)
     hears = True
+
+    def token_extras(self, token_ids: Tensor) -> dict[str, Tensor]:
+        """Embeddings of the tokens for each layer, `[N, S, layers, width]`."""
+        return {"per_layer_inputs": self.text_model.get_per_layer_inputs(token_ids)}
+
+
+class Gemma4(ProcessorFamily):
+    """Gemma 4, E2B and E4B: sees frames with their times, as in a video, and hears up to 30 seconds."""
+
+    model_types = ("gemma4",)
+    hears = True
+    image_options: ClassVar[dict[str, Any]] = {"max_soft_tokens": 70}  # of its video processor
+    picture_token = "video_token"
+
+    def read_settings(self, directory: Path) -> None:
+        super().read_settings(directory)
+        attention = self.model.config.text_config.use_bidirectional_attention
+        if attention is not None:
+            raise ValueError(
+                f"{directory}: the patches of a frame see each other in this model (use_bidirectional_attention="
+                f"{attention!r}), and here a prompt is causal. Take a Gemma 4 whose attention is causal: E2B or E4B."
+            )
+
+    def content(self, num_frames: int, modalities: tuple[Modality, ...]) -> list[dict[str, str]]:
+        kinds = {"pictures": "video", "sound": "audio"}
+        return [{"type": kind} for modality, kind in kinds.items() if modality in modalities]
+
+    def media(self, clip: ClipInput) -> MediaInputs:
+        inputs = super().media(clip)
+        arguments = dict(inputs.arguments)
+        if "sound" in inputs.modalities:
+            # Without the processor's padding, so that all that the tower returns stands for a token.
+            length = int(arguments["input_features_mask"].sum())
+            for name in ("input_features", "input_features_mask"):
+                arguments[name] = arguments[name][:, :length]
+        if "pictures" not in inputs.modalities:
+            return replace(inputs, arguments=arguments)
+        frames, others = inputs.placeholders[: len(clip.frames)], inputs.placeholders[len(clip.frames) :]
+        timed = [f"{int(t // 60):02d}:{int(t % 60):02d} {f}" for t, f in zip(clip.frame_seconds, frames, strict=True)]
+        return replace(inputs, placeholders=[" ".join(timed), *others], arguments=arguments)
+
+    def token_arguments(self, token_ids: Tensor) -> dict[str, Any]:
+        # Causal without padding: the masks that the model would make are left out, as the decoder makes its own.
+        return {"attention_mask": dict.fromkeys(("full_attention", "sliding_attention"))}
 
     def token_extras(self, token_ids: Tensor) -> dict[str, Tensor]:
         """Embeddings of the tokens for each layer, `[N, S, layers, width]`."""

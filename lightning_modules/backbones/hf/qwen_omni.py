@@ -161,7 +161,7 @@ class QwenOmni(QwenVL):
         ).input_features
         return features[..., :num_frames].to(waveform.device)
 
-    def token_arguments(self, token_ids: Tensor) -> dict[str, Tensor]:
+    def token_arguments(self, token_ids: Tensor) -> dict[str, Any]:
         return {}
 
 

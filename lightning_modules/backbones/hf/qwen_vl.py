@@ -84,7 +84,7 @@ class QwenVL(Family):
         arguments = {"pixel_values_videos": patches, "video_grid_thw": grid, "second_per_grid_ts": [seconds]}
         return MediaInputs([self.placeholder * num_tokens], arguments)
 
-    def token_arguments(self, token_ids: Tensor) -> dict[str, Tensor]:
+    def token_arguments(self, token_ids: Tensor) -> dict[str, Any]:
         return {"mm_token_type_ids": (token_ids == self.model.config.video_token_id) * VIDEO_TOKEN_TYPE}
 
     def _patches(self, clip: ClipInput) -> tuple[Tensor, Tensor]:

@@ -82,6 +82,7 @@ CASES = {
     "idefics3": _hf("idefics3", 4, 48, _TRAINED),
     "llava_onevision": _hf("llava_onevision", 4, 44, _TRAINED),
     "internvl": _hf("internvl", 4, 48, _TRAINED),
+    "gemma4": _hf("gemma4", 2, 48, ("audio_projector", *_TRAINED)),
 }
 
 

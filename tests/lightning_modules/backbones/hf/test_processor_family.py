@@ -3,9 +3,12 @@
 Gemma 3n's vision tower is one of timm: its tests are skipped where timm cannot be imported.
 """
 
+import json
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +28,7 @@ from tests.tiny_checkpoints import write_tiny_checkpoint
 pytestmark = pytest.mark.numerics
 
 NUM_FRAMES = 3
-SIZES = {"internvl": 48, "llava_onevision": 44, "gemma3n": 48, "qwen2_audio": 48}
+SIZES = {"internvl": 48, "llava_onevision": 44, "gemma3n": 48, "gemma4": 48, "qwen2_audio": 48}
 """Of the frames. InternVL's and Gemma's processors resize them, to 32 and 64 pixels."""
 
 TEXTS = ["Which emotion? Why? <think>The man frowns.</think>\n<answer>angry</answer>\n\n"] * 20
@@ -97,6 +100,8 @@ def processors_inputs(backbone: HFBackbone, clip: Clip) -> dict[str, Tensor]:
         text += f"<|im_start|>user\n{media}{question}<|im_end|>\n<|im_start|>assistant\n"
         del options["images"]
         options["audio"] = [at_least_a_second(clip)] if clip.has_audio else None
+    elif name == "gemma4":
+        return gemmas_inputs(backbone, clip)
     else:
         media = "<image_soft_token>" * NUM_FRAMES * clip.has_video + "<audio_soft_token>" * clip.has_audio
         text = f"<bos><start_of_turn>user\n{media}{question}<end_of_turn>\n<start_of_turn>model\n"
@@ -104,6 +109,29 @@ def processors_inputs(backbone: HFBackbone, clip: Clip) -> dict[str, Tensor]:
         options["audio"] = [at_least_a_second(clip)] if clip.has_audio else None
     inputs = backbone.family.processor(text=[text], **options)
     return {key: value for key, value in inputs.items() if key not in ("attention_mask", "token_type_ids")}
+
+
+def gemmas_inputs(backbone: HFBackbone, clip: Clip) -> dict[str, Tensor]:
+    """Of a prompt with a video, whose processor would need torchvision: its frames are prepared as images."""
+    processor, inputs, media = backbone.family.processor, {}, ""
+    if clip.has_video:
+        frames = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in clip.frames]
+        pictures = processor.image_processor(frames, max_soft_tokens=70, return_tensors="pt")
+        seconds = [clip.duration_seconds * (i + 0.5) / len(frames) for i in range(len(frames))]
+        metadata = SimpleNamespace(fps=1.0, timestamps=seconds)
+        numbers = {"num_soft_tokens_per_video": pictures["num_soft_tokens_per_image"][:1].tolist()}
+        media += processor.replace_video_token({**numbers, "video_metadata": [metadata]}, 0)
+        inputs |= {
+            "pixel_values_videos": pictures["pixel_values"],
+            "video_position_ids": pictures["image_position_ids"],
+        }
+        inputs |= {"num_frames_per_video": torch.tensor([len(frames)])}
+    if clip.has_audio:
+        heard = processor.feature_extractor([at_least_a_second(clip)], return_tensors="pt")
+        media += processor.replace_audio_token(heard, 0)
+        inputs |= dict(heard)
+    text = f"<bos><|turn>user\n{media}{clip.instruction}<turn|>\n<|turn>model\n"
+    return {"input_ids": torch.tensor([backbone.tokenizer(text, add_special_tokens=False)["input_ids"]]), **inputs}
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -389,3 +417,15 @@ def test_a_clip_that_qwen_audio_cannot_hear_leaves_the_question_alone(
     others = backbone.perceive(collate([clip("qwen2_audio", 1)]))
     lent = percept.replaced("sound", others)
     torch.testing.assert_close(backbone.encode(silent, lent).embeddings, backbone.encode(silent, percept).embeddings)
+
+
+def test_a_gemma_whose_frames_are_not_read_causally_is_refused(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    directory = Path(shutil.copytree(checkpoint("gemma4"), tmp_path / "large"))
+    file = directory / "config.json"
+    settings = json.loads(file.read_text())
+    settings["text_config"]["use_bidirectional_attention"] = "vision"
+    file.write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="see each other in this model .*'vision'.* E2B or E4B"):
+        HFBackbone(str(directory), num_frames=NUM_FRAMES, image_size=48)
