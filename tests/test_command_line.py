@@ -69,6 +69,7 @@ STACKS: dict[str, list[str]] = {
     "data/manifest": ["trainer/default", "stage/grpo", "backbone/composed"],
     "data/rationale_text": ["trainer/default", "stage/verifier"],
     "data/goemotions": ["trainer/default", "stage/verifier"],
+    "sections/context_visual_audio": ["trainer/default", "stage/grpo", "data/dfew", "backbone/composed"],
     "backbone/composed": ["trainer/default", "stage/cold_start", "data/emer"],
     "backbone/humanomni": ["trainer/default", "stage/evaluate", "data/clips"],
     "backbone/humanomni_7b": ["trainer/default", "stage/evaluate", "data/clips"],
@@ -137,6 +138,7 @@ def test_every_configuration_is_instantiated(
         "demo",
         "paper",
         "real",
+        "sections",
         "trainer/bf16_true",
     ]  # which sets the backbone's dtype
     parts = sorted([*STACKS[name], name], key=lambda part: order.index(part if part in order else part.split("/")[0]))
