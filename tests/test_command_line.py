@@ -34,6 +34,7 @@ HF_BACKBONES = {
     "qwen2_5_omni": ("qwen2_5_omni", 48),
     "qwen2_5_vl": ("qwen2_5_vl", 48),
     "qwen2_audio": ("qwen2_audio", 48),
+    "qwen3_5": ("qwen3_5", 48),
     "qwen3_omni": ("qwen3_omni_moe", 48),
     "qwen3_vl": ("qwen3_vl", 48),
     "smolvlm2": ("smolvlm", 48),

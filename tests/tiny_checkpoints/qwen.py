@@ -1,4 +1,4 @@
-"""Tiny Qwen2.5-VL, Qwen3-VL, Qwen2.5-Omni, Qwen3-Omni and Qwen2-Audio."""
+"""Tiny Qwen2.5-VL, Qwen3-VL, Qwen3.5, Qwen2.5-Omni, Qwen3-Omni and Qwen2-Audio."""
 
 import json
 from pathlib import Path
@@ -11,6 +11,8 @@ from transformers import (
     Qwen2_5OmniForConditionalGeneration,
     Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
     Qwen3OmniMoeConfig,
     Qwen3OmniMoeForConditionalGeneration,
     Qwen3VLConfig,
@@ -68,6 +70,26 @@ def qwen3_vl(directory: Path, texts: list[str]) -> PreTrainedModel:
         text_config=text_settings(), vision_config=vision, **_qwen_ids(dict(zip(_QWEN_TOKENS, ids, strict=True)))
     )
     return Qwen3VLForConditionalGeneration(config)
+
+
+def qwen3_5(directory: Path, texts: list[str]) -> PreTrainedModel:
+    """Qwen3.5, whose template opens the model's thinking: every other layer has a recurrent state."""
+    template = _QWEN_TEMPLATE.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n<think>\n")
+    ids = write_tokenizer(directory, texts, _QWEN_TOKENS, template, "<|im_end|>")
+    states = {f"linear_{kind}_head_dim": 16 for kind in ("key", "value")}
+    states |= {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
+    text = {
+        **text_settings(),
+        **states,
+        "num_hidden_layers": 4,
+        "layer_types": ["linear_attention", "full_attention"] * 2,
+    }
+    config = Qwen3_5Config(
+        text_config=text,
+        vision_config={**_VISION, "num_position_embeddings": 16},
+        **_qwen_ids(dict(zip(_QWEN_TOKENS, ids, strict=True))),
+    )
+    return Qwen3_5ForConditionalGeneration(config)
 
 
 def _qwen_ids(ids: dict[str, int]) -> dict[str, int]:

@@ -37,10 +37,12 @@ class DecoderShape:
         """Sizes in a configuration of transformers.
 
         Raises:
-            ValueError: a mixture of experts, whose work and memory depend on the router.
+            ValueError: a mixture of experts, whose work and memory depend on the router, or recurrent layers.
         """
         if any(getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
             raise ValueError(f"{type(config).__name__} is a mixture of experts, for which there is no estimate.")
+        if "linear_attention" in (getattr(config, "layer_types", None) or ()):
+            raise ValueError(f"{type(config).__name__} has layers with a recurrent state, for which there is no estimate.")
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         intermediate = config.intermediate_size
         return cls(

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 
 from datamodules.batch import ClipBatch
 from datamodules.files.json_files import read_json_object
+from datamodules.rationale import TAGS
 from lightning_modules.backbones import loading
 from lightning_modules.backbones.adapters import LoRA, merged_state_dict
 from lightning_modules.backbones.decoder import Decoder
@@ -213,8 +214,9 @@ class HFBackbone(DecoderBackbone):
         """What the chat template writes around a question, the clip before it."""
         if modalities not in self._templates:
             content = [*self.family.content(self.num_frames, modalities), {"type": "text", "text": QUESTION}]
-            rendered = render_around(self.tokenizer, content, chat_template=self.family.chat_template)
-            self._templates[modalities] = rendered
+            before, after = render_around(self.tokenizer, content, chat_template=self.family.chat_template)
+            # A model that thinks may find `<think>` written for it; here completions begin with it themselves.
+            self._templates[modalities] = [before, after.partition(TAGS[0])[0]]
         return self._templates[modalities]
 
     def save(self, directory: str | Path) -> None:

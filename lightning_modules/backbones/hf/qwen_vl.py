@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: video patches of two frames, multimodal rotary positions.
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL and Qwen3.5: video patches of two frames, multimodal rotary positions.
 
 The patches are cut here, as the models' own video processors need torchvision; a test compares them with those.
 """
@@ -125,3 +125,12 @@ class Qwen3VL(QwenVL):
         dense = extras["deepstack"]
         everywhere = torch.ones(dense.shape[:2], dtype=torch.bool, device=dense.device)
         return {"visual_pos_masks": everywhere, "deepstack_visual_embeds": list(dense.flatten(0, 1).unbind(1))}
+
+
+class Qwen35(Qwen3VL):
+    """Qwen3.5: sees as Qwen3-VL does, but for the features of several depths; most layers keep a recurrent state."""
+
+    model_types = ("qwen3_5",)
+
+    def extras(self, captured: dict[str, Any]) -> dict[str, Tensor]:
+        return {}

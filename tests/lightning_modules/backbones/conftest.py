@@ -75,6 +75,7 @@ CASES = {
     ),
     "qwen2_5_vl": _hf("qwen2_5_vl", 4, 48, _TRAINED),
     "qwen3_vl": _hf("qwen3_vl", 3, 48, _TRAINED),
+    "qwen3_5": _hf("qwen3_5", 3, 48, _TRAINED),
     "qwen2_5_omni": _hf("qwen2_5_omni", 4, 48, ("audio_projector", *_TRAINED)),
     "qwen3_omni_moe": _hf("qwen3_omni_moe", 4, 48, ("audio_projector", *_TRAINED)),
     "qwen2_audio": _hf("qwen2_audio", 2, 48, ("audio_projector", "language_model")),
