@@ -47,7 +47,7 @@ def score_responses(
             id=identifier,
             target=target,
             prediction=response.prediction,
-            format=format_score(response.completion),
+            format=format_score(response.completion, tuple(response.sections)),
             accuracy=None if target is None else accuracy_score(response.prediction, target),
             explanation=(
                 None

@@ -14,7 +14,7 @@ from datamodules.clip_source import ClipRecord, ClipSource, Split
 from datamodules.containers import MEDIA_SUFFIXES
 from datamodules.files.printable import readable_name
 from datamodules.published import Coding, Published, wrong_coding
-from datamodules.rationale import TAGS, read_response
+from datamodules.rationale import TAGS, leading_sections, read_response
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,15 @@ class Corpus(ClipSource):
         return self.taxonomy.target(self.aliases.get(word, row.label), row.source)
 
     def response(self, row: LabelRow, target: str | None) -> str | None:
-        """The completion to learn in stage 1, made of a row's rationale; None where it has none."""
-        return None if row.rationale is None else f"<think>{row.rationale}</think>\n<answer>{target}</answer>"
+        """The completion to learn in stage 1, made of a row's rationale; None where it has none.
+
+        A rationale with tags of its own around it, sections and `<think>`, stands as it is.
+        """
+        if row.rationale is None:
+            return None
+        has_tags = bool(leading_sections(row.rationale)) and row.rationale.endswith("</think>")
+        thought = row.rationale if has_tags else f"<think>{row.rationale}</think>"
+        return f"{thought}\n<answer>{target}</answer>"
 
     def media_file(self, row: LabelRow) -> Path | None:
         """The file of a row's clip, found by `key`; None where there is none."""

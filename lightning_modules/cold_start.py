@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from datamodules.batch import ClipBatch
+from datamodules.rationale import is_well_formed
 from lightning_modules.backbones.interface import Backbone
 from lightning_modules.global_batch import GlobalBatch
 from lightning_modules.optimizer import Schedule
@@ -113,6 +114,7 @@ class ColdStartModule(TrainablePolicyModule):
                 f"Clips {', '.join(missing)} have no response to learn. Cold start needs a corpus with explanations "
                 "(EMER, MERR, a manifest with a rationale column), not one with labels only."
             )
+        self._check_sections(batch)
         completions = self.backbone.completion_ids([response for response in batch.responses if response is not None])
         prompt = self.backbone.encode(batch, self.perceive(batch))
         total, num_tokens = -self.backbone.logprobs(prompt, completions).sum(), int(completions.mask.sum())
@@ -120,6 +122,18 @@ class ColdStartModule(TrainablePolicyModule):
         tally.add("loss", total.detach() / num_tokens, weight=num_tokens)
         tally.add("response_tokens", self.completion_length(completions), weight=len(batch))
         return total, num_tokens
+
+    def _check_sections(self, batch: ClipBatch) -> None:
+        pairs = zip(batch.ids, batch.responses, strict=True)
+        lacking = [
+            i for i, response in pairs if response and self.sections and not is_well_formed(response, self.sections)
+        ]
+        if lacking:
+            tags = "".join(f"<{name}>…</{name}>" for name in (*self.sections, "think", "answer"))
+            raise ValueError(
+                f"The responses to learn of clips {', '.join(lacking)} are not {tags}, each once and in this order, as "
+                "model.sections demands. Complete them, or set model.sections to [] for this corpus."
+            )
 
     def optimizer_step(
         self,

@@ -1,5 +1,6 @@
 """A policy that explains clips, and its evaluation by the method's metrics: what stages 1 and 3 share."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,10 +81,14 @@ class PolicyModule(LightningModule):
             the figures of the first (docs/analysis.md).
         aliases: how answers are read: as published, to the letter; or `extended`, with other forms of a class' words
             (surprised, sad.), in training and evaluation alike.
+        sections: names of tags that must stand, each once and in order, before `<think>`, such as context, visual and
+            audio (`configs/sections/`). The format reward and the strict reading demand them, and so does stage 1 of
+            what it learns. `ExplanationReward` says whether their sentences count.
 
     Raises:
         FileNotFoundError: no file at `truth`, or no such taxonomy.
-        ValueError: it is no such file; unknown taxonomy, or a verifier without the labels that the taxonomy needs.
+        ValueError: it is no such file; unknown taxonomy, a verifier without the labels that the taxonomy needs, or
+            sections that are no different names, or stand beside bare answers.
     """
 
     def __init__(
@@ -101,8 +106,16 @@ class PolicyModule(LightningModule):
         reliance: bool | Backbone = False,
         aliases: Aliases = "published",
         samples_per_clip: int = 1,
+        sections: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        names = {*sections} - {"think", "answer"}
+        if len(names) < len(sections) or not all(map(str.isidentifier, names)) or (sections and bare_answers):
+            raise ValueError(
+                f"Got sections={list(sections)} and bare_answers={bare_answers}. Expected different names of tags "
+                "other than think and answer, and none beside bare answers."
+            )
+        self.sections = tuple(sections)
         if samples_per_clip < 1 or (samples_per_clip > 1 and evaluation.temperature == 0):
             raise ValueError(
                 f"Got samples_per_clip={samples_per_clip} at model.evaluation.temperature {evaluation.temperature}. "
@@ -142,6 +155,13 @@ class PolicyModule(LightningModule):
             raise ValueError(
                 f"The model's taxonomy is {self.taxonomy.name} and the data's is {corpus.name}. "
                 "Set model.taxonomy to the data's."
+            )
+        instruction = getattr(getattr(datamodule, "corpus", None), "instruction", None)
+        unasked = [name for name in self.sections if instruction is not None and f"<{name}>" not in instruction]
+        if unasked:
+            warn(
+                f"The instruction does not ask for {', '.join(f'<{name}>' for name in unasked)} of model.sections: set "
+                "data.instruction, as configs/sections/context_visual_audio.yaml does."
             )
         if self.feature_cache is not None:
             self.feature_cache.check(self.backbone)
@@ -184,7 +204,7 @@ class PolicyModule(LightningModule):
 
     def read(self, texts: list[str], strict: bool = False) -> list[Response]:
         """Completions as responses of this module's taxonomy; see `read_response`."""
-        return [read_response(text, self.taxonomy, self.bare_answers, strict) for text in texts]
+        return [read_response(text, self.taxonomy, self.bare_answers, strict, self.sections) for text in texts]
 
     def read_sentences(self, responses: list[Response]) -> list[list[SentenceReading]]:
         """The verifier's reading of each response's sentences: all sentences in one pass, repeated ones once.

@@ -27,11 +27,15 @@ CONFIGS = sorted(
 # `model_type` and frame size of the tiny checkpoint that stands for each model of transformers.
 HF_BACKBONES = {
     "gemma3n": ("gemma3n", 48),
+    "gemma4": ("gemma4", 48),
     "idefics3": ("idefics3", 48),
     "internvl3": ("internvl", 48),
     "llava_onevision": ("llava_onevision", 44),
     "qwen2_5_omni": ("qwen2_5_omni", 48),
     "qwen2_5_vl": ("qwen2_5_vl", 48),
+    "qwen2_audio": ("qwen2_audio", 48),
+    "qwen3_5": ("qwen3_5", 48),
+    "qwen3_omni": ("qwen3_omni_moe", 48),
     "qwen3_vl": ("qwen3_vl", 48),
     "smolvlm2": ("smolvlm", 48),
 }
@@ -66,6 +70,7 @@ STACKS: dict[str, list[str]] = {
     "data/manifest": ["trainer/default", "stage/grpo", "backbone/composed"],
     "data/rationale_text": ["trainer/default", "stage/verifier"],
     "data/goemotions": ["trainer/default", "stage/verifier"],
+    "sections/context_visual_audio": ["trainer/default", "stage/grpo", "data/dfew", "backbone/composed"],
     "backbone/composed": ["trainer/default", "stage/cold_start", "data/emer"],
     "backbone/humanomni": ["trainer/default", "stage/evaluate", "data/clips"],
     "backbone/humanomni_7b": ["trainer/default", "stage/evaluate", "data/clips"],
@@ -134,6 +139,7 @@ def test_every_configuration_is_instantiated(
         "demo",
         "paper",
         "real",
+        "sections",
         "trainer/bf16_true",
     ]  # which sets the backbone's dtype
     parts = sorted([*STACKS[name], name], key=lambda part: order.index(part if part in order else part.split("/")[0]))

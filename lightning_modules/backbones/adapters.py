@@ -29,6 +29,7 @@ class LoRA:
         alpha: the adapter's output is scaled by `alpha / rank`.
         dropout: share of an adapter's inputs dropped in stage 1; stage 3 samples and scores without dropout.
         target_modules: names of the linear layers that get an adapter; empty: all of the language model's layers.
+            The experts of a mixture are stacked weights, not layers, and stay as they are.
     """
 
     rank: int = 16
@@ -51,9 +52,11 @@ def add_adapters(body: nn.Module, lora: LoRA) -> None:
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=lora.target_modules or "all-linear",
+        target_modules=lora.target_modules or [n for n, m in body.named_modules() if isinstance(m, nn.Linear)],
     )
-    inject_adapter_in_model(config, body)
+    # Not the model itself: of a mixture of experts, peft would adapt the experts' stacked weights in ways of its own,
+    # which can be neither copied nor merged here.
+    inject_adapter_in_model(config, nn.ModuleList([body]))
     for parameter in adapter_parameters(body):
         # A step of 1e-6 would be lost in bfloat16.
         parameter.data = parameter.data.float()
@@ -86,9 +89,8 @@ def save_adapters(model: PreTrainedModel, lora: LoRA, directory: Path) -> None:
             tensors[f"base_model.model.{name}.{factor}.weight"] = weight.detach().contiguous()
     leaves = {name.rpartition(".")[2] for name in layers}
     adapted = tuple(f"{name}." for name in layers)
-    linear = [name for name, own in model.named_modules() if isinstance(own, nn.Linear)]
-    others = [name for name in linear if not name.startswith(adapted)]
-    # A tower may have layers of these names.
+    others = [name for name, _ in model.named_modules() if name not in layers and not name.startswith(adapted)]
+    # A tower may have layers of these names, or what is no layer (Gemma 4's).
     are_unique = leaves.isdisjoint(name.rpartition(".")[2] for name in others)
     directory.mkdir(parents=True, exist_ok=True)
     LoraConfig(

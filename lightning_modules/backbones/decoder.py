@@ -81,6 +81,11 @@ class Decoder:
         """Whether each layer sees everything before a position: none has a window."""
         return all(kind == "full_attention" for kind in getattr(self.config, "layer_types", None) or ())
 
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether layers remember a state that each position overwrites, in place of keys and values (Qwen3.5)."""
+        return "linear_attention" in (getattr(self.config, "layer_types", None) or ())
+
     def tokens(self, token_ids: Tensor, position_ids: Tensor, like: Prompt) -> Prompt:
         """Written tokens as positions that follow a prompt.
 

@@ -4,7 +4,7 @@ Two ways, equal up to float error:
 
 - *grouped*: keys and values of a prompt exist once, and all of its completions attend to them (`cascade.py`).
 - *repeated*: keys and values of a prompt are repeated for each completion, which any decoder and any attention kernel
-  can take.
+  can take; so are recurrent states, in decoders that have them.
 
 Shape legend: B prompts, G completions per prompt, N rows (completions that are still running), P prompt positions,
 S new positions, T positions of a completion so far, H hidden size, D head size, A key-value heads, R query heads per
@@ -84,7 +84,8 @@ def fork(decoder: Decoder, prefix: Prefix, group_size: int, grouped: bool) -> Fo
         grouped: keep keys and values once per prompt, where the decoder can (`can_group`).
     """
     if not can_group(decoder):
-        prefix.cache.batch_repeat_interleave(group_size)
+        prompts = torch.arange(len(prefix.attends), device=prefix.attends.device)
+        prefix.cache.reorder_cache(prompts.repeat_interleave(group_size))  # copies recurrent states, too
         return _RepeatedFork(prefix.cache, prefix.attends, group_size)
     if grouped:
         return _GroupedFork(prefix, group_size)
@@ -120,7 +121,7 @@ class _RepeatedFork(Fork):
     def shrink(self, running: Tensor) -> Tensor | None:
         rows = _worth_keeping(running)
         if rows is not None:
-            self._cache.batch_select_indices(rows)
+            self._cache.reorder_cache(rows)
             self._mask = self._mask[rows]
         return rows
 

@@ -5,7 +5,8 @@ Two layouts, both equal to prompt + completion row by row, up to float error, in
 - *forked*: the prompt's keys and values stay in the autograd graph and serve its whole group (`fork.py`).
 - *packed*: a prompt and all of its completions stand in one row, under a mask in which a completion sees the prompt and
   itself. It needs no cache, so that gradient checkpointing can recompute each layer; and one completion per prompt
-  takes one pass instead of two.
+  takes one pass instead of two. Where layers do not see everything before a position, each completion has a row and a
+  prompt of its own.
 
 Logits exist for the tokens of completions only, and never for all of them at once.
 
@@ -14,7 +15,7 @@ N unmasked tokens.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -52,12 +53,12 @@ def score(
             f"Got {len(completions)} completions for {len(prompt)} prompts; expected the same number for each."
         )
     group_size = len(completions) // len(prompt)
-    if torch.is_grad_enabled() and decoder.body.is_activation_checkpointing:
-        prompt = prompt if decoder.attends_to_all else prompt.repeat(group_size)
-        with _recomputing_layers(decoder.body):
-            hidden = _packed(decoder, prompt, completions)
-    elif group_size == 1:
-        hidden = _packed(decoder, prompt, completions)
+    recomputes = torch.is_grad_enabled() and decoder.body.is_activation_checkpointing
+    # transformers overwrites a recurrent state in place, through which no gradient could go back to the prompt.
+    if recomputes or group_size == 1 or decoder.is_recurrent:
+        own = prompt if decoder.attends_to_all else prompt.repeat(group_size)
+        with _recomputing_layers(decoder.body) if recomputes else nullcontext():
+            hidden = _packed(decoder, own, completions)
     else:
         hidden = _forked(decoder, Prefix(decoder, prompt), completions)
     return _scores(decoder, hidden, completions, temperature, with_entropy)

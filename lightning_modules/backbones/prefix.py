@@ -94,7 +94,7 @@ class TypedCache(DynamicCache):
 
 
 class _PromptCache(TypedCache):
-    """Ends the pass that fills it once the last layer has written; later passes go on to their end."""
+    """Ends the pass that fills it once the last layer with keys of its own has written; later ones go to their end."""
 
     is_filled = False
 
@@ -102,6 +102,6 @@ class _PromptCache(TypedCache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         written = super().update(key_states, value_states, layer_idx, *args, **kwargs)
-        if not self.is_filled and layer_idx == len(self.layers) - 1:
+        if not self.is_filled and all(self.is_dummy[layer_idx + 1 :]):
             raise _Done
         return written

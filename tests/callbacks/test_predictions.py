@@ -24,3 +24,12 @@ def test_rows_without_target_or_without_verifier():
     assert (row["judged"], row["judge"], row["taxonomy"]) == ("fear", "judge", "dfew")
     assert row["sentences"] == ({"text": "He smiles.", "emotions": None, "probabilities": None},)
     assert not {"dataset", "media", "completion", "failure"} & set(row)
+
+
+def test_the_format_of_predictions_has_the_models_sections():
+    texts = ["<context>A party.</context><think>He smiles.</think><answer>happy</answer>"]
+    texts += [texts[0].replace("<context>A party.</context>", "")]
+    responses = [read_response(text, DFEW_TAXONOMY, sections=["context"]) for text in texts]
+    rows = score_responses(["a", "b"], responses, ["happiness"] * 2, None, None, DFEW_TAXONOMY)
+    assert [row.format for row in rows] == [1, 0]
+    assert [row.prediction for row in rows] == ["happiness"] * 2, "evaluation reads as published"

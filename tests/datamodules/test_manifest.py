@@ -132,6 +132,10 @@ def test_rationales_transcripts_and_several_labels(table: Callable[..., Path], f
     assert first.response == "<think>She smiles.</think>\n<answer>happiness</answer>"
     assert (first.transcript, second.transcript, second.response) == ("Hello", None, None)
     assert second.target == "anger_disgust", "in the taxonomy's order"
+    sections = "<context>A party.</context><think>She smiles.</think>"
+    rows[0][2] = sections
+    data = Manifest(str(table(rows, "path,labels,reason,subtitle")), test_fraction=0)
+    assert data.read_splits()["train"][0].response == f"{sections}\n<answer>happiness</answer>", "as it is written"
     path = folder / "lists.jsonl"
     path.write_text('{"path": "a/2.mp4", "labels": ["disgust", "anger"]}\n')
     assert Manifest(str(path), test_fraction=0).read_splits()["train"][0].target == "anger_disgust"

@@ -11,7 +11,7 @@ import pytest
 
 from callbacks.rewards.format import format_score
 from datamodules.emotions import DFEW_TAXONOMY, MAFW_TAXONOMY, get_taxonomy
-from datamodules.rationale import read_response, split_sentences
+from datamodules.rationale import leading_sections, read_response, split_sentences
 from tools.label_sentences.teacher import read_labels
 
 pytestmark = pytest.mark.unit
@@ -131,7 +131,15 @@ def _seconds(read: Callable[[str], object], text: str) -> float:
 
 
 @pytest.mark.parametrize(
-    "read", [lambda text: read_response(text, DFEW_TAXONOMY), split_sentences, format_score, read_labels]
+    "read",
+    [
+        lambda text: read_response(text, DFEW_TAXONOMY),
+        split_sentences,
+        format_score,
+        lambda text: format_score(text, ["context"]),
+        lambda text: leading_sections(f"{text}<think>"),
+        read_labels,
+    ],
 )
 @pytest.mark.parametrize(
     ("begin", "repeated"),
@@ -150,3 +158,46 @@ def test_time_is_linear_in_the_length(read, begin, repeated):
     short, long = (begin + repeated * count + "</think>x" for count in (2_000, 20_000))
     # Quadratic, it would be a hundred times as long; below a tenth of a millisecond the clock counts.
     assert _seconds(read, long) < 30 * max(_seconds(read, short), 1e-4)
+
+
+_WITH = "<context>A row.</context>\n<visual>He frowns.</visual>\n<think>Both say anger.</think>\n<answer>angry</answer>"
+"""With two sections."""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (_WITH, 1),
+        (_WITH.replace("\n", ""), 1),
+        (_WITH.replace("A row.", ""), 1),  # as an empty rationale
+        (_WITH.replace("<context>A row.</context>\n", ""), 0),  # missing
+        (_WITH.replace("<visual>He frowns.</visual>\n", "<visual>He frowns.\n"), 0),  # not closed
+        ("<visual>b</visual><context>a</context><think>c</think><answer>angry</answer>", 0),  # out of order
+        ("<context>a</context><think>c</think><visual>b</visual><answer>angry</answer>", 0),
+        (_WITH.replace("<visual>", "<context>Again.</context><visual>"), 0),  # doubled
+        (_WITH.replace("Both", "<visual>Both</visual>"), 0),
+        (_WITH.replace("A row.", "A <think>row</think>."), 0),
+        (_WITH.replace("\n<visual>", " and <visual>"), 0),  # text in between
+        ("x" + _WITH, 0),
+        (_WITH + " ", 0),
+        ("<think>Both say anger.</think><answer>angry</answer>", 0),
+        ("", 0),
+    ],
+)
+def test_sections_are_demanded_once_and_in_order(text: str, expected: int) -> None:
+    sections = ("context", "visual")
+    assert format_score(text, sections) == expected
+    response = read_response(text, DFEW_TAXONOMY, strict=True, sections=sections)
+    assert (response.prediction == "anger") == bool(expected)
+    assert tuple(response.sections) == sections and any(response.sections.values()) <= expected
+    assert read_response(text, DFEW_TAXONOMY).sections == {}, "none are asked for"
+
+
+def test_what_stands_before_a_rationale_is_read_with_and_without_knowing_its_names() -> None:
+    assert leading_sections(_WITH) == {"context": "A row.", "visual": "He frowns."}
+    assert read_response(_WITH, DFEW_TAXONOMY, sections=["visual", "audio"]).sections == {
+        "visual": "He frowns.",
+        "audio": "",
+    }
+    for text in ("", "<context>a</context>", "<think>a <b>c</b></think>", "<context>a<think>b</think>"):
+        assert leading_sections(text) == {}

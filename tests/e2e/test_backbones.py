@@ -35,6 +35,9 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("qwen2_5_vl", "qwen2_5_vl"),
         ("qwen3_vl", "qwen3_vl"),
         ("smolvlm2", "smolvlm"),
+        ("qwen3_omni", "qwen3_omni_moe"),
+        ("qwen2_audio", "qwen2_audio"),
+        ("qwen3_5", "qwen3_5"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*cannot hear")

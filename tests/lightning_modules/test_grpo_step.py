@@ -9,7 +9,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
-from callbacks.rewards import ExplanationReward, OverlongPenalty
+from callbacks.rewards import ExplanationReward, FormatReward, OverlongPenalty
 from callbacks.rewards.base import Reward, RewardInput
 from callbacks.rl import RLCallback
 from datamodules.batch import Clip, ClipBatch, collate
@@ -373,3 +373,31 @@ def test_a_second_update_sees_the_weights_of_the_first_under_autocast(
     for trained_on, fresh in scored:
         torch.testing.assert_close(trained_on, fresh, atol=1e-6, rtol=0)
     assert len(scored) == 2 and (scored[1][1] - scored[0][1]).abs().amax() > 0.1, "the first update moved the weights"
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_step_with_sections_rewards_the_format_that_has_them(
+    make_grpo: Make, make_clip: Callable[..., Clip], fit: Fit, strict: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = make_grpo(sections=["context", "audio"], strict=strict)
+    rest = "<think>He shouts.</think>\n<answer>angry</answer>"
+    context, audio = "<context>A row.</context>", "<audio>A loud voice.</audio>"
+    texts = [context + audio + rest, context + rest, audio + context + rest]
+    texts += [context + context + audio + rest, rest, context + audio + rest]
+    monkeypatch.setattr(module.backbone, "texts", lambda completions: texts)
+    batch = collate([make_clip(0), make_clip(1)])
+    callback = RLCallback([FormatReward(), ExplanationReward(sections=["audio"])])
+    before = snapshot(module.backbone)
+    fit(module, [batch], callback)
+    assert module.experience.rewards["format"].tolist() == [1, 0, 0, 0, 0, 1]
+    first = module.experience.rollout.responses[0]
+    assert first.sections == {"context": "A row.", "audio": "A loud voice."} and first.sentences == ("He shouts.",)
+    assert moved(module.backbone, before)
+    with pytest.raises(ValueError, match=r"reads visual, and model.sections is \['context', 'audio'\]"):
+        fit(module, [batch], RLCallback([ExplanationReward(sections=["visual"])]))
+
+
+@pytest.mark.parametrize("sections", [["context", "context"], ["think"], ["a b"], ["</x>"], [""]])
+def test_sections_are_different_names_of_tags(make_grpo: Make, sections: list[str]) -> None:
+    with pytest.raises(ValueError, match="Expected different names of tags"):
+        make_grpo(sections=sections)

@@ -212,6 +212,17 @@ def test_cold_start_needs_responses(
         fit(module, [collate([make_clip(0, response=None)])])
 
 
+def test_cold_start_learns_the_sections_that_are_asked_for(
+    backbone: ComposedBackbone, make_clip: Callable[..., Clip], fit: Callable[..., Trainer]
+) -> None:
+    plain = "<think>He shouts.</think>\n<answer>angry</answer>"
+    clips = [make_clip(0, response=f"<context>A row.</context>{plain}"), make_clip(1, response=plain)]
+    module = ColdStartModule(backbone, "dfew", trainable=TRAINED, learning_rate=1e-3, sections=["context"])
+    fit(module, [collate(clips[:1])])
+    with pytest.raises(ValueError, match="of clips clip1 are not <context>…</context><think>.*model.sections"):
+        fit(module, [collate(clips)])
+
+
 @pytest.fixture
 def checkpoint(
     make_grpo: Callable[..., GRPOModule], batches: list[ClipBatch], fit: Callable[..., Trainer], tmp_path: Path

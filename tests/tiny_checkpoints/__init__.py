@@ -19,12 +19,16 @@ _CLIP_STATISTICS = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258
 WRITERS: dict[str, Callable[[Path, list[str]], PreTrainedModel]] = {
     "qwen2_5_vl": qwen.qwen2_5_vl,
     "qwen3_vl": qwen.qwen3_vl,
+    "qwen3_5": qwen.qwen3_5,
     "qwen2_5_omni": qwen.qwen2_5_omni,
+    "qwen3_omni_moe": qwen.qwen3_omni_moe,
+    "qwen2_audio": qwen.qwen2_audio,
     "smolvlm": frames.smolvlm,
     "idefics3": frames.idefics3,
     "llava_onevision": frames.llava_onevision,
     "internvl": frames.internvl,
     "gemma3n": frames.gemma3n,
+    "gemma4": frames.gemma4,
 }
 """By `model_type`: writes the tokenizer and makes the model."""
 

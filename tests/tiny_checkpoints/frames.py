@@ -1,4 +1,4 @@
-"""Tiny models that take a clip as images: SmolVLM, Idefics3, LLaVA-OneVision, InternVL, Gemma 3n."""
+"""Tiny models that take a clip as images: SmolVLM, Idefics3, LLaVA-OneVision, InternVL, Gemma 3n and 4."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,9 @@ from transformers import (
     Gemma3nAudioFeatureExtractor,
     Gemma3nConfig,
     Gemma3nForConditionalGeneration,
+    Gemma4AudioFeatureExtractor,
+    Gemma4Config,
+    Gemma4ForConditionalGeneration,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     InternVLConfig,
@@ -191,3 +194,70 @@ def gemma3n(directory: Path, texts: list[str]) -> PreTrainedModel:
         **{f"{name}_id": ids[tokens.index(token)] for name, token in _GEMMA_NAMES.items()},
     )
     return Gemma3nForConditionalGeneration(config)
+
+
+_GEMMA4_NAMES = {
+    "boi_token": "<|image>",
+    "eoi_token": "<image|>",
+    "image_token": "<|image|>",
+    "boa_token": "<|audio>",
+    "eoa_token": "<audio|>",
+    "audio_token": "<|audio|>",
+}
+_GEMMA4_TEMPLATE = (
+    "<bos>{% for message in messages %}<|turn>{{ message['role'] }}\n{% for item in message['content'] %}"
+    "{% if item['type'] == 'text' %}{{ item['text'] | trim }}{% else %}<|{{ item['type'] }}|>{% endif %}"
+    "{% endfor %}<turn|>\n{% endfor %}{% if add_generation_prompt %}<|turn>model\n{% endif %}"
+)
+
+
+def gemma4(directory: Path, texts: list[str]) -> PreTrainedModel:
+    """Gemma 4 E2B, small: windows, layers that share keys and values, embeddings per layer."""
+    tokens = ("<bos>", "<|turn>", "<turn|>", "<|video|>", *_GEMMA4_NAMES.values())
+    ids = write_tokenizer(directory, texts, tokens, _GEMMA4_TEMPLATE, "<turn|>", **_GEMMA4_NAMES)
+    # Patches so small that the 70 tokens of a frame are of few pixels.
+    settings = {"image_processor_type": "Gemma4ImageProcessor", "patch_size": 2, "pooling_kernel_size": 2}
+    Gemma4AudioFeatureExtractor(feature_size=32).save_pretrained(directory)
+    file = directory / "preprocessor_config.json"
+    write_json(file, {**json.loads(file.read_text()), **settings, "image_mean": [0.0] * 3, "image_std": [1.0] * 3})
+    write_json(directory / "processor_config.json", {"processor_class": "Gemma4Processor"})
+    text = {
+        **plain_text_settings("gemma4_text"),
+        "vocab_size_per_layer_input": 384,
+        "hidden_size_per_layer_input": 8,
+        "num_hidden_layers": 4,
+        "num_kv_shared_layers": 2,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "global_head_dim": 32,
+        "sliding_window": 24,
+        "pad_token_id": 0,
+    }
+    del text["rope_parameters"]
+    vision = {
+        **siglip_settings(32),
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "patch_size": 2,
+        "pooling_kernel_size": 2,
+        "position_embedding_size": 64,
+        "initializer_range": 0.1,
+    }
+    del vision["image_size"]
+    audio = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "subsampling_conv_channels": [32, 4],
+        "output_proj_dims": 32,
+        "initializer_range": 0.1,
+    }
+    named = {f"{name}_id": ids[tokens.index(token)] for name, token in _GEMMA4_NAMES.items()}
+    named["eoa_token_index"] = named.pop("eoa_token_id")
+    config = Gemma4Config(
+        text_config=text,
+        vision_config=vision,
+        audio_config=audio,
+        video_token_id=ids[tokens.index("<|video|>")],
+        **named,
+    )
+    return Gemma4ForConditionalGeneration(config)

@@ -37,11 +37,20 @@ class DecoderShape:
         """Sizes in a configuration of transformers.
 
         Raises:
-            ValueError: a mixture of experts, whose work and memory depend on the router.
+            ValueError: a mixture of experts, whose work and memory depend on the router, or recurrent layers.
         """
         if any(getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
             raise ValueError(f"{type(config).__name__} is a mixture of experts, for which there is no estimate.")
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        if "linear_attention" in (getattr(config, "layer_types", None) or ()):
+            raise ValueError(
+                f"{type(config).__name__} has layers with a recurrent state, for which there is no estimate."
+            )
+        # Gemma 4's heads are wider in some layers than in others; their mean stands for them.
+        widths = [
+            getattr(layer, "head_dim", None) or config.hidden_size // config.num_attention_heads
+            for layer in config.per_layer_config
+        ]
+        width = round(sum(widths) / len(widths))
         intermediate = config.intermediate_size
         return cls(
             hidden=config.hidden_size,

@@ -7,7 +7,7 @@ from typing import Any
 
 from callbacks.colours import EMOTIONS, RELATIONS, SYMBOLS, colour_of
 from datamodules.emotions import Taxonomy, members
-from datamodules.rationale import read_response
+from datamodules.rationale import leading_sections, read_response
 from datamodules.synthetic.truth import ClipTruth
 from lightning_modules.coherence import relation
 from lightning_modules.metrics.claims import FIGURES, run_grounding, sentence_support
@@ -240,6 +240,7 @@ def _said(prediction: Prediction, target: str | None, truth: ClipTruth | None, f
         "accuracy": prediction.accuracy,
         "explanation": prediction.explanation,
         "completion": prediction.completion,
+        "sections": leading_sections(prediction.completion or ""),
         "failure": prediction.failure,
         "sentences": [_sentence(sentence, target, truth, file.taxonomy) for sentence in prediction.sentences],
     }

@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import Any
 
 from datamodules.emotions import Taxonomy, members
+from datamodules.rationale import leading_sections
 from lightning_modules.coherence import relation
 from lightning_modules.metrics.intervals import LEVEL, Z
 from lightning_modules.metrics.rollouts import Group, Rollouts, SampledCompletion
@@ -130,6 +131,7 @@ def _group_data(group: Group, taxonomy: Taxonomy) -> dict[str, Any]:
 def _completion_data(own: SampledCompletion, target: str, taxonomy: Taxonomy) -> dict[str, Any]:
     return {
         "completion": own.completion,
+        "sections": leading_sections(own.completion),
         "prediction": own.prediction,
         "right": own.prediction in members(target),
         "rewards": dict(own.rewards),

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 
 from datamodules.batch import ClipBatch
 from datamodules.files.json_files import read_json_object
+from datamodules.rationale import TAGS
 from lightning_modules.backbones import loading
 from lightning_modules.backbones.adapters import LoRA, merged_state_dict
 from lightning_modules.backbones.decoder import Decoder
@@ -98,6 +99,10 @@ class HFBackbone(DecoderBackbone):
             )
         if not self.family.hears:
             warnings.warn(f"{path} cannot hear: it is trained and evaluated on video alone.", stacklevel=2)
+        if not self.family.sees:
+            warnings.warn(
+                f"{path} cannot see: of a clip without sound, its prompt has the question alone.", stacklevel=2
+            )
         self._adapt(lora, gradient_checkpointing)
 
     @property
@@ -178,7 +183,8 @@ class HFBackbone(DecoderBackbone):
         """
         embeddings = captured["inputs_embeds"]
         mask = captured.get("attention_mask")
-        if not (mask is None or (isinstance(mask, Tensor) and mask.dim() == 2 and mask.all())):
+        masks = mask.values() if isinstance(mask, dict) else [mask]  # by kind of layer
+        if not all(m is None or (isinstance(m, Tensor) and m.dim() == 2 and m.all()) for m in masks):
             raise ValueError(
                 f"{type(self.model).__name__} gives its language model an attention mask of its own, such as one in "
                 "which the patches of an image see each other. Here a prompt is causal; this model would read it "
@@ -208,8 +214,9 @@ class HFBackbone(DecoderBackbone):
         """What the chat template writes around a question, the clip before it."""
         if modalities not in self._templates:
             content = [*self.family.content(self.num_frames, modalities), {"type": "text", "text": QUESTION}]
-            rendered = render_around(self.tokenizer, content, chat_template=self.family.chat_template)
-            self._templates[modalities] = rendered
+            before, after = render_around(self.tokenizer, content, chat_template=self.family.chat_template)
+            # A model that thinks may find `<think>` written for it; here completions begin with it themselves.
+            self._templates[modalities] = [before, after.partition(TAGS[0])[0]]
         return self._templates[modalities]
 
     def save(self, directory: str | Path) -> None:

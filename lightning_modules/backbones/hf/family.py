@@ -95,6 +95,9 @@ class Family(ABC):
     model_types: ClassVar[tuple[str, ...]] = ()
     """`model_type` of the configurations that this class is for."""
 
+    sees: ClassVar[bool] = True
+    """Whether the models take frames."""
+
     hears: ClassVar[bool] = False
     """Whether the models take audio."""
 
@@ -193,8 +196,8 @@ class Family(ABC):
         """Of each tower among the parts: the calls whose results can stand for running it."""
         return {name: [Call(module)] for name, module in self.parts.items() if name.endswith("_tower")}
 
-    def token_arguments(self, token_ids: Tensor) -> dict[str, Tensor]:
-        """Arguments of the model's forward that depend on the prompt's tokens, int64 `[1, P]`."""
+    def token_arguments(self, token_ids: Tensor) -> dict[str, Any]:
+        """Arguments of the model's forward that depend on the prompt's tokens, int64 `[1, P]`, or replace its mask."""
         return {}
 
     def extras(self, captured: dict[str, Any]) -> dict[str, Tensor]:
@@ -225,7 +228,7 @@ def _all_families(base: type[Family] = Family) -> list[type[Family]]:
 
 def known_model_types() -> list[str]:
     """Every `model_type` that some family is for."""
-    return sorted(name for family in _all_families() for name in family.model_types)
+    return sorted({name for family in _all_families() for name in family.model_types})
 
 
 def find_family(model_type: str) -> type[Family]:

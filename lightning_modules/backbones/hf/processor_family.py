@@ -1,4 +1,4 @@
-"""Models that see a clip as images, and may hear its sound, through their checkpoint's own processor.
+"""Models that see a clip as images, or hear its sound, or both, through their checkpoint's own processor.
 
 Frames and sound pass on as the processor makes them. Of its text, only what stands for each image and sound is taken,
 so that special tokens in a question stay text.
@@ -7,12 +7,13 @@ Shape legend: T frames, I image size, S audio samples, N written tokens, P promp
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     PROCESSOR_MAPPING,
     AutoFeatureExtractor,
@@ -63,6 +64,9 @@ class ProcessorFamily(Family):
     image_options: ClassVar[dict[str, Any]] = {}
     """Of the image processor, where frames are not treated as images are."""
 
+    picture_token: ClassVar[str] = "image_token"
+    """The processor's name of what the chat template writes for frames."""
+
     def read_settings(self, directory: Path) -> None:
         self.processor = load_processor(self.model, self.tokenizer, directory)
 
@@ -72,12 +76,14 @@ class ProcessorFamily(Family):
 
     @property
     def placeholder(self) -> str:
-        return self.processor.image_token
+        return next(iter(self._item_tokens.values()))
 
     @property
-    def _item_tokens(self) -> list[str]:
-        """What stands for an image and for a sound, in the order of the turn."""
-        return [self.processor.image_token, *([self.processor.audio_token] if self.hears else [])]
+    def _item_tokens(self) -> dict[Modality, str]:
+        """What stands for an image and for a sound, in the order of the turn, of those that the model takes."""
+        names: dict[Modality, str] = {"pictures": self.picture_token} if self.sees else {}
+        names |= {"sound": "audio_token"} if self.hears else {}
+        return {modality: getattr(self.processor, name) for modality, name in names.items()}
 
     def cut(self, prompt: str) -> list[str]:
         """A rendered prompt, cut where its media items stand.
@@ -85,9 +91,10 @@ class ProcessorFamily(Family):
         Raises:
             ValueError: the template changes the order of images and sound.
         """
-        pieces = re.split(f"({'|'.join(map(re.escape, self._item_tokens))})", prompt)
+        tokens = list(self._item_tokens.values())
+        pieces = re.split(f"({'|'.join(map(re.escape, tokens))})", prompt)
         found = pieces[1::2]
-        if found != sorted(found, key=self._item_tokens.index):
+        if found != sorted(found, key=tokens.index):
             raise ValueError(f"The chat template writes {found}; expected all images before the sound: {prompt!r}.")
         return pieces[::2]
 
@@ -96,17 +103,18 @@ class ProcessorFamily(Family):
         return [{"type": kind} for kind, count in counts.items() for _ in range(count)]
 
     def media(self, clip: ClipInput) -> MediaInputs:
-        modalities = clip.modalities if self.hears else ("pictures",)
-        image_token, *audio_token = self._item_tokens
+        modalities = tuple(m for m in clip.modalities if m in self._item_tokens) if self.hears else ("pictures",)
+        if not modalities:
+            return MediaInputs([], {}, ())
         text, media = "", {}
         if "pictures" in modalities:
             frames = [Image.fromarray(frame) for frame in clip.frames.permute(0, 2, 3, 1).cpu().numpy()]
-            text += image_token * len(frames)
+            text += self.processor.image_token * len(frames)
             media |= {"images": frames, "images_kwargs": self.image_options}
         if "sound" in modalities:
             # Less than a second could leave no features.
             waveform = np.pad(clip.waveform.cpu().numpy(), (0, max(SAMPLE_RATE - len(clip.waveform), 0)))
-            text += "".join(audio_token)
+            text += self.processor.audio_token
             media |= {"audio": [waveform], "audio_kwargs": {"sampling_rate": SAMPLE_RATE}}
         inputs = self.processor(text=[text], return_text_replacement_offsets=True, return_tensors="pt", **media)
         (replacements,) = inputs["text_replacement_offsets"]
@@ -158,3 +166,65 @@ class Gemma3n(ProcessorFamily):
     def token_extras(self, token_ids: Tensor) -> dict[str, Tensor]:
         """Embeddings of the tokens for each layer, `[N, S, layers, width]`."""
         return {"per_layer_inputs": self.text_model.get_per_layer_inputs(token_ids)}
+
+
+class Gemma4(ProcessorFamily):
+    """Gemma 4, E2B and E4B: sees frames with their times, as in a video, and hears up to 30 seconds."""
+
+    model_types = ("gemma4",)
+    hears = True
+    image_options: ClassVar[dict[str, Any]] = {"max_soft_tokens": 70}  # of its video processor
+    picture_token = "video_token"
+
+    def read_settings(self, directory: Path) -> None:
+        super().read_settings(directory)
+        attention = self.model.config.text_config.use_bidirectional_attention
+        if attention is not None:
+            raise ValueError(
+                f"{directory}: the patches of a frame see each other in this model (use_bidirectional_attention="
+                f"{attention!r}), and here a prompt is causal. Take a Gemma 4 whose attention is causal: E2B or E4B."
+            )
+
+    def content(self, num_frames: int, modalities: tuple[Modality, ...]) -> list[dict[str, str]]:
+        kinds = {"pictures": "video", "sound": "audio"}
+        return [{"type": kind} for modality, kind in kinds.items() if modality in modalities]
+
+    def media(self, clip: ClipInput) -> MediaInputs:
+        inputs = super().media(clip)
+        arguments = dict(inputs.arguments)
+        if "sound" in inputs.modalities:
+            # Without the processor's padding, so that all that the tower returns stands for a token.
+            length = int(arguments["input_features_mask"].sum())
+            for name in ("input_features", "input_features_mask"):
+                arguments[name] = arguments[name][:, :length]
+        if "pictures" not in inputs.modalities:
+            return replace(inputs, arguments=arguments)
+        frames, others = inputs.placeholders[: len(clip.frames)], inputs.placeholders[len(clip.frames) :]
+        timed = [f"{int(t // 60):02d}:{int(t % 60):02d} {f}" for t, f in zip(clip.frame_seconds, frames, strict=True)]
+        return replace(inputs, placeholders=[" ".join(timed), *others], arguments=arguments)
+
+    def token_arguments(self, token_ids: Tensor) -> dict[str, Any]:
+        # Causal without padding: the masks that the model would make are left out, as the decoder makes its own.
+        return {"attention_mask": dict.fromkeys(("full_attention", "sliding_attention"))}
+
+    def token_extras(self, token_ids: Tensor) -> dict[str, Tensor]:
+        """Embeddings of the tokens for each layer, `[N, S, layers, width]`."""
+        return {"per_layer_inputs": self.text_model.get_per_layer_inputs(token_ids)}
+
+
+class Qwen2Audio(ProcessorFamily):
+    """Qwen2-Audio, which hears up to 30 seconds and sees nothing."""
+
+    model_types = ("qwen2_audio",)
+    sees = False
+    hears = True
+
+    def read_settings(self, directory: Path) -> None:
+        super().read_settings(directory)
+        # The processor's, as in transformers: the tokenizer's own is for text.
+        self.tokenizer.chat_template = self.processor.chat_template
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        inner = self.model.model
+        return {"audio_tower": inner.audio_tower, "audio_projector": inner.multi_modal_projector}

@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: video patches of two frames, multimodal rotary positions.
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL and Qwen3.5: video patches of two frames, multimodal rotary positions.
 
 The patches are cut here, as the models' own video processors need torchvision; a test compares them with those.
 """
@@ -84,7 +84,7 @@ class QwenVL(Family):
         arguments = {"pixel_values_videos": patches, "video_grid_thw": grid, "second_per_grid_ts": [seconds]}
         return MediaInputs([self.placeholder * num_tokens], arguments)
 
-    def token_arguments(self, token_ids: Tensor) -> dict[str, Tensor]:
+    def token_arguments(self, token_ids: Tensor) -> dict[str, Any]:
         return {"mm_token_type_ids": (token_ids == self.model.config.video_token_id) * VIDEO_TOKEN_TYPE}
 
     def _patches(self, clip: ClipInput) -> tuple[Tensor, Tensor]:
@@ -111,10 +111,11 @@ class Qwen3VL(QwenVL):
 
     def extras(self, captured: dict[str, Any]) -> dict[str, Tensor]:
         """Features added after the first layers, 0 where a token is text: `[1, P, depth, H]`."""
-        mask = captured["visual_pos_masks"]
-        features = torch.stack(captured["deepstack_visual_embeds"], dim=1)
-        dense = features.new_zeros(*mask.shape, *features.shape[1:])
-        dense[mask] = features
+        embeddings, mask = captured["inputs_embeds"], captured["visual_pos_masks"]
+        depth = len(self._vision.deepstack_visual_indexes)
+        dense = embeddings.new_zeros(*embeddings.shape[:2], depth, embeddings.shape[2])
+        if mask is not None:  # None where there are no pictures
+            dense[mask] = torch.stack(captured["deepstack_visual_embeds"], dim=1).to(dense.dtype)
         return {"deepstack": dense}
 
     @staticmethod
@@ -124,3 +125,12 @@ class Qwen3VL(QwenVL):
         dense = extras["deepstack"]
         everywhere = torch.ones(dense.shape[:2], dtype=torch.bool, device=dense.device)
         return {"visual_pos_masks": everywhere, "deepstack_visual_embeds": list(dense.flatten(0, 1).unbind(1))}
+
+
+class Qwen35(Qwen3VL):
+    """Qwen3.5: sees as Qwen3-VL does, but for the features of several depths; most layers keep a recurrent state."""
+
+    model_types = ("qwen3_5",)
+
+    def extras(self, captured: dict[str, Any]) -> dict[str, Tensor]:
+        return {}

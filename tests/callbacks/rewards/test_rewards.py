@@ -117,3 +117,24 @@ def test_the_whole_rationale_may_be_the_unit() -> None:
         RewardInput(read.responses, read.targets, [[], []], Reader(), DFEW_TAXONOMY)
     )
     assert values.tolist() == [1.0, 0.0]
+
+
+def test_sections_count_only_where_the_explanation_reward_reads_them() -> None:
+    asked: list[list[list[str]]] = []
+
+    class Reader:
+        def read_groups(self, groups):
+            asked.append([list(group) for group in groups])
+            angry = torch.tensor([0.9, 0.0, 0.0])
+            return [[SentenceReading(text, angry, (), LABELS) for text in group] for group in groups]
+
+    text = "<context>A row. Late.</context><visual>He frowns.</visual><think>He is angry.</think><answer>angry</answer>"
+    response = read_response(text, DFEW_TAXONOMY, strict=True, sections=["context", "visual"])
+    assert response.sentences == ("He is angry.",), "<think> alone"
+    joyful = [[SentenceReading("He is angry.", torch.tensor([0.0, 0.9, 0.0]), (), LABELS)]]
+    read = RewardInput([response], ["anger"], joyful, Reader(), DFEW_TAXONOMY)
+    assert ExplanationReward()(read).tolist() == [0.0] and not asked
+    assert ExplanationReward(sections=["context"])(read).tolist() == [1.0]
+    assert ExplanationReward(sections=["visual", "context"], unit="rationale")(read).tolist() == [1.0]
+    assert asked == [[["A row.", "Late.", "He is angry."]], [["He frowns.", "A row. Late.", "He is angry."]]]
+    assert FormatReward()(read).tolist() == [1.0]

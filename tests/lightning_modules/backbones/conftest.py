@@ -75,11 +75,15 @@ CASES = {
     ),
     "qwen2_5_vl": _hf("qwen2_5_vl", 4, 48, _TRAINED),
     "qwen3_vl": _hf("qwen3_vl", 3, 48, _TRAINED),
+    "qwen3_5": _hf("qwen3_5", 3, 48, _TRAINED),
     "qwen2_5_omni": _hf("qwen2_5_omni", 4, 48, ("audio_projector", *_TRAINED)),
+    "qwen3_omni_moe": _hf("qwen3_omni_moe", 4, 48, ("audio_projector", *_TRAINED)),
+    "qwen2_audio": _hf("qwen2_audio", 2, 48, ("audio_projector", "language_model")),
     "smolvlm": _hf("smolvlm", 4, 48, _TRAINED),
     "idefics3": _hf("idefics3", 4, 48, _TRAINED),
     "llava_onevision": _hf("llava_onevision", 4, 44, _TRAINED),
     "internvl": _hf("internvl", 4, 48, _TRAINED),
+    "gemma4": _hf("gemma4", 2, 48, ("audio_projector", *_TRAINED)),
 }
 
 

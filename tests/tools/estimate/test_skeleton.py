@@ -76,7 +76,19 @@ def test_models_of_transformers(model_type: str, tmp_path: Path, make_clip: Call
         file.unlink()
     size = (case.num_frames, 3, case.image_size, case.image_size)
     clip = make_clip(0, frames=torch.zeros(size, dtype=torch.uint8), duration_seconds=0.5)
-    check(build_backbone(settings(HFBackbone, **options)), real, str(tmp_path), clip)
+    skeleton = build_backbone(settings(HFBackbone, **options))
+    check(skeleton, real, str(tmp_path), clip)
+    config = skeleton.decoder.config
+    if model_type in NOT_ESTIMATED:
+        with pytest.raises(ValueError, match=NOT_ESTIMATED[model_type]):
+            DecoderShape.of(config)
+        return
+    queries = [m.out_features for name, m in skeleton.decoder.body.named_modules() if name.endswith("q_proj")]
+    shape = DecoderShape.of(config)
+    assert shape.layers == len(queries) and shape.layers * shape.queries == sum(queries)
+
+
+NOT_ESTIMATED = {"qwen3_omni_moe": "mixture of experts", "qwen3_5": "layers with a recurrent state"}
 
 
 def test_everything_is_as_before_afterwards() -> None:

@@ -55,6 +55,12 @@ def test_clips_hold_what_each_run_said_and_how_it_agrees(row: Rows, write: Write
     assert [own["relation"] for own in three[1]["sentences"]] == [None, "neutral"], "no target to match"
 
 
+def test_sections_stand_beside_the_rationale(row: Rows, write: Write) -> None:
+    said = "<context>A party.</context>\n<think>She grins. She sits.</think><answer>happiness</answer>"
+    data = page([run("a", write("a", [row("1", completion=said), row("2"), row("3", completion=None)]))])
+    assert [clip["runs"][0]["sections"] for clip in data["clips"]] == [{"context": "A party."}, {}, {}]
+
+
 def test_a_compound_target_is_met_by_any_of_its_emotions(row: Rows, write: Write) -> None:
     rows = [row("1", target="happiness_fear", judged="fear"), row("2")]
     data = page([run("a", write("a", rows))])

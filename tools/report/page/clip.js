@@ -61,6 +61,7 @@ function runCard(clip, run, { name, judge }, isChosen) {
       make("dt", {}, "rewards"),
       make("dd", { class: "rewards" }, rewards.map((reward) => make("span", {}, `${reward} `, make("b", {}, run[reward].toFixed(2)),
         make("meter", { min: 0, max: 1, value: run[reward], "aria-hidden": "true" }))))),
+    sections(run),
     run.sentences.length
       ? make("div", { class: "rationale" }, run.sentences.map((sentence) => sentenceSpan(sentence, clip)))
       : make("p", { class: "hint" }, "There is no rationale."),

@@ -141,3 +141,9 @@ function showTooltip(element, content) {
 function hideTooltip() {
   tooltip.hidden = true;
 }
+
+/** What a completion has in tags of its own before the rationale. */
+function sections({ sections: before }) {
+  return Object.entries(before).map(([name, text]) =>
+    make("p", { class: "section" }, written("b", name), ": ", written("span", text)));
+}

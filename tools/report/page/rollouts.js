@@ -142,6 +142,7 @@ function completionCard(own, clip) {
         rewards.map(([name, value]) => make("span", {}, written("span", name), ` ${figure(value)}`))),
       make("dt", {}, "advantage"), make("dd", {}, `${own.advantage > 0 ? "+" : ""}${figure(own.advantage)}`),
       make("dt", {}, "length"), make("dd", {}, plural(own.tokens, "token"), own.truncated && make("strong", {}, " cut short"))),
+    sections(own),
     sentences(own, clip),
     make("details", {}, make("summary", {}, "completion as generated"), written("pre", own.completion)));
 }

@@ -3,9 +3,12 @@
 Gemma 3n's vision tower is one of timm: its tests are skipped where timm cannot be imported.
 """
 
+import json
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +28,7 @@ from tests.tiny_checkpoints import write_tiny_checkpoint
 pytestmark = pytest.mark.numerics
 
 NUM_FRAMES = 3
-SIZES = {"internvl": 48, "llava_onevision": 44, "gemma3n": 48}
+SIZES = {"internvl": 48, "llava_onevision": 44, "gemma3n": 48, "gemma4": 48, "qwen2_audio": 48}
 """Of the frames. InternVL's and Gemma's processors resize them, to 32 and 64 pixels."""
 
 TEXTS = ["Which emotion? Why? <think>The man frowns.</think>\n<answer>angry</answer>\n\n"] * 20
@@ -74,6 +77,10 @@ def onevision_text(backbone: HFBackbone, clip: Clip) -> str:
     return processor.replace_video_token({"pixel_values_videos": [clip.frames]}, 0)
 
 
+def at_least_a_second(clip: Clip) -> np.ndarray:
+    return np.pad(clip.waveform.numpy(), (0, max(SAMPLE_RATE - len(clip.waveform), 0)))
+
+
 def processors_inputs(backbone: HFBackbone, clip: Clip) -> dict[str, Tensor]:
     """Arguments of the model's forward as transformers' processor makes them of the rendered prompt."""
     name, question = backbone.model.config.model_type, clip.instruction
@@ -87,14 +94,44 @@ def processors_inputs(backbone: HFBackbone, clip: Clip) -> dict[str, Tensor]:
         numbered = "".join(f"Frame{i + 1}: <IMG_CONTEXT>\n" for i in range(NUM_FRAMES))
         text = f"<|im_start|>user\n{numbered}{question}<|im_end|>\n<|im_start|>assistant\n"
         options["images_kwargs"] = {"crop_to_patches": False}
+    elif name == "qwen2_audio":
+        media = "Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>\n" * clip.has_audio
+        text = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        text += f"<|im_start|>user\n{media}{question}<|im_end|>\n<|im_start|>assistant\n"
+        del options["images"]
+        options["audio"] = [at_least_a_second(clip)] if clip.has_audio else None
+    elif name == "gemma4":
+        return gemmas_inputs(backbone, clip)
     else:
         media = "<image_soft_token>" * NUM_FRAMES * clip.has_video + "<audio_soft_token>" * clip.has_audio
         text = f"<bos><start_of_turn>user\n{media}{question}<end_of_turn>\n<start_of_turn>model\n"
         options["images"] = images if clip.has_video else None
-        waveform = np.pad(clip.waveform.numpy(), (0, max(SAMPLE_RATE - len(clip.waveform), 0)))
-        options["audio"] = [waveform] if clip.has_audio else None
+        options["audio"] = [at_least_a_second(clip)] if clip.has_audio else None
     inputs = backbone.family.processor(text=[text], **options)
     return {key: value for key, value in inputs.items() if key not in ("attention_mask", "token_type_ids")}
+
+
+def gemmas_inputs(backbone: HFBackbone, clip: Clip) -> dict[str, Tensor]:
+    """Of a prompt with a video, whose processor would need torchvision: its frames are prepared as images."""
+    processor, inputs, media = backbone.family.processor, {}, ""
+    if clip.has_video:
+        frames = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in clip.frames]
+        pictures = processor.image_processor(frames, max_soft_tokens=70, return_tensors="pt")
+        seconds = [clip.duration_seconds * (i + 0.5) / len(frames) for i in range(len(frames))]
+        metadata = SimpleNamespace(fps=1.0, timestamps=seconds)
+        numbers = {"num_soft_tokens_per_video": pictures["num_soft_tokens_per_image"][:1].tolist()}
+        media += processor.replace_video_token({**numbers, "video_metadata": [metadata]}, 0)
+        inputs |= {
+            "pixel_values_videos": pictures["pixel_values"],
+            "video_position_ids": pictures["image_position_ids"],
+        }
+        inputs |= {"num_frames_per_video": torch.tensor([len(frames)])}
+    if clip.has_audio:
+        heard = processor.feature_extractor([at_least_a_second(clip)], return_tensors="pt")
+        media += processor.replace_audio_token(heard, 0)
+        inputs |= dict(heard)
+    text = f"<bos><|turn>user\n{media}{clip.instruction}<turn|>\n<|turn>model\n"
+    return {"input_ids": torch.tensor([backbone.tokenizer(text, add_special_tokens=False)["input_ids"]]), **inputs}
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -132,7 +169,7 @@ def test_sampling_and_scoring_equal_the_models_own_forward_on_the_processors_inp
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_every_frame_is_seen_and_sound_is_heard_by_those_that_hear(
+def test_every_frame_is_seen_by_those_that_see_and_sound_is_heard_by_those_that_hear(
     load: Callable[..., HFBackbone], clip: Callable[..., Clip], name: str
 ) -> None:
     backbone = load(name)
@@ -145,7 +182,8 @@ def test_every_frame_is_seen_and_sound_is_heard_by_those_that_hear(
     for i in range(NUM_FRAMES):
         frames = item.frames.clone()
         frames[i] = 255 - frames[i]
-        assert (scores(clip(name, 1, frames=frames)) - scores(item)).abs().max() > 1e-4
+        difference = (scores(clip(name, 1, frames=frames)) - scores(item)).abs().max()
+        assert (difference > 1e-4) == backbone.family.sees
     difference = (scores(clip(name, 1, waveform=item.waveform.flip(0) / 2)) - scores(item)).abs().max()
     assert (difference > 1e-4) == backbone.family.hears
 
@@ -156,7 +194,8 @@ def test_frozen_towers_run_once_per_clip_and_their_results_survive_use(
 ) -> None:
     backbone = load(name)
     towers = {part for part in backbone.parts if part.endswith("_tower")}
-    assert towers == ({"vision_tower", "audio_tower"} if backbone.family.hears else {"vision_tower"})
+    senses = {"vision_tower": backbone.family.sees, "audio_tower": backbone.family.hears}
+    assert towers == {tower for tower, has in senses.items() if has}
     runs: list[str] = []
     for part in towers:
         for child in list(backbone.parts[part].modules())[1:]:
@@ -238,13 +277,13 @@ def test_what_is_saved_loads_again(
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_only_a_model_that_cannot_hear_says_so(checkpoint: Callable[[str], Path], name: str) -> None:
+def test_only_a_model_that_cannot_hear_or_see_says_so(checkpoint: Callable[[str], Path], name: str) -> None:
     directory = str(checkpoint(name))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         backbone = HFBackbone(directory, num_frames=NUM_FRAMES, image_size=SIZES[name])
-    heard = sum("cannot hear" in str(warning.message) for warning in caught)
-    assert heard == (0 if backbone.family.hears else 1)
+    for sense, has in (("hear", backbone.family.hears), ("see", backbone.family.sees)):
+        assert sum(f"cannot {sense}:" in str(warning.message) for warning in caught) == (not has)
 
 
 def test_internvl_is_shown_the_video_of_its_processor(
@@ -362,3 +401,31 @@ def test_gradients_of_gemma_are_finite_where_prompts_are_padded(
     backbone.logprobs(prompt, backbone.completion_ids(["The man frowns.", "He shouts."] * 2)).sum().backward()
     gradients = [parameter.grad for parameter in backbone.parameters() if parameter.grad is not None]
     assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_a_clip_that_qwen_audio_cannot_hear_leaves_the_question_alone(
+    load: Callable[..., HFBackbone], clip: Callable[..., Clip]
+) -> None:
+    backbone = load("qwen2_audio")
+    backbone.set_trainable(["language_model"])
+    silent = collate([clip("qwen2_audio", 0, waveform=torch.zeros(0), has_audio=False, instruction="Why?")])
+    media = backbone.family.media(ClipInput(silent.frames[0], torch.zeros(0), 1.0))
+    assert (media.placeholders, media.arguments, media.modalities) == ([], {}, ())
+    assert "<|AUDIO|>" not in backbone.tokenizer.decode(backbone.token_ids("Why?", media))
+    percept = backbone.perceive(silent)
+    assert percept.recordings == [{"audio_tower": []}]
+    others = backbone.perceive(collate([clip("qwen2_audio", 1)]))
+    lent = percept.replaced("sound", others)
+    torch.testing.assert_close(backbone.encode(silent, lent).embeddings, backbone.encode(silent, percept).embeddings)
+
+
+def test_a_gemma_whose_frames_are_not_read_causally_is_refused(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    directory = Path(shutil.copytree(checkpoint("gemma4"), tmp_path / "large"))
+    file = directory / "config.json"
+    settings = json.loads(file.read_text())
+    settings["text_config"]["use_bidirectional_attention"] = "vision"
+    file.write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="see each other in this model .*'vision'.* E2B or E4B"):
+        HFBackbone(str(directory), num_frames=NUM_FRAMES, image_size=48)

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL and Qwen3-VL against their own forward pass and transformers' image processor, on tiny random weights."""
+"""Qwen2.5-VL, Qwen3-VL and Qwen3.5 against their own forward pass and transformers' image processor, tiny weights."""
 
 import json
 import warnings
@@ -24,7 +24,7 @@ SIZE = 48
 PATCH, MERGE = 8, 2
 TOKENS_PER_PAIR = (SIZE // PATCH // MERGE) ** 2
 PADS = "<|video_pad|>" * TOKENS_PER_PAIR
-KINDS = ("qwen2_5_vl", "qwen3_vl")
+KINDS = ("qwen2_5_vl", "qwen3_vl", "qwen3_5")
 
 
 @pytest.fixture(scope="module", params=KINDS)
