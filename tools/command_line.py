@@ -48,6 +48,8 @@ _UNNAMED = {
 """What the command line does not say, if a base class is all that it names."""
 _WORKER = re.compile(r"Caught (\w+) in .*?process \d+\.\s.*Original Traceback", re.DOTALL)
 """Begin of an error that a process of a loader has handed on."""
+_IN_CLASS = "Problem with given class_path"
+"""Begin of an error behind which stands what a constructor raised."""
 _LONGEST = 1000
 
 
@@ -119,10 +121,21 @@ def _speaks_to_users(file: Path) -> bool:
 
 
 def _first(error: BaseException) -> BaseException:
-    """What a constructor raised, where jsonargparse has tried another reading of the argument after it."""
-    while str(error).startswith(_UNION) and (before := error.__cause__ or error.__context__) is not None:
+    """What a constructor raised, where jsonargparse has tried several readings of the argument."""
+    while str(error).startswith((_UNION, _IN_CLASS)):
+        before = next(filter(is_meant_to_be_read, _of_readings(error)), error.__cause__ or error.__context__)
+        if before is None:
+            break
         error = before
     return error
+
+
+def _of_readings(error: BaseException) -> Sequence[BaseException]:
+    """The errors of all readings, of which jsonargparse hands on the first alone."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return () if place is None else place.tb_frame.f_locals.get("exceptions", ())
 
 
 def one_sentence(error: BaseException, command: str) -> str:
