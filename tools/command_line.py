@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from callbacks.config_secrets import hide_secrets
 from callbacks.secret_names import without_named_values
+from callbacks.tracker_errors import is_of_tracker
 from datamodules.files.printable import printable
 from datamodules.files.yaml_files import check_yaml, read_yaml_mapping
 from tools.program import as_called
@@ -98,12 +99,12 @@ def settled(config: Any, name: str = "") -> Any:
 def is_meant_to_be_read(error: BaseException) -> bool:
     """Whether an error tells its user what to change, so that the place where it was raised says no more.
 
-    These are errors of the arguments and of the system (a missing file, a full disk), and what this project or
-    Lightning raises by a `raise` of its own; not what Python finds wrong with their code.
+    These are errors of the arguments, of the system (a missing file, a full disk) and of trackers' servers, and what this
+    project or Lightning raises by a `raise` of its own; not what Python finds wrong with their code.
     """
     error = _first(error)
     place = error.__traceback__
-    if isinstance(error, argparse.ArgumentError | OSError | OmegaConfBaseException):
+    if isinstance(error, argparse.ArgumentError | OSError | OmegaConfBaseException) or is_of_tracker(error):
         return True
     if place is None or isinstance(error, AssertionError | NotImplementedError):
         return False

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning_utilities.core.imports import RequirementCache
+from mlflow import MlflowClient
 from torch.utils.data import DataLoader, Dataset
 
 import main
@@ -47,6 +48,7 @@ def test_what_is_raised_to_be_read_is_a_sentence(tmp_path: Path) -> None:
         (lambda: read_json(tmp_path / "a.json"), "a.json: not valid JSON"),
         (lambda: (tmp_path / "b" / "c").write_text(""), f"{tmp_path}/b/c: No such file or directory"),
         (lambda: Trainer(accelerator="quantum"), "quantum"),
+        (lambda: MlflowClient("no-such-scheme://x").get_run("1"), "no-such-scheme"),
         (lambda: next(iter(DataLoader(Broken(), num_workers=1))), r"no\x1b[31mne"),
         (lambda: ArgumentParser(exit_on_error=False).parse_args(["--x"]), "`python main.py fit --help`"),
     ):
