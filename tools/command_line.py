@@ -99,8 +99,8 @@ def settled(config: Any, name: str = "") -> Any:
 def is_meant_to_be_read(error: BaseException) -> bool:
     """Whether an error tells its user what to change, so that the place where it was raised says no more.
 
-    These are errors of the arguments, of the system (a missing file, a full disk) and of trackers' servers, and what this
-    project or Lightning raises by a `raise` of its own; not what Python finds wrong with their code.
+    These are errors of the arguments, of the system (a missing file, a full disk) and of trackers' servers, and what
+    this project or Lightning raises by a `raise` of its own; not what Python finds wrong with their code.
     """
     error = _first(error)
     place = error.__traceback__

@@ -33,8 +33,8 @@ def export(
 
     Raises:
         FileNotFoundError: `model` is no such directory, or there is no such prediction file.
-        ValueError: `output` is there already or within `model`, the facts of the model are malformed, or the hub
-            refuses.
+        ValueError: `output` is there already or within `model`, the facts of the model are malformed, there are
+            predictions and it is a verifier, or the hub refuses.
     """
     # They import Lightning and transformers.
     from callbacks.model_card import CARD_FILE, TRAINING_FILE, model_card, read_facts
@@ -44,9 +44,12 @@ def export(
         raise FileNotFoundError(
             f"{directory} has no {TRAINING_FILE}: expected what `fit` exports, <run directory>/model."
         )
+    facts = read_facts(directory)
+    if predictions and facts["stage"] == "verifier":
+        raise ValueError(f"{directory} is a verifier, which makes no predictions of clips. Leave --predictions out.")
     evaluations = [read_predictions(path) for path in predictions or ()]
     title = name or (push.partition("/")[2] if push else "") or directory.resolve().parent.name
-    card = model_card(title, read_facts(directory), evaluations)
+    card = model_card(title, facts, evaluations)
     if output is not None:
         if Path(output).exists():
             raise ValueError(f"{output} is there already. Name a directory that is not.")

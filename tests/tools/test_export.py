@@ -110,6 +110,9 @@ def test_a_second_stage_names_the_first_and_its_figures(model: Path, predictions
         export(str(other), output=str(tmp_path / "copy"))
     with pytest.raises(ValueError, match=r"second/model/more/copy is within .*second/model"):
         export(str(other), output=str(other / "more/copy"))
+    (other / TRAINING_FILE).write_text(json.dumps(facts | {"stage": "verifier"}))
+    with pytest.raises(ValueError, match=r"is a verifier, which makes no predictions of clips"):
+        export(str(other), [str(predictions)])
     (other / TRAINING_FILE).write_text(json.dumps({"epochs": 3}))
     with pytest.raises(ValueError, match=r"training\.json: stage is null\. Expected what `fit` exports"):
         export(str(other))
