@@ -1,10 +1,18 @@
-"""A run goes on when TensorBoard's curves cannot be written."""
+"""A run goes on when its trackers fail: TensorBoard's curves cannot be written, or a server is gone."""
 
 import warnings
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from callbacks.tracker_errors import is_of_tracker
+
+_SENDING = ("log_metrics", "log_hyperparams", "save", "after_save_checkpoint", "finalize")
+"""What Lightning calls of a logger."""
+_FAILED = "erv_has_failed"
 
 
 class _WritesWhileItCan:
@@ -42,15 +50,44 @@ class _WritesWhileItCan:
             )
 
 
+def has_failed(logger: Logger) -> bool:
+    """Whether nothing is sent to a logger any more."""
+    return getattr(logger, _FAILED, False)
+
+
+def while_it_can(logger: Logger, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that sends something to a logger, and does nothing after a first failure of the logger."""
+
+    @wraps(function)
+    def send(*arguments: Any, **options: Any) -> Any:
+        if has_failed(logger):
+            return None
+        try:
+            return function(*arguments, **options)
+        except Exception as error:
+            if not (isinstance(error, OSError) or is_of_tracker(error)):
+                raise
+            setattr(logger, _FAILED, True)
+            warnings.warn(
+                f"{type(logger).__name__} fails ({error}): nothing more is sent to it, the run goes on.", stacklevel=2
+            )
+
+    return send
+
+
 class CurvesMayEnd(Callback):
-    """Lets a run go on when TensorBoard's events cannot be written, for instance because the disk is full.
+    """Lets a run go on when a logger fails after its start, as the disk is full or its server gone.
 
     TensorBoard's own thread ends then, and with it the run, at the next value that is logged.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            if isinstance(logger, TensorBoardLogger):
                 file = logger.experiment.file_writer
                 if not isinstance(file.event_writer, _WritesWhileItCan):
                     file.event_writer = _WritesWhileItCan(file.event_writer)
+                continue
+            for name in _SENDING:
+                if name not in vars(logger):  # not of an earlier stage
+                    setattr(logger, name, while_it_can(logger, getattr(logger, name)))

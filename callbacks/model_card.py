@@ -5,6 +5,7 @@ terms it stands. Local paths are shortened to their last two names: where someon
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from huggingface_hub import EvalResult, ModelCardData
 from lightning import LightningModule, Trainer
 from transformers import PreTrainedModel
 
-from callbacks.inspection.hparams import hyperparameters
+from callbacks.inspection.hparams import hyperparameters, taxonomy_name
+from callbacks.inspection.markdown import escaped
 from datamodules.clip_datamodule import ClipDataModule
 from datamodules.emotions import get_taxonomy
-from datamodules.files.json_files import read_json_object
+from datamodules.files.json_files import read_json_object, shown
+from datamodules.files.printable import printable
 from lightning_modules.backbones.adapters import hub_name
 from lightning_modules.metrics.intervals import rate_intervals
 from lightning_modules.metrics.predictions import PredictionFile, by_corpus
@@ -57,6 +60,21 @@ _LOADING = {
 }
 
 
+_FORM: dict[str, Any] = {
+    "stage": str,
+    "class": str,
+    "base": dict,
+    "base_training": dict | None,
+    "corpora": list,
+    "taxonomy": str | None,
+    "settings": dict,
+    "optimizer_steps": int,
+    "adapters": bool,
+    "code": str,
+}
+"""What `training.json` holds; see `training_facts`."""
+
+
 def shortened(name: str) -> str:
     """A hub id as it is; of a path here its last two names, behind an ellipsis."""
     path = Path(name)
@@ -86,7 +104,7 @@ def training_facts(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         else []
         if data is None
         else [type(data).__name__],
-        "taxonomy": module.taxonomy.name if is_policy else None,
+        "taxonomy": taxonomy_name(module.taxonomy.name) if is_policy else None,
         "settings": hyperparameters(trainer, module),
         "optimizer_steps": trainer.global_step,
         "adapters": getattr(trained, "lora", None) is not None,
@@ -98,8 +116,29 @@ def _training_of(bases: Any) -> dict[str, Any] | None:
     for base in bases:
         for directory in (Path(base), Path(base).parent):  # a part of a composed model lies below it
             if (directory / TRAINING_FILE).is_file():
-                return read_json_object(directory / TRAINING_FILE)
+                with suppress(ValueError):  # a file of this name that another program wrote
+                    return read_facts(directory)
     return None
+
+
+def read_facts(directory: Path) -> dict[str, Any]:
+    """The facts of an exported model; see `training_facts`.
+
+    Raises:
+        FileNotFoundError: it has none.
+        ValueError: they are not of this form.
+    """
+    path = directory / TRAINING_FILE
+    facts = read_json_object(path)
+    of_stage: Any = facts
+    while of_stage is not None:
+        for name, kind in _FORM.items():
+            if not isinstance(of_stage.get(name), kind):
+                raise ValueError(
+                    f"{path}: {name} is {shown(of_stage.get(name))}. Expected what `fit` exports beside a model."
+                )
+        of_stage = of_stage["base_training"]
+    return facts
 
 
 def model_card(title: str, facts: dict[str, Any], evaluations: Sequence[PredictionFile] = ()) -> str:
@@ -113,7 +152,8 @@ def model_card(title: str, facts: dict[str, Any], evaluations: Sequence[Predicti
     stages = [facts]
     while stages[-1]["base_training"]:
         stages.append(stages[-1]["base_training"])
-    published = [base for base in stages[-1]["base"].values() if not base.startswith("…")]
+    published = [printable(base) for base in map(str, stages[-1]["base"].values()) if not base.startswith("…")]
+    title = printable(title)
     tables, results = [], []
     for file in evaluations:
         table, found = _evaluation(file)
@@ -132,7 +172,7 @@ def model_card(title: str, facts: dict[str, Any], evaluations: Sequence[Predicti
     evaluated = tables or ["None yet: `python main.py export --predictions ...` adds a table for each file."]
     return "\n\n".join(
         [
-            f"---\n{metadata.to_yaml()}\n---\n\n# {title}",
+            f"---\n{metadata.to_yaml()}\n---\n\n# {escaped(title)}",
             f"Reads which emotions a sentence of a rationale conveys; reward and judge of the {_METHOD}."
             if is_verifier
             else f"Watches and hears a clip, writes a rationale in `<think>` and an emotion in `<answer>`: {_METHOD}.",
@@ -154,29 +194,37 @@ def model_card(title: str, facts: dict[str, Any], evaluations: Sequence[Predicti
 
 
 def _training(facts: dict[str, Any]) -> str:
-    bases = ", ".join(f"{part} from `{base}`" for part, base in facts["base"].items())
+    bases = ", ".join(f"{escaped(part)} from {_code(base)}" for part, base in facts["base"].items())
     values = {name: facts["settings"][name] for name in _SHOWN if name in facts["settings"]}
     written = {name: f"{value:g}" if isinstance(value, float) else value for name, value in values.items()}
-    settings = "; ".join(f"{name} {value}" for name, value in written.items())
+    settings = "; ".join(f"{name} {escaped(str(value))}" for name, value in written.items())
     classes = "" if facts["taxonomy"] is None else f", classes {_classes(facts['taxonomy'])}"
     adapters = "; adapters of the language model only" if facts["adapters"] else ""
-    corpora = ", ".join(facts["corpora"]) or "data of its own"
+    corpora = ", ".join(escaped(str(corpus)) for corpus in facts["corpora"]) or "data of its own"
     return (
-        f"- **{_STAGES.get(facts['stage'], facts['stage'])}**: optimizer steps {facts['optimizer_steps']:,}, on "
-        f"{corpora}{classes}"
-        f"{adapters}. {bases}. {settings}. Code: erv {facts['code']}."
+        f"- **{_STAGES.get(facts['stage'], escaped(facts['stage']))}**: "
+        f"optimizer steps {facts['optimizer_steps']:,}, on {corpora}{classes}{adapters}. {bases}. {settings}. "
+        f"Code: erv {escaped(facts['code'])}."
     )
 
 
+def _code(text: object) -> str:
+    """A text as code within a line."""
+    return f"`{printable(str(text)).replace('`', chr(39))}`"
+
+
 def _classes(taxonomy: str) -> str:
-    return shortened(taxonomy) if "/" in taxonomy else f"{taxonomy} ({', '.join(get_taxonomy(taxonomy).classes)})"
+    if "/" in taxonomy:
+        return escaped(taxonomy_name(taxonomy))
+    return f"{escaped(taxonomy)} ({', '.join(get_taxonomy(taxonomy).classes)})"
 
 
 def _evaluation(file: PredictionFile) -> tuple[str, list[EvalResult]]:
     """A table of rates with intervals, per corpus where there are several, and the same for the hub's index."""
     corpora = by_corpus(file.predictions) or {_only_corpus(file): list(file.predictions)}
     lines = [
-        f"Judge: {file.judge or 'none'}; 95 % intervals over clips; taxonomy {shortened(file.taxonomy.name)}.",
+        f"Judge: {'none' if file.judge is None else escaped(_judge(file.judge))}; 95 % intervals over clips; "
+        f"taxonomy {escaped(taxonomy_name(file.taxonomy.name))}.",
         "",
         f"| corpus | clips | {' | '.join(_NAMES.values())} |",
         f"|---|---|{'---|' * len(_NAMES)}",
@@ -188,7 +236,7 @@ def _evaluation(file: PredictionFile) -> tuple[str, list[EvalResult]]:
             "–" if rate not in rates else f"{rates[rate].value:.3f} ({rates[rate].low:.3f} to {rates[rate].high:.3f})"
             for rate in _NAMES
         ]
-        lines.append(f"| {corpus} | {len(predictions):,} | {' | '.join(cells)} |")
+        lines.append(f"| {escaped(corpus)} | {len(predictions):,} | {' | '.join(cells)} |")
         results += [
             EvalResult(
                 task_type="video-classification",
@@ -201,6 +249,12 @@ def _evaluation(file: PredictionFile) -> tuple[str, list[EvalResult]]:
             for rate, interval in rates.items()
         ]
     return "\n".join(lines), results
+
+
+def _judge(name: str) -> str:
+    """A judge's name, `kind:model`, with a path in it shortened."""
+    kind, colon, model = name.partition(":")
+    return kind + colon + (shortened(model) if model else "")
 
 
 def _only_corpus(file: PredictionFile) -> str:

@@ -12,6 +12,7 @@ from lightning import Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from numpy.typing import NDArray
 
+from callbacks.curves import has_failed, while_it_can
 from callbacks.inspection.hparams import write_hyperparameters
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class Tracker:
 
     def __init__(self, logger: Any) -> None:
         self.logger = logger
+        for name in ("picture", "figure", "table", "settings"):
+            setattr(self, name, while_it_can(logger, getattr(self, name)))
 
     def picture(self, tag: str, picture: NDArray[np.uint8], step: int) -> None:
         """Show a picture, `[height, width, 3]`."""
@@ -122,12 +125,13 @@ _KINDS: dict[type[Logger], type[Tracker]] = {
 
 
 def trackers(trainer: Trainer) -> list[Tracker]:
-    """Of a run; none on the other processes."""
+    """Of a run, without those that have failed; none on the other processes."""
     if not trainer.is_global_zero:
         return []
     return [
         next((tracker for kind, tracker in _KINDS.items() if isinstance(logger, kind)), Tracker)(logger)
         for logger in trainer.loggers
+        if not has_failed(logger)
     ]
 
 

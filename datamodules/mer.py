@@ -108,11 +108,14 @@ class MER(ListedCorpus):
         return Published(num_clips, {}, exact=True) if is_whole and num_clips is not None else None
 
     def target_of(self, labels: tuple[str, ...]) -> str | None:
-        """See `ListedCorpus.target_of`; of words of any kind, the classes that some name (decision 55)."""
+        """See `ListedCorpus.target_of`; of words of any kind, the classes that some name (decision 55).
+
+        A word that `data.labels` has null for names none.
+        """
         if not self.is_open:
             return super().target_of(labels)
-        own = [self.labels.get(word.lower()) or word for word in labels]
-        return self.words.joined(emotion for word in own if (emotion := self.words.canonical(word))) or None
+        own = [self.labels.get(word.lower(), word) for word in labels]
+        return self.words.joined(emotion for word in own if word and (emotion := self.words.canonical(word))) or None
 
     def learned(self, row: LabelRow, target: str | None, num_labels: int) -> str | None:
         """See `ListedCorpus.learned`; of words of any kind, the answer is all of them."""

@@ -179,9 +179,17 @@ def evaluation_sampler(dataset: Sized, trainer: Trainer | None) -> DistributedSa
     """Dataset order, each item on exactly one process; None (plain order) on a single process.
 
     Lightning's own choice repeats items to even out the processes, which would count some clips twice.
+
+    Raises:
+        ValueError: there are fewer items than processes.
     """
     if trainer is None or trainer.world_size == 1:
         return None
+    if 0 < len(dataset) < trainer.world_size:
+        raise ValueError(
+            f"{trainer.world_size} processes cannot share {len(dataset)} items to evaluate: each needs one. Set "
+            f"trainer.devices so that there are {len(dataset)} processes or fewer."
+        )
     return UnrepeatedDistributedSampler(
         dataset, num_replicas=trainer.world_size, rank=trainer.global_rank, shuffle=False
     )

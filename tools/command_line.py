@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from callbacks.config_secrets import hide_secrets
 from callbacks.secret_names import without_named_values
+from callbacks.tracker_errors import is_of_tracker
 from datamodules.files.printable import printable
 from datamodules.files.yaml_files import check_yaml, read_yaml_mapping
 from tools.program import as_called
@@ -48,6 +49,8 @@ _UNNAMED = {
 """What the command line does not say, if a base class is all that it names."""
 _WORKER = re.compile(r"Caught (\w+) in .*?process \d+\.\s.*Original Traceback", re.DOTALL)
 """Begin of an error that a process of a loader has handed on."""
+_IN_CLASS = "Problem with given class_path"
+"""Begin of an error behind which stands what a constructor raised."""
 _LONGEST = 1000
 
 
@@ -96,12 +99,12 @@ def settled(config: Any, name: str = "") -> Any:
 def is_meant_to_be_read(error: BaseException) -> bool:
     """Whether an error tells its user what to change, so that the place where it was raised says no more.
 
-    These are errors of the arguments and of the system (a missing file, a full disk), and what this project or
-    Lightning raises by a `raise` of its own; not what Python finds wrong with their code.
+    These are errors of the arguments, of the system (a missing file, a full disk) and of trackers' servers, and what
+    this project or Lightning raises by a `raise` of its own; not what Python finds wrong with their code.
     """
     error = _first(error)
     place = error.__traceback__
-    if isinstance(error, argparse.ArgumentError | OSError | OmegaConfBaseException):
+    if isinstance(error, argparse.ArgumentError | OSError | OmegaConfBaseException) or is_of_tracker(error):
         return True
     if place is None or isinstance(error, AssertionError | NotImplementedError):
         return False
@@ -119,10 +122,21 @@ def _speaks_to_users(file: Path) -> bool:
 
 
 def _first(error: BaseException) -> BaseException:
-    """What a constructor raised, where jsonargparse has tried another reading of the argument after it."""
-    while str(error).startswith(_UNION) and (before := error.__cause__ or error.__context__) is not None:
+    """What a constructor raised, where jsonargparse has tried several readings of the argument."""
+    while str(error).startswith((_UNION, _IN_CLASS)):
+        before = next(filter(is_meant_to_be_read, _of_readings(error)), error.__cause__ or error.__context__)
+        if before is None:
+            break
         error = before
     return error
+
+
+def _of_readings(error: BaseException) -> Sequence[BaseException]:
+    """The errors of all readings, of which jsonargparse hands on the first alone."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return () if place is None else place.tb_frame.f_locals.get("exceptions", ())
 
 
 def one_sentence(error: BaseException, command: str) -> str:

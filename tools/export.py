@@ -8,7 +8,6 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from rich.console import Console
 
-from datamodules.files.json_files import read_json_object
 from datamodules.files.writing import written_whole
 from lightning_modules.metrics.predictions import read_predictions
 
@@ -34,21 +33,28 @@ def export(
 
     Raises:
         FileNotFoundError: `model` is no such directory, or there is no such prediction file.
-        ValueError: `output` is there already, or the hub refuses.
+        ValueError: `output` is there already or within `model`, the facts of the model are malformed, there are
+            predictions and it is a verifier, or the hub refuses.
     """
-    from callbacks.model_card import CARD_FILE, TRAINING_FILE, model_card  # imports Lightning and transformers
+    # They import Lightning and transformers.
+    from callbacks.model_card import CARD_FILE, TRAINING_FILE, model_card, read_facts
 
     directory = Path(model)
     if not (directory / TRAINING_FILE).is_file():
         raise FileNotFoundError(
             f"{directory} has no {TRAINING_FILE}: expected what `fit` exports, <run directory>/model."
         )
+    facts = read_facts(directory)
+    if predictions and facts["stage"] == "verifier":
+        raise ValueError(f"{directory} is a verifier, which makes no predictions of clips. Leave --predictions out.")
     evaluations = [read_predictions(path) for path in predictions or ()]
     title = name or (push.partition("/")[2] if push else "") or directory.resolve().parent.name
-    card = model_card(title, read_json_object(directory / TRAINING_FILE), evaluations)
+    card = model_card(title, facts, evaluations)
     if output is not None:
         if Path(output).exists():
             raise ValueError(f"{output} is there already. Name a directory that is not.")
+        if Path(output).resolve().is_relative_to(directory.resolve()):
+            raise ValueError(f"{output} is within {directory}, which is copied. Name a directory beside it.")
         directory = Path(shutil.copytree(directory, output))
     with written_whole(directory / CARD_FILE) as temporary:
         temporary.write_text(card, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -36,6 +37,11 @@ _FIRST = ("module", "rewards", "learning_rate", "group_size", "beta")
 """Those that the table shows at first, before the others, which are in the order of the alphabet."""
 
 
+def taxonomy_name(name: str) -> str:
+    """A taxonomy's name for others to read: of a file's path its last two names, behind an ellipsis."""
+    return "/".join(("…", *Path(name).parts[-2:])) if "/" in name else name
+
+
 def hyperparameters(trainer: Trainer, module: LightningModule) -> dict[str, float | str]:
     """A run's main settings, flat: those of `NUMBERS` and `WORDS` that it has. No paths, and nothing secret.
 
@@ -56,7 +62,7 @@ def hyperparameters(trainer: Trainer, module: LightningModule) -> dict[str, floa
     values |= {name: getattr(module, name, None) for name in (*_MODULE_NUMBERS, *_MODULE_WORDS)}
     values |= {name: loss.get(name) for name in (*_LOSS_NUMBERS, *_LOSS_WORDS)}
     if hasattr(module, "backbone"):
-        values |= {"backbone": type(module.backbone).__name__, "taxonomy": module.taxonomy.name}
+        values |= {"backbone": type(module.backbone).__name__, "taxonomy": taxonomy_name(module.taxonomy.name)}
     values["trainable"] = ", ".join(getattr(module, "trainable", ())) or None
     for phase in ("rollout", "evaluation"):
         sampling = getattr(module, "rollout_sampling" if phase == "rollout" else phase, None)

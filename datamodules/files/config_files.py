@@ -1,6 +1,7 @@
 """The configurations that come with this program: every folder knows them by name, such as `stage/grpo`."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import SequenceMatcher
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +23,9 @@ def find_config(name: str) -> Path:
     Raises:
         FileNotFoundError: there is neither; says which names are near.
     """
-    path = Path(name).expanduser()
+    path = Path(name)
+    with suppress(RuntimeError):  # a home directory that is not there is no file
+        path = path.expanduser()
     if path.exists() and not path.is_dir():  # a pipe, too
         return path
     known, own = config_names(), name.removeprefix("./").removeprefix("configs/").removesuffix(".yaml")

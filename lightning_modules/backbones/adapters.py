@@ -92,6 +92,7 @@ def save_adapters(model: PreTrainedModel, lora: LoRA, directory: Path) -> None:
     others = [name for name, _ in model.named_modules() if name not in layers and not name.startswith(adapted)]
     # A tower may have layers of these names, or what is no layer (Gemma 4's).
     are_unique = leaves.isdisjoint(name.rpartition(".")[2] for name in others)
+    base = hub_name(model)
     directory.mkdir(parents=True, exist_ok=True)
     LoraConfig(
         r=lora.rank,
@@ -99,7 +100,7 @@ def save_adapters(model: PreTrainedModel, lora: LoRA, directory: Path) -> None:
         lora_dropout=lora.dropout,
         target_modules=sorted(leaves if are_unique else layers),
         task_type="CAUSAL_LM",
-        base_model_name_or_path=hub_name(model),
+        base_model_name_or_path=None if Path(base).is_dir() else base,  # a path of this machine tells others nothing
         inference_mode=True,
     ).save_pretrained(directory)
     save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})

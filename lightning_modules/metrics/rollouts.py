@@ -24,6 +24,8 @@ from lightning_modules.metrics.predictions import PredictedSentence
 ROLLOUTS_DIRECTORY = "rollouts"
 """In the directory of a run."""
 
+_ONE_BYTE = "Not a gzipped file (b'\\x1f')"
+"""Error of a member that was cut after its first byte; cut later, it is an `EOFError`."""
 _NAME = re.compile(r"start(\d+)-step(\d+)-rank(\d+)-(\d+)\.jsonl\.gz")
 
 
@@ -216,6 +218,9 @@ class _Lines:
         except EOFError:
             self.is_cut = True
         except (gzip.BadGzipFile, zlib.error) as error:
+            if str(error) == _ONE_BYTE:
+                self.is_cut = True
+                return
             raise ValueError(
                 f"{self.path}:{number + 1}: damaged ({error}). Take the file away to read the others."
             ) from error

@@ -9,7 +9,8 @@ import pytest
 from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from mlflow.exceptions import MlflowException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -17,6 +18,7 @@ from callbacks import prediction_writer
 from callbacks.config_parser import SecretKeepingParser
 from callbacks.curves import CurvesMayEnd
 from callbacks.prediction_writer import PredictionWriter
+from callbacks.trackers import trackers
 
 pytestmark = pytest.mark.unit
 
@@ -61,6 +63,45 @@ def test_curves_end_where_they_cannot_be_written_and_the_run_goes_on(
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert [event.value for event in events.Scalars("loss")] == [0, 1, 2], "whole up to there"
+
+
+class Logs(BoringModel):
+    def training_step(self, batch, batch_idx):
+        self.log("loss", float(batch_idx))
+        return super().training_step(batch, batch_idx)
+
+
+class Fragile(CSVLogger):
+    """One that fails from the fourth step on."""
+
+    error: Exception
+    calls = 0
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if step == 3:
+            self.calls += 1
+            raise self.error
+        super().log_metrics(metrics, step)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space"), MlflowException("No space"), KeyError("x")])
+def test_a_tracker_that_fails_is_left_and_an_error_of_ours_is_not(tmp_path: Path, error: Exception) -> None:
+    logger = Fragile(tmp_path)
+    logger.error = error
+    options = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    options |= {"accelerator": "cpu", "log_every_n_steps": 1, "limit_val_batches": 0, "max_steps": 6}
+    trainer = Trainer(logger=logger, callbacks=[CurvesMayEnd()], default_root_dir=tmp_path, **options)
+    module = Logs()
+    (tracker,) = trackers(trainer)
+    if isinstance(error, KeyError):
+        with pytest.raises(KeyError):
+            trainer.fit(module)
+        return
+    with pytest.warns(UserWarning, match=r"Fragile fails \(.*No space\): nothing more is sent to it"):
+        trainer.fit(module)
+    assert trainer.global_step == 6 and logger.calls == 1 and trackers(trainer) == []
+    tracker.settings({"a": 1.0}, {})
+    assert "a" not in logger.experiment.hparams, "nor by who holds it still"
 
 
 def test_predictions_are_kept_where_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

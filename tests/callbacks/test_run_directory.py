@@ -146,6 +146,8 @@ def test_metrics_of_a_part_say_so(stage: Callable[..., Path]) -> None:
     for name in ("metrics.json", "run.json"):
         assert json.loads((part / name).read_text())["partial"] == {"batches": 2, "of": 9}
         assert "partial" not in json.loads((whole / name).read_text())
+    nothing = stage("test", "nothing", "--trainer.limit_test_batches=0")
+    assert not (nothing / "metrics.json").exists() and json.loads((nothing / "run.json").read_text())["stage"] == "test"
 
 
 @pytest.mark.parametrize("limit", [{"limit_predict_batches": 1}, {"fast_dev_run": True}, {}])

@@ -275,6 +275,9 @@ def test_ovmerd_learns_all_of_the_words(tmp_path: Path, write_clip: Write, setti
     kept = MER(str(tmp_path), labels_of="ovmerd", unnamed="keep", language="chinese").read_splits()["train"]
     assert kept[-1].target is None and str(kept[-1].response).endswith("<answer>thoughtful</answer>")
     assert {record.transcript for record in kept} == {"你好。"}
+    labels = {"sad": None, "thoughtful": "neutral"}
+    told = MER(str(tmp_path), labels_of="ovmerd", labels=labels).read_splits()["train"]
+    assert [record.target for record in told][-2:] == ["anger", "neutral"]
 
 
 def test_a_reason_with_tags_is_refused(tmp_path: Path, write_clip: Write) -> None:

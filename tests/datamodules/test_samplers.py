@@ -4,12 +4,13 @@ import random
 from collections import Counter
 from collections.abc import Hashable
 from itertools import pairwise, zip_longest
+from unittest.mock import Mock
 
 import pytest
 from torch.utils.data import DistributedSampler
 
 from datamodules.clip_source import balanced_shares
-from datamodules.samplers import EpochSampler, GroupSampler, draw_epoch, training_sampler
+from datamodules.samplers import EpochSampler, GroupSampler, draw_epoch, evaluation_sampler, training_sampler
 
 pytestmark = pytest.mark.numerics
 
@@ -157,3 +158,10 @@ def test_training_sampler_needs_groups_and_shares_together() -> None:
         training_sampler(ITEMS, None, 5, groups=list(GROUPS))
     with pytest.raises(ValueError, match="one group for each of the 23 items, got 22"):
         training_sampler(ITEMS, None, 5, GROUPS[:-1], SHARES)
+
+
+def test_each_process_has_something_to_evaluate() -> None:
+    trainer = Mock(world_size=3, global_rank=1)
+    assert list(evaluation_sampler(range(4), trainer)) == [1] and len(evaluation_sampler([], trainer)) == 0
+    with pytest.raises(ValueError, match=r"3 processes cannot share 2 items.*trainer\.devices.* 2 processes or fewer"):
+        evaluation_sampler(range(2), trainer)

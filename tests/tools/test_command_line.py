@@ -4,13 +4,16 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 import torch
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning_utilities.core.imports import RequirementCache
+from mlflow import MlflowClient
 from torch.utils.data import DataLoader, Dataset
 
 import main
@@ -45,6 +48,7 @@ def test_what_is_raised_to_be_read_is_a_sentence(tmp_path: Path) -> None:
         (lambda: read_json(tmp_path / "a.json"), "a.json: not valid JSON"),
         (lambda: (tmp_path / "b" / "c").write_text(""), f"{tmp_path}/b/c: No such file or directory"),
         (lambda: Trainer(accelerator="quantum"), "quantum"),
+        (lambda: MlflowClient("no-such-scheme://x").get_run("1"), "no-such-scheme"),
         (lambda: next(iter(DataLoader(Broken(), num_workers=1))), r"no\x1b[31mne"),
         (lambda: ArgumentParser(exit_on_error=False).parse_args(["--x"]), "`python main.py fit --help`"),
     ):
@@ -52,6 +56,27 @@ def test_what_is_raised_to_be_read_is_a_sentence(tmp_path: Path) -> None:
         assert is_meant_to_be_read(error)
         sentence = one_sentence(error, "fit")
         assert says in sentence and sentence.isprintable()
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_class_that_lacks_a_package_or_refuses_an_argument_says_so(
+    many: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    missing = RequirementCache("no-such-package>=1")
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", missing)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--logger", type=Logger | Iterable[Logger] | bool | None)
+    parser.add_argument("--callbacks", type=list[Callback] | Callback | None)
+    rollouts = {"class_path": "callbacks.rollouts.RolloutWriter", "init_args": {"max_megabytes": -1}}
+    for option, value, says in (
+        ("logger", {"class_path": "lightning.pytorch.loggers.WandbLogger"}, "pip install -U 'no-such-package>=1'"),
+        ("callbacks", rollouts, "Expected rollouts.max_megabytes >= 0"),
+    ):
+        config = parser.parse_object({option: [value] if many else value})
+        error = raised(lambda config=config: parser.instantiate(config))
+        assert is_meant_to_be_read(error)
+        said = one_sentence(error, "fit")
+        assert says in said and "Union" not in said and len(said) < 200
 
 
 def test_what_python_or_a_library_finds_in_the_code_is_not() -> None:

@@ -17,7 +17,7 @@ from transformers import (
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 import main
-from callbacks.model_card import TRAINING_FILE
+from callbacks.model_card import TRAINING_FILE, _training_of
 from datamodules.files.writing import write_rows
 from tests.hub_server import HubServer
 from tools.export import export
@@ -61,12 +61,14 @@ def read_card(directory: Path) -> tuple[dict, str]:
     return yaml.safe_load(metadata), text
 
 
-def test_every_export_has_a_card(model: Path) -> None:
+def test_every_export_has_a_card(model: Path, tiny_models: Path) -> None:
     metadata, text = read_card(model)
     assert metadata["pipeline_tag"] == "video-text-to-text" and "model-index" not in metadata
     assert "# tried" in text and "**stage 1, supervised cold start" in text and "optimizer steps 1, on EMER" in text
     assert "adapters of the language model only" in text and "learning_rate 0.1" in text
-    assert str(model.parent.parent) not in text and "base_model" not in metadata, "no path of this machine"
+    assert "base_model" not in metadata
+    configs = [path.read_text() for path in model.rglob("*") if path.suffix in (".md", ".json")]
+    assert not any(str(home) in config for config in configs for home in (model.parent.parent, tiny_models))
     facts = json.loads((model / TRAINING_FILE).read_text())
     assert facts["class"] == "ComposedBackbone" and facts["adapters"] and facts["base_training"] is None
 
@@ -106,8 +108,36 @@ def test_a_second_stage_names_the_first_and_its_figures(model: Path, predictions
     assert (index["name"], measured["war"], measured["fcr"]) == ("ours", 0.75, 0.75)
     with pytest.raises(ValueError, match="copy is there already"):
         export(str(other), output=str(tmp_path / "copy"))
+    with pytest.raises(ValueError, match=r"second/model/more/copy is within .*second/model"):
+        export(str(other), output=str(other / "more/copy"))
+    (other / TRAINING_FILE).write_text(json.dumps(facts | {"stage": "verifier"}))
+    with pytest.raises(ValueError, match=r"is a verifier, which makes no predictions of clips"):
+        export(str(other), [str(predictions)])
+    (other / TRAINING_FILE).write_text(json.dumps({"epochs": 3}))
+    with pytest.raises(ValueError, match=r"training\.json: stage is null\. Expected what `fit` exports"):
+        export(str(other))
     with pytest.raises(FileNotFoundError, match=r"has no training.json: expected what `fit` exports"):
         export(str(tmp_path))
+
+
+def test_text_from_outside_stays_text(model: Path, predictions: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in predictions.read_text().splitlines()]
+    write_rows(predictions, [row | {"dataset": "A|B`\n---\n# x", "judge": "j:/home/me/x/y\n\n# y"} for row in rows])
+    facts = json.loads((model / TRAINING_FILE).read_text())
+    own = {"corpora": ["<b>|\n# c"], "base": {"language_model": "lab/x`\n# z"}, "taxonomy": "…/a/own.yaml"}
+    (tmp_path / TRAINING_FILE).write_text(json.dumps(facts | own))
+    export(str(tmp_path), [str(predictions)], name="t: `\n---\n# t")
+    metadata, text = read_card(tmp_path)
+    assert metadata["license"] == "other" and metadata["model-index"][0]["name"].startswith("t: `")
+    headings = [line for line in text.splitlines() if line.startswith("# ")]
+    assert len(headings) == 1 and "---" not in text.splitlines() and "<b>" not in text and "/home" not in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| A"))
+    assert row.replace("\\|", "").count("|") == 8, "no cell more than there are columns"
+
+
+def test_a_base_with_another_program_s_facts_is_a_base_without(tmp_path: Path) -> None:
+    (tmp_path / TRAINING_FILE).write_text('{"epochs": 3}')
+    assert _training_of([str(tmp_path)]) is None
 
 
 def test_it_is_pushed_whole_and_private(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

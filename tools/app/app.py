@@ -59,8 +59,12 @@ def app(
     Raises:
         FileNotFoundError: nothing is named, and there is no demo here; says what to do.
         ImportError: the extra `app` is not installed.
-        ValueError: a model does not load, or the address cannot be listened on.
+        ValueError: a model does not load, the address cannot be listened on, or a limit is not above 0.
     """
+    if max_megabytes < 1 or not timeout_seconds > 0:
+        raise ValueError(
+            f"Expected max_megabytes >= 1 and timeout_seconds > 0, got {max_megabytes} and {timeout_seconds:g}."
+        )
     try:
         import starlette  # noqa: F401
         import uvicorn

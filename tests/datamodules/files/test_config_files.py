@@ -42,6 +42,7 @@ def test_a_file_where_one_stands_comes_first(here: Path) -> None:
         ("stage/gpro", r"The nearest: stage/grpo,"),
         ("dfew", r"The nearest: data/dfew, taxonomy/dfew"),
         ("../configs/stage/grpo", r"The nearest: .*stage/grpo"),
+        ("~no-such-user/stage/grpo", r"no configuration ~no-such-user"),
         ("runs/x/zzz.yaml", r"program\. `python main.py configs` lists them"),
     ],
 )

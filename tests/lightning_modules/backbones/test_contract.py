@@ -287,10 +287,11 @@ def test_adapters_off_is_the_reference_and_saving_merges_them(
     assert (policy - at_start).abs().max() > 1e-2
     assert set(gradients(model, model.logprobs(model.encode(clips), completions))) == set(trained)
     model.save(tmp_path / "model")
+    assert model.save_adapters(tmp_path / "model/adapter")  # as an export has them: they are not added again
     again = case.reload(tmp_path / "model")
     torch.testing.assert_close(again.logprobs(again.encode(clips), completions), policy, atol=1e-4, rtol=0)
-    assert model.save_adapters(tmp_path / "adapter") and not again.save_adapters(tmp_path / "none")
-    plain = PeftModel.from_pretrained(load().pretrained, tmp_path / "adapter").merge_and_unload().state_dict()
+    assert not again.save_adapters(tmp_path / "none")
+    plain = PeftModel.from_pretrained(load().pretrained, tmp_path / "model/adapter").merge_and_unload().state_dict()
     for name, weight in merged_state_dict(model.pretrained).items():
         torch.testing.assert_close(plain[name], weight, atol=1e-6, rtol=0, msg=name)
     for layer in model.modules():
