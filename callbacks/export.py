@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks.checkpointing.files import PARTIAL, free_gib
 from callbacks.model_card import CARD_FILE, TRAINING_FILE, model_card, training_facts
@@ -63,6 +64,7 @@ def _export(module: LightningModule, directory: Path, facts: dict[str, Any]) -> 
     _follow_umask(partial)
     shutil.rmtree(directory, ignore_errors=True)
     partial.rename(directory)
+    rank_zero_info(f"Written: {directory}")
 
 
 def _follow_umask(directory: Path) -> None:

@@ -54,6 +54,8 @@ class ColdStartModule(TrainablePolicyModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        if stage == "fit":
+            self._check_responses()
         if isinstance(self.trainer.strategy, DeepSpeedStrategy) and self.trainer.accumulate_grad_batches > 1:
             raise ValueError(
                 "DeepSpeed keeps accumulated gradients to itself, where their mean over tokens cannot be taken. Set "
@@ -105,6 +107,26 @@ class ColdStartModule(TrainablePolicyModule):
         # Strategies take the gradients' mean over the processes, Lightning over the batches; these are shares of a sum,
         # whose last denominator `_finish_gradients` sees to.
         return total * (self.trainer.world_size * self.trainer.accumulate_grad_batches) / first
+
+    def _check_responses(self) -> None:
+        """Refuse clips without anything to learn before the first step.
+
+        Raises:
+            ValueError: there are some; names the first row, and how many.
+        """
+        datasets = getattr(getattr(self.trainer, "datamodule", None), "datasets", {})
+        own = getattr(datasets.get("train"), "records", ())
+        missing = [record for record in own if record.response is None]
+        if missing and len(missing) == len(own):
+            raise ValueError(
+                f"No clip has a response to learn, e.g. {missing[0].source}. Cold start needs a corpus with "
+                "explanations (EMER, MERR, a manifest with a rationale column), not one with labels only."
+            )
+        if missing:
+            raise ValueError(
+                f"{missing[0].source}: clip {missing[0].id} has no response to learn, and so {len(missing)} of "
+                f"{len(own)}. Give each row a rationale, or leave it out."
+            )
 
     def _summed_loss(self, batch: ClipBatch, tally: Tally) -> tuple[Tensor, int]:
         """Cross-entropy of a batch, summed over its tokens, and their number; notes what to log of it."""

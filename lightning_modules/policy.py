@@ -163,6 +163,9 @@ class PolicyModule(LightningModule):
                 f"The instruction does not ask for {', '.join(f'<{name}>' for name in unasked)} of model.sections: set "
                 "data.instruction, as configs/sections/context_visual_audio.yaml does."
             )
+        media = getattr(getattr(datamodule, "corpus", None), "media", None)
+        if media is not None:
+            self.backbone.check_media(media)
         if self.feature_cache is not None:
             self.feature_cache.check(self.backbone)
             strategy = self.trainer.strategy

@@ -42,7 +42,8 @@ def export(
     directory = Path(model)
     if not (directory / TRAINING_FILE).is_file():
         raise FileNotFoundError(
-            f"{directory} has no {TRAINING_FILE}: expected what `fit` exports, <run directory>/model."
+            f"{directory} has no {TRAINING_FILE}: expected what `fit` exports, <run directory>/model "
+            "(models of 28 November 2026 and before have none: train, or go on with --ckpt_path last, to export again)."
         )
     facts = read_facts(directory)
     if predictions and facts["stage"] == "verifier":

@@ -211,6 +211,8 @@ def _find_language_model(name: str) -> Path:
 
 def _read_sizes(path: Path) -> list[int]:
     file = path / _CONFIG_FILE
+    if not path.is_dir():
+        raise ValueError(f"There is no directory {path}, which model.backbone.path names.")
     if not file.is_file():
         raise ValueError(
             f"{path} is no ComposedBackbone directory: {file.name} is missing. Give a directory that `fit` exported "

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.batch import ClipBatch
+from datamodules.media_settings import MediaSettings
 from lightning_modules.backbones.percept import Percept, Perception
 from lightning_modules.backbones.recipe import Recipe
 
@@ -301,6 +302,27 @@ class Backbone(nn.Module, ABC):
         self.requires_grad_(False)
         for name in names:
             self.parts[name].requires_grad_(True)
+
+    @property
+    def media_settings(self) -> dict[str, int]:
+        """What `data.media` must say: option → value; of `mel`, only where the data computes features at all."""
+        return {"num_frames": self.num_frames, "image_size": self.image_size}
+
+    def check_media(self, media: MediaSettings) -> None:
+        """Refuse clips that this backbone does not take, before any is decoded.
+
+        Raises:
+            ValueError: names every option that must be another one, with its value.
+        """
+        wanted = {}
+        for name, value in self.media_settings.items():
+            own, _, field = name.rpartition(".")
+            settings = getattr(media, own) if own else media
+            if settings is not None and getattr(settings, field) != value:
+                wanted[name] = value
+        if wanted:
+            options = " ".join(f"--data.media.{name} {value}" for name, value in wanted.items())
+            raise ValueError(f"The clips as the data prepares them do not fit {type(self).__name__}: add {options}")
 
     def check_frames(self, batch: ClipBatch) -> None:
         """Refuse frames that this backbone does not take.

@@ -124,6 +124,11 @@ class SplicedBackbone(DecoderBackbone):
     def stop_token_ids(self) -> list[int]:
         return sorted({*super().stop_token_ids, *end_tokens(self.language_model)})
 
+    @property
+    def media_settings(self) -> dict[str, int]:
+        own = {"mel.num_bins": self.feature_extractor.feature_size, "mel.seconds": self.feature_extractor.chunk_length}
+        return super().media_settings | own
+
     def _pixels(self, frames: Tensor) -> Tensor:
         """uint8 `[B, T, 3, I, I]` as the vision tower takes it: `[B·T, 3, I, I]`."""
         mean, std = (

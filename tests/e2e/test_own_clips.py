@@ -103,3 +103,19 @@ def test_from_inspection_to_the_report(own: Path, tiny_models: Path, tmp_path: P
     for command, configs in (("test", stack("stage/ablation")), ("predict", [])):
         main.run([command, *evaluation, *configs, "--trainer.fast_dev_run=true"])
     assert content() == finished, "a trial leaves finished results alone"
+
+
+def test_what_does_not_fit_is_said_before_a_clip_is_decoded(own: Path, tiny_models: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (own / "clips.jsonl").read_text().splitlines()]
+    rows[4] |= {"split": "train", "rationale": ""}
+    (own / "gap.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    parts = [f"--model.backbone.{part}={tiny_models}/{part}" for part in ("vision", "audio", "language_model")]
+    base = stack("trainer/default", "stage/cold_start", "data/manifest", "backbone/composed")
+    options = [*base, *parts, f"--data.taxonomy={own}/own.yaml", f"--model.taxonomy={own}/own.yaml"]
+    options += [f"--trainer.default_root_dir={tmp_path}", "--trainer.accelerator=cpu", "--model.backbone.num_frames=2"]
+    fitting = r"add --data.media.num_frames 2 --data.media.image_size 32 --data.media.mel.num_bins \d+ --data.media.mel"
+    with pytest.raises(ValueError, match=fitting):
+        main.run(["fit", *options, f"--data.path={own}/clips.jsonl"])
+    options += ["--data.media.num_frames=2", "--data.media.image_size=32", "--data.media.mel=null"]
+    with pytest.raises(ValueError, match=r"gap.jsonl:5: clip day/4 has no response to learn, and so 1 of 9\. Give"):
+        main.run(["fit", *options, f"--data.path={own}/gap.jsonl"])
