@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
+from weakref import WeakSet
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
@@ -12,7 +13,7 @@ from callbacks.tracker_errors import is_of_tracker
 
 _SENDING = ("log_metrics", "log_hyperparams", "save", "after_save_checkpoint", "finalize")
 """What Lightning calls of a logger."""
-_FAILED = "erv_has_failed"
+_FAILED: WeakSet[Logger] = WeakSet()
 
 
 class _WritesWhileItCan:
@@ -52,7 +53,7 @@ class _WritesWhileItCan:
 
 def has_failed(logger: Logger) -> bool:
     """Whether nothing is sent to a logger any more."""
-    return getattr(logger, _FAILED, False)
+    return logger in _FAILED
 
 
 def while_it_can(logger: Logger, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,7 +68,7 @@ def while_it_can(logger: Logger, function: Callable[..., Any]) -> Callable[..., 
         except Exception as error:
             if not (isinstance(error, OSError) or is_of_tracker(error)):
                 raise
-            setattr(logger, _FAILED, True)
+            _FAILED.add(logger)
             warnings.warn(
                 f"{type(logger).__name__} fails ({error}): nothing more is sent to it, the run goes on.", stacklevel=2
             )

@@ -4,7 +4,7 @@ TensorBoard, Weights & Biases and MLflow take all of it, any other logger of Lig
 sends.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,8 +33,10 @@ class Tracker:
 
     def __init__(self, logger: Any) -> None:
         self.logger = logger
-        for name in ("picture", "figure", "table", "settings"):
-            setattr(self, name, while_it_can(logger, getattr(self, name)))
+
+    def send(self, what: Callable[..., None], *arguments: Any) -> None:
+        """Call one of its methods, unless the logger has failed before."""
+        while_it_can(self.logger, what)(*arguments)
 
     def picture(self, tag: str, picture: NDArray[np.uint8], step: int) -> None:
         """Show a picture, `[height, width, 3]`."""

@@ -137,4 +137,4 @@ class VerifierFigures(Callback):
             figure = draw(report)
             figure.savefig(directory / f"{name}.png", dpi=150)
             for tracker in trackers(trainer):
-                tracker.figure(f"test/{name}", figure, trainer.global_step)
+                tracker.send(tracker.figure, f"test/{name}", figure, trainer.global_step)

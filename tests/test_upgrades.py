@@ -44,8 +44,14 @@ SETTABLE = {
 }
 """Attributes of objects of libraries that are there to be set."""
 
-SETATTR = {"callbacks/inspection/hparams.py", "datamodules/emotions.py", "tools/estimate/skeleton.py"}
-"""Where `setattr` is called: a protobuf message, a frozen dataclass' own, this project's modules."""
+SETATTR = {
+    "callbacks/curves.py",
+    "callbacks/inspection/hparams.py",
+    "datamodules/emotions.py",
+    "tools/estimate/skeleton.py",
+}
+"""Where `setattr` is called: methods of loggers that may fail, a protobuf message, a frozen dataclass' own, this project's
+modules."""
 
 Use = tuple[str, str]
 """A name, and the file that uses it."""

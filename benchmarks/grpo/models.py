@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BertTokenizer,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -60,6 +61,10 @@ class TextBackbone(_Endless, DecoderBackbone):
         self.language_model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype))
         self.tokenizer = load_word_tokenizer(directory)
         self._adapt(lora=None, gradient_checkpointing=False)
+
+    @property
+    def pretrained(self) -> PreTrainedModel:
+        return self.language_model
 
     @property
     def decoder(self) -> Decoder:

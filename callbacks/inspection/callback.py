@@ -78,7 +78,7 @@ class InspectionCallback(Callback):
             tag = f"rollouts/{name}_group"
             _show(drawing, tag, panel, trainer.global_step)
             for tracker in drawing:
-                tracker.table(tag, group_markdown(panel), panel_rows([panel]), trainer.global_step)
+                tracker.send(tracker.table, tag, group_markdown(panel), panel_rows([panel]), trainer.global_step)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._panels = []
@@ -126,14 +126,16 @@ class InspectionCallback(Callback):
         matrices = [] if metrics["compound_clips"] else confusion_matrices(counts, module.taxonomy, report.judge)
         for tracker in drawing:
             if panels:
-                tracker.table(f"{prefix}_clips/completions", clips_markdown(panels), panel_rows(panels), step)
+                tracker.send(
+                    tracker.table, f"{prefix}_clips/completions", clips_markdown(panels), panel_rows(panels), step
+                )
             for matrix in matrices:
-                tracker.figure(f"{prefix}_confusion/{matrix.tag}", draw_confusion(matrix), step)
+                tracker.send(tracker.figure, f"{prefix}_confusion/{matrix.tag}", draw_confusion(matrix), step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         reached = {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag in METRICS}
         for tracker in trackers(trainer):
-            tracker.settings(hyperparameters(trainer, pl_module), reached)
+            tracker.send(tracker.settings, hyperparameters(trainer, pl_module), reached)
 
     on_test_end = on_fit_end
 
@@ -152,4 +154,4 @@ def _summed_counts(report: EmotionReport) -> Tensor:
 def _show(drawing: Sequence[Tracker], tag: str, panel: Panel, step: int) -> None:
     picture = np.asarray(draw_panel(panel))
     for tracker in drawing:
-        tracker.picture(tag, picture, step)
+        tracker.send(tracker.picture, tag, picture, step)

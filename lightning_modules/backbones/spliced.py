@@ -87,7 +87,9 @@ class SplicedBackbone(DecoderBackbone):
         self._attention = options["attn_implementation"]
         with loading.named(vision):
             self.vision_tower = loading.pretrained(SiglipVisionModel, vision, vision_use_head=False, **options)
-            self._image_settings, _ = ImageProcessingMixin.get_image_processor_dict(vision)
+            settings, _ = ImageProcessingMixin.get_image_processor_dict(vision)
+            # AutoImageProcessor asks for its class, which not everyone has written.
+            self._image_settings = {"image_processor_type": "SiglipImageProcessor", **settings}
         with loading.named(audio):
             self.audio_tower = load_audio_tower(audio, **options)
             self.feature_extractor = WhisperFeatureExtractor.from_pretrained(audio)
@@ -95,9 +97,7 @@ class SplicedBackbone(DecoderBackbone):
 
     def _save_towers(self, vision: Path, audio: Path) -> None:
         self.vision_tower.save_pretrained(vision)
-        # Also where they were published without its class, which AutoImageProcessor asks for.
-        settings = {"image_processor_type": "SiglipImageProcessor", **self._image_settings}
-        (vision / "preprocessor_config.json").write_text(json.dumps(settings, indent=2))
+        (vision / "preprocessor_config.json").write_text(json.dumps(self._image_settings, indent=2))
         # Under the encoder's own names: the renaming when it was loaded has no inverse.
         self.audio_tower.save_pretrained(audio, save_original_format=False)
         self.feature_extractor.save_pretrained(audio)

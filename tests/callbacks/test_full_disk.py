@@ -100,7 +100,7 @@ def test_a_tracker_that_fails_is_left_and_an_error_of_ours_is_not(tmp_path: Path
     with pytest.warns(UserWarning, match=r"Fragile fails \(.*No space\): nothing more is sent to it"):
         trainer.fit(module)
     assert trainer.global_step == 6 and logger.calls == 1 and trackers(trainer) == []
-    tracker.settings({"a": 1.0}, {})
+    tracker.send(tracker.settings, {"a": 1.0}, {})
     assert "a" not in logger.experiment.hparams, "nor by who holds it still"
 
 
