@@ -50,8 +50,7 @@ SETATTR = {
     "datamodules/emotions.py",
     "tools/estimate/skeleton.py",
 }
-"""Where `setattr` is called: methods of loggers that may fail, a protobuf message, a frozen dataclass' own, this project's
-modules."""
+"""Where `setattr` is called: loggers' methods that may fail, a protobuf message, a frozen dataclass' own, ours."""
 
 Use = tuple[str, str]
 """A name, and the file that uses it."""
