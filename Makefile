@@ -11,6 +11,7 @@ DEMO ?= runs/demo
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+TESTABLE := $(VENV)/.testable
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 
 MAIN := $(PY) main.py
@@ -53,10 +54,10 @@ vllm-test: setup ## Build an environment for vLLM beside .venv, and train agains
 test: lint chromium ## Lint, then run the tests (without those marked gpu or slow)
 	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-test-fast: setup ## Run the tests of single modules and of formulas alone (unit and numerics), without lint
+test-fast: $(TESTABLE) ffmpeg ## Run the tests of single modules and of formulas alone (unit and numerics), without lint
 	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "(unit or numerics) and not (e2e or gpu or slow)"
 
-lint: setup ## Check style and formatting (ruff) and the types of the pure modules (mypy)
+lint: $(TESTABLE) ffmpeg ## Check style and formatting (ruff) and the types of the pure modules (mypy)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
@@ -86,5 +87,9 @@ $(INSTALLED): constraints.txt pyproject.toml
 	@echo "Setting up $(VENV) (about a minute with a fast network)"
 	@$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check -c constraints.txt '$(TORCH)'
+	$(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e .
+	@touch $@
+
+$(TESTABLE): $(INSTALLED)
 	$(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[test]'
 	@touch $@
