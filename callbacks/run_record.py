@@ -26,10 +26,7 @@ def evaluated_part(trainer: Trainer, stage: str) -> dict[str, dict[str, int]]:
     loaders = trainer.test_dataloaders if stage == "test" else trainer.predict_dataloaders
     loaders = loaders if isinstance(loaders, list) else [loaders]
     numbers = trainer.num_test_batches if stage == "test" else trainer.num_predict_batches
-    batches, whole = (
-        int(sum(numbers)),
-        sum(len(loader) for loader in loaders if loader is not None),
-    )
+    batches, whole = int(sum(numbers)), sum(len(loader) for loader in loaders if loader is not None)
     return {PARTIAL: {"batches": batches, "of": whole}} if batches < whole else {}
 
 

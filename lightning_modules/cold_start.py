@@ -3,7 +3,7 @@
 Source: arXiv 2510.23506, "three stages"; hyperparameters are those of the paper's released code.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -18,6 +18,9 @@ from lightning_modules.global_batch import GlobalBatch
 from lightning_modules.optimizer import Schedule
 from lightning_modules.processes import Tally, sum_over_processes
 from lightning_modules.trainable_policy import TrainablePolicyModule
+
+_NUM_NAMED = 5
+"""Clips that an error names."""
 
 
 class ColdStartModule(TrainablePolicyModule):
@@ -54,8 +57,10 @@ class ColdStartModule(TrainablePolicyModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if stage == "fit":
-            self._check_responses()
+        if stage == "fit":  # before the first step, where the rows are known
+            datasets = getattr(getattr(self.trainer, "datamodule", None), "datasets", {})
+            records = getattr(datasets.get("train"), "records", ())
+            self._check_responses([(f"{own.source}: clip {own.id}", own.response) for own in records])
         if isinstance(self.trainer.strategy, DeepSpeedStrategy) and self.trainer.accumulate_grad_batches > 1:
             raise ValueError(
                 "DeepSpeed keeps accumulated gradients to itself, where their mean over tokens cannot be taken. Set "
@@ -108,35 +113,37 @@ class ColdStartModule(TrainablePolicyModule):
         # whose last denominator `_finish_gradients` sees to.
         return total * (self.trainer.world_size * self.trainer.accumulate_grad_batches) / first
 
-    def _check_responses(self) -> None:
-        """Refuse clips without anything to learn before the first step.
+    def _check_responses(self, clips: Sequence[tuple[str, str | None]]) -> None:
+        """Refuse clips that there is nothing to learn of, or that lack sections.
+
+        Args:
+            clips: what messages call a clip, and its response.
 
         Raises:
-            ValueError: there are some; names the first row, and how many.
+            ValueError: there are some; names the first ones.
         """
-        datasets = getattr(getattr(self.trainer, "datamodule", None), "datasets", {})
-        own = getattr(datasets.get("train"), "records", ())
-        missing = [record for record in own if record.response is None]
-        if missing and len(missing) == len(own):
+        missing = [name for name, response in clips if response is None]
+        if missing and len(missing) == len(clips):
             raise ValueError(
-                f"No clip has a response to learn, e.g. {missing[0].source}. Cold start needs a corpus with "
-                "explanations (EMER, MERR, a manifest with a rationale column), not one with labels only."
+                f"Clips {_first(missing)} have no response to learn. Cold start needs a corpus with explanations "
+                "(EMER, MERR, a manifest with a rationale column), not one with labels only."
             )
         if missing:
             raise ValueError(
-                f"{missing[0].source}: clip {missing[0].id} has no response to learn, and so {len(missing)} of "
-                f"{len(own)}. Give each row a rationale, or leave it out."
+                f"{missing[0]} has no response to learn, and so {len(missing)} of {len(clips)}. Give each clip one, or "
+                "leave it out."
+            )
+        lacking = [name for name, own in clips if self.sections and not is_well_formed(own or "", self.sections)]
+        if lacking:
+            tags = "".join(f"<{name}>…</{name}>" for name in (*self.sections, "think", "answer"))
+            raise ValueError(
+                f"The responses to learn of clips {_first(lacking)} are not {tags}, each once and in this order, as "
+                "model.sections demands. Complete them, or set model.sections to [] for this corpus."
             )
 
     def _summed_loss(self, batch: ClipBatch, tally: Tally) -> tuple[Tensor, int]:
         """Cross-entropy of a batch, summed over its tokens, and their number; notes what to log of it."""
-        missing = [i for i, response in zip(batch.ids, batch.responses, strict=True) if response is None]
-        if missing:
-            raise ValueError(
-                f"Clips {', '.join(missing)} have no response to learn. Cold start needs a corpus with explanations "
-                "(EMER, MERR, a manifest with a rationale column), not one with labels only."
-            )
-        self._check_sections(batch)
+        self._check_responses(list(zip(batch.ids, batch.responses, strict=True)))
         completions = self.backbone.completion_ids([response for response in batch.responses if response is not None])
         prompt = self.backbone.encode(batch, self.perceive(batch))
         total, num_tokens = -self.backbone.logprobs(prompt, completions).sum(), int(completions.mask.sum())
@@ -144,18 +151,6 @@ class ColdStartModule(TrainablePolicyModule):
         tally.add("loss", total.detach() / num_tokens, weight=num_tokens)
         tally.add("response_tokens", self.completion_length(completions), weight=len(batch))
         return total, num_tokens
-
-    def _check_sections(self, batch: ClipBatch) -> None:
-        pairs = zip(batch.ids, batch.responses, strict=True)
-        lacking = [
-            i for i, response in pairs if response and self.sections and not is_well_formed(response, self.sections)
-        ]
-        if lacking:
-            tags = "".join(f"<{name}>…</{name}>" for name in (*self.sections, "think", "answer"))
-            raise ValueError(
-                f"The responses to learn of clips {', '.join(lacking)} are not {tags}, each once and in this order, as "
-                "model.sections demands. Complete them, or set model.sections to [] for this corpus."
-            )
 
     def optimizer_step(
         self,
@@ -184,3 +179,8 @@ class ColdStartModule(TrainablePolicyModule):
     def on_after_backward(self) -> None:
         self.check_gradients()
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def _first(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NUM_NAMED])
+    return f"{shown} and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else shown

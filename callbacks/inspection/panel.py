@@ -106,8 +106,9 @@ def panel_rows(panels: Sequence[Panel]) -> list[dict[str, str | float | None]]:
             row: dict[str, str | float | None] = {"clip": readable_name(panel.id), "target": panel.target}
             row |= {"answer": completion.response.answer, "completion": completion.response.completion}
             if completion.advantage is None:
-                row["judged"] = completion.verdict
-            rows.append(row | dict(completion.rewards) | {"advantage": completion.advantage})
+                rows.append(row | {"judged": completion.verdict})
+            else:
+                rows.append(row | dict(completion.rewards) | {"advantage": completion.advantage})
     return rows
 
 

@@ -119,3 +119,7 @@ def test_what_does_not_fit_is_said_before_a_clip_is_decoded(own: Path, tiny_mode
     options += ["--data.media.num_frames=2", "--data.media.image_size=32", "--data.media.mel=null"]
     with pytest.raises(ValueError, match=r"gap.jsonl:5: clip day/4 has no response to learn, and so 1 of 9\. Give"):
         main.run(["fit", *options, f"--data.path={own}/gap.jsonl"])
+    with pytest.raises(
+        ValueError, match=r"clips.jsonl:1: clip day/0, .* and 4 more are not <context>…</context><think>"
+    ):
+        main.run(["fit", *options, f"--data.path={own}/clips.jsonl", "--model.sections=[context]"])

@@ -20,20 +20,8 @@ function show() {
     clips: () => ["Clips", showClips(parameters)],
     clip: () => [id, showClip(id, parameters)],
   }[view]();
-  main.replaceChildren(content);
-  document.title = `${title} · ${DATA.title}`;
-  if (field) {
-    fieldNamed(field)?.focus();
-    return scrollTo(0, scrolled);
-  }
-  scrollTo(0, 0);
-  const row = view === "clips" && before?.view === "clip" && rows.of(DATA.clips.find((clip) => clip.id === before.id));
-  if (row) {
-    row.focus();
-    row.scrollIntoView({ block: "center" });
-  } else if (before) {
-    main.querySelector("h1").focus({ preventScroll: true });
-  }
+  const cameFrom = () => view === "clips" && before?.view === "clip" && rows.of(DATA.clips.find((clip) => clip.id === before.id));
+  place(title, content, { field, scrolled, isFirst: !before, cameFrom });
 }
 
 /** The next (1) or previous (-1) clip or row. */

@@ -21,21 +21,10 @@ function show() {
     clip: () => [parameters.id, showClip(parameters)],
     compare: () => ["Compare", showCompare(parameters)],
   }[view]();
-  main.replaceChildren(content);
-  document.title = `${title} · ${DATA.title}`;
-  if (field) {
-    fieldNamed(field)?.focus();
-    return scrollTo(0, scrolled);
-  }
-  scrollTo(0, 0);
-  const left = view === "groups" && before?.view === "group" ? DATA.groups[Number(before.parameters.at)] : null;
-  const row = left && select(parameters).includes(left) ? rows.of(left) : null;
-  if (row) {
-    row.focus();
-    row.scrollIntoView({ block: "center" });
-  } else if (before) {
-    main.querySelector("h1").focus({ preventScroll: true });
-  }
+  place(title, content, { field, scrolled, isFirst: !before, cameFrom: () => {
+    const left = view === "groups" && before?.view === "group" ? DATA.groups[Number(before.parameters.at)] : null;
+    return left && select(parameters).includes(left) ? rows.of(left) : null;
+  } });
 }
 
 /** The next (1) or previous (-1) group or row. */

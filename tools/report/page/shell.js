@@ -17,6 +17,27 @@ function markView(view) {
   }
 }
 
+/**
+ * Show a view. The focus goes to the field that had it, in the place scrolled to; else to the row that one comes from, if
+ * it is still there; else to the heading, but not on the first view.
+ */
+function place(title, content, { field, scrolled, isFirst, cameFrom }) {
+  main.replaceChildren(content);
+  document.title = `${title} · ${DATA.title}`;
+  if (field) {
+    fieldNamed(field)?.focus();
+    return scrollTo(0, scrolled);
+  }
+  scrollTo(0, 0);
+  const row = cameFrom();
+  if (row) {
+    row.focus();
+    row.scrollIntoView({ block: "center" });
+  } else if (!isFirst) {
+    main.querySelector("h1").focus({ preventScroll: true });
+  }
+}
+
 /** Put the focus on the next (1) or previous (-1) row of the list, or on the first. */
 function stepRows(direction) {
   const list = main.querySelector(".clips");

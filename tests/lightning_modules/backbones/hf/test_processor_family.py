@@ -22,8 +22,9 @@ from transformers.image_processing_backends import PilBackend
 from datamodules.batch import SAMPLE_RATE, Clip, collate
 from lightning_modules.backbones.hf.backbone import HFBackbone
 from lightning_modules.backbones.hf.family import ClipInput
-from lightning_modules.backbones.interface import Sampling
 from tests.tiny_checkpoints import write_tiny_checkpoint
+
+from .own_forward import assert_equal_to_own_forward
 
 pytestmark = pytest.mark.numerics
 
@@ -145,24 +146,7 @@ def test_sampling_and_scoring_equal_the_models_own_forward_on_the_processors_inp
         clip(name, 2, waveform=torch.zeros(0), has_audio=False),
         clip(name, 3, has_video=False),
     ]
-    prompt = backbone.encode(collate(clips))
-    sampled = backbone.generate(prompt, 2, Sampling(max_new_tokens=5))
-    torch.testing.assert_close(backbone.logprobs(prompt, sampled), sampled.logprobs, atol=1e-4, rtol=0)
-    # Not the sampled ones: in its own forward, the model takes random media tokens among them for media.
-    completions = backbone.completion_ids(["The man frowns.", "He shouts."] * len(clips))
-    scored = backbone.logprobs(prompt, completions)
-    for i, item in enumerate(clips):
-        inputs = processors_inputs(backbone, item)
-        length = inputs["input_ids"].shape[1]
-        assert prompt.attention_mask[i].sum() == length
-        for row in (2 * i, 2 * i + 1):
-            keep = completions.mask[row]
-            tokens = completions.token_ids[row][keep]
-            ids = torch.cat([inputs["input_ids"], tokens[None]], dim=1)
-            with torch.no_grad():
-                logits = backbone.model(**{**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}).logits
-            expected = logits[0, length - 1 : -1].log_softmax(-1).gather(1, tokens[:, None])[:, 0]
-            torch.testing.assert_close(scored[row][keep], expected, atol=1e-4, rtol=0)
+    prompt, scored = assert_equal_to_own_forward(backbone, clips, lambda item: processors_inputs(backbone, item))
     # One completion per prompt, which takes another path through the language model.
     single = backbone.logprobs(prompt, backbone.completion_ids(["The man frowns."] * len(clips)))
     torch.testing.assert_close(single, scored[::2, : single.shape[1]], atol=1e-4, rtol=0)

@@ -20,8 +20,9 @@ from lightning_modules.backbones.adapters import LoRA
 from lightning_modules.backbones.hf.backbone import HFBackbone
 from lightning_modules.backbones.hf.family import ClipInput
 from lightning_modules.backbones.hf.qwen_omni import Qwen3Omni
-from lightning_modules.backbones.interface import Sampling
 from tests.tiny_checkpoints import write_tiny_checkpoint
+
+from .own_forward import assert_equal_to_own_forward
 
 pytestmark = pytest.mark.numerics
 
@@ -103,24 +104,7 @@ def test_sampling_and_scoring_equal_the_models_own_forward_on_the_processors_inp
         clip(3, 1.0, 90_000),  # audio that goes on behind the video
         clip(4, 2.0, has_video=False),
     ]
-    prompt = backbone.encode(collate(clips))
-    sampled = backbone.generate(prompt, 2, Sampling(max_new_tokens=5))
-    torch.testing.assert_close(backbone.logprobs(prompt, sampled), sampled.logprobs, atol=1e-4, rtol=0)
-    # Not the sampled ones: in its own forward, the model takes random media tokens among them for media.
-    completions = backbone.completion_ids(["The man frowns.", "He shouts."] * len(clips))
-    scored = backbone.logprobs(prompt, completions)
-    for i, item in enumerate(clips):
-        inputs = processor_inputs(backbone, item)
-        length = inputs["input_ids"].shape[1]
-        assert prompt.attention_mask[i].sum() == length
-        for row in (2 * i, 2 * i + 1):
-            keep = completions.mask[row]
-            tokens = completions.token_ids[row][keep]
-            ids = torch.cat([inputs["input_ids"], tokens[None]], dim=1)
-            with torch.no_grad():
-                logits = backbone.model(**{**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}).logits
-            expected = logits[0, length - 1 : -1].log_softmax(-1).gather(1, tokens[:, None])[:, 0]
-            torch.testing.assert_close(scored[row][keep], expected, atol=1e-4, rtol=0)
+    assert_equal_to_own_forward(backbone, clips, lambda item: processor_inputs(backbone, item))
 
 
 @pytest.mark.parametrize("num_samples", [400, 1_600, 16_000, 16_001, 79_999, 480_000])

@@ -23,6 +23,8 @@ from lightning_modules.backbones.hf.qwen_omni import QwenOmni, chunk_sizes
 from lightning_modules.backbones.interface import Sampling
 from tests.tiny_checkpoints import write_tiny_checkpoint
 
+from .own_forward import assert_equal_to_own_forward
+
 pytestmark = pytest.mark.numerics
 
 SIZE = 48
@@ -106,15 +108,6 @@ def processor_inputs(backbone: HFBackbone, clip: Clip) -> dict[str, Any]:
     }
 
 
-def own_logprobs(backbone: HFBackbone, inputs: dict[str, Any], completion: Tensor) -> Tensor:
-    """Log-probabilities of a completion's tokens by the model's own forward over prompt and completion."""
-    length = inputs["input_ids"].shape[1]
-    ids = torch.cat([inputs["input_ids"], completion[None]], dim=1)
-    with torch.no_grad():
-        logits = backbone.model(**{**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}).logits
-    return logits[0, length - 1 : -1].log_softmax(-1).gather(1, completion[:, None])[:, 0]
-
-
 def test_sampling_and_scoring_equal_the_models_own_forward_on_the_processors_inputs(
     checkpoint: Path, clip: Callable[..., Clip]
 ) -> None:
@@ -130,19 +123,7 @@ def test_sampling_and_scoring_equal_the_models_own_forward_on_the_processors_inp
     ]
     for item in clips:
         item.frames = item.frames[pairs]
-    prompt = backbone.encode(collate(clips))
-    sampled = backbone.generate(prompt, 2, Sampling(max_new_tokens=5))
-    torch.testing.assert_close(backbone.logprobs(prompt, sampled), sampled.logprobs, atol=1e-4, rtol=0)
-    # Not the sampled ones: in its own forward, the model takes random media tokens among them for media.
-    completions = backbone.completion_ids(["The man frowns.", "He shouts."] * len(clips))
-    scored = backbone.logprobs(prompt, completions)
-    for i, item in enumerate(clips):
-        inputs = processor_inputs(backbone, item)
-        assert prompt.attention_mask[i].sum() == inputs["input_ids"].shape[1]
-        for row in (2 * i, 2 * i + 1):
-            keep = completions.mask[row]
-            expected = own_logprobs(backbone, inputs, completions.token_ids[row][keep])
-            torch.testing.assert_close(scored[row][keep], expected, atol=1e-4, rtol=0)
+    assert_equal_to_own_forward(backbone, clips, lambda item: processor_inputs(backbone, item))
 
 
 def test_inputs_equal_those_of_the_whole_processor(checkpoint: Path, clip: Callable[..., Clip]) -> None:
