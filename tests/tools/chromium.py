@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
@@ -38,13 +39,20 @@ def start_chromium(preferences: dict[str, object] | None = None) -> webdriver.Ch
 
 
 def until(browser: webdriver.Chrome, condition: Callable[[webdriver.Chrome], Any]) -> Any:
-    return WebDriverWait(browser, 20, poll_frequency=0.05).until(condition)
+    """Wait for what a condition returns; elements that it asks may be replaced between its questions."""
+    gone = [StaleElementReferenceException]
+    return WebDriverWait(browser, 60, poll_frequency=0.05, ignored_exceptions=gone).until(condition)
 
 
 def texts(browser: webdriver.Chrome, selector: str) -> list[str]:
     """Texts as they are in the document, all at once: rows may be replaced between two questions."""
     script = "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)"
     return browser.execute_script(script, selector)
+
+
+def attributes(browser: webdriver.Chrome, selector: str, name: str) -> list[str]:
+    script = "return [...document.querySelectorAll(arguments[0])].map(e => e.getAttribute(arguments[1]))"
+    return browser.execute_script(script, selector, name)
 
 
 def choose(browser: webdriver.Chrome, label: str, value: str) -> None:
@@ -56,7 +64,14 @@ def press(browser: webdriver.Chrome, *keys: str) -> None:
     webdriver.ActionChains(browser).send_keys(*keys).perform()
 
 
+def focused(browser: webdriver.Chrome, attribute: str) -> str | None:
+    """An attribute of the element that has the focus, in one question, as `texts`."""
+    return browser.execute_script("return document.activeElement.getAttribute(arguments[0])", attribute)
+
+
 def open_view(browser: webdriver.Chrome, address: str, selector: str) -> None:
+    """Open an address anew: another view of the page that is open would leave its elements there for a moment."""
+    browser.get("about:blank")
     browser.get(address)
     until(browser, lambda driver: driver.find_elements(By.CSS_SELECTOR, selector))
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from selenium import webdriver
@@ -11,7 +12,18 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from datamodules.files.writing import write_rows
-from tests.tools.chromium import NEEDS_CHROMIUM, choose, heading, open_view, press, requests, texts, until
+from tests.tools.chromium import (
+    NEEDS_CHROMIUM,
+    attributes,
+    choose,
+    focused,
+    heading,
+    open_view,
+    press,
+    requests,
+    texts,
+    until,
+)
 from tools.report.report import report
 
 pytestmark = [pytest.mark.e2e, NEEDS_CHROMIUM]
@@ -111,10 +123,7 @@ def test_a_clip_page_shows_what_the_file_says(browser: webdriver.Chrome, pages: 
     assert texts(browser, ".card h2") == ["first", "second"]
     assert texts(browser, ".card:first-child .sentence .text") == ["She grins.", "She sits."]
     assert texts(browser, ".card:first-child .sentence .read .emotion") == ["joy", "neutral"]
-    classes = [
-        own.get_attribute("class") for own in browser.find_elements(By.CSS_SELECTOR, ".card:first-child .sentence")
-    ]
-    assert classes == ["sentence matching", "sentence neutral"]
+    assert attributes(browser, ".card:first-child .sentence", "class") == ["sentence matching", "sentence neutral"]
     assert [text[0] for text in texts(browser, ".card:first-child .sentence .symbol")] == ["✓", "·"]
     assert texts(browser, ".card:first-child .rewards b") == ["1.00", "1.00", "1.00"]
     assert texts(browser, ".card:last-child .rewards b") == ["1.00", "0.00", "1.00"]
@@ -138,9 +147,7 @@ def test_the_player_reads_the_file_that_is_linked(browser: webdriver.Chrome, pag
 
 def test_hostile_text_stays_text(browser: webdriver.Chrome, pages: str) -> None:
     for identifier, selector in ((WEIRD_ID, ".sentence .text"), ("silent", ".card pre")):
-        browser.get(pages)
-        browser.execute_script("location.hash = '#/clip?' + new URLSearchParams({id: arguments[0]})", identifier)
-        until(browser, lambda driver, wanted=selector: driver.find_elements(By.CSS_SELECTOR, wanted))
+        open_view(browser, f"{pages}#/clip?{urlencode({'id': identifier})}", selector)
         assert heading(browser) == identifier
         assert texts(browser, selector)[0].removeprefix("no tags ") == HOSTILE
         assert texts(browser, ".transcript q") == [HOSTILE] * (identifier == WEIRD_ID)
@@ -170,7 +177,7 @@ def test_the_keys_lead_through_the_clips(browser: webdriver.Chrome, pages: str) 
     open_view(browser, f"{pages}#/clips?target=happiness", ".clips a")
     press(browser, "j")
     press(browser, "j")
-    assert browser.switch_to.active_element.get_attribute("data-id") == "wrong"
+    until(browser, lambda driver: focused(driver, "data-id") == "wrong")
     press(browser, Keys.ENTER)
     until(browser, lambda driver: heading(driver) == "wrong")
     for key, wanted in (("j", WEIRD_ID), (Keys.ARROW_RIGHT, "silent"), ("k", WEIRD_ID), (Keys.ARROW_LEFT, "wrong")):
@@ -181,12 +188,11 @@ def test_the_keys_lead_through_the_clips(browser: webdriver.Chrome, pages: str) 
     press(browser, Keys.ESCAPE)
     until(browser, lambda driver: not driver.find_element(By.ID, "keys").is_displayed())
     press(browser, Keys.ESCAPE)
-    until(browser, lambda driver: driver.find_elements(By.CSS_SELECTOR, ".clips a"))
-    assert browser.switch_to.active_element.get_attribute("data-id") == "wrong", "back where one came from"
+    until(browser, lambda driver: focused(driver, "data-id") == "wrong")  # back where one came from
     press(browser, Keys.ESCAPE)
     until(browser, lambda driver: driver.find_elements(By.CSS_SELECTOR, ".figures"))
     press(browser, "/")
-    until(browser, lambda driver: driver.switch_to.active_element.get_attribute("id") == "search")
+    until(browser, lambda driver: focused(driver, "id") == "search")
     assert browser.get_log("browser") == []
 
 
@@ -253,7 +259,6 @@ def test_sentences_show_what_they_rest_on(browser: webdriver.Chrome, row: Rows, 
     write_rows(tmp_path / "p.jsonl", [row("1", sentences=said)])
     open_view(browser, f"{report([str(tmp_path / 'p.jsonl')], output=str(tmp_path)).as_uri()}#/clip?id=1", ".sentence")
     assert [own.strip() for own in texts(browser, ".sentence .reliance b")] == ["−0.3", "+1.2"]
-    bars = browser.find_elements(By.CSS_SELECTOR, ".sentence .reliance meter")
-    assert [float(bar.get_attribute("value")) for bar in bars] == [0.0, 1.24]
+    assert [float(value) for value in attributes(browser, ".sentence .reliance meter", "value")] == [0.0, 1.24]
     assert texts(browser, ".legend")[-1].startswith("Bars: what a sentence rests on")
     assert browser.get_log("browser") == []
