@@ -75,8 +75,6 @@ CONFIGS = "configs"
 CROSS_VALIDATE = "cross_validate"
 ESTIMATE = "estimate"
 STUDY = "study"
-EVALUATED = "lightning_modules.policy.PolicyModule"
-"""The model of `validate`, `test` and `predict` where nothing names one."""
 
 CONFIG_HINT = """Stages are configured by stacked YAML files; what comes later wins:
   python main.py fit -c stage/cold_start -c backbone/composed -c data/emer
@@ -153,26 +151,6 @@ def run_tool(name: str, arguments: list[str]) -> None:
     function(**config)
 
 
-def name_classes_first(command: str, arguments: list[str]) -> list[str]:
-    """The arguments, preceded by the classes that they name for the model and the data.
-
-    Options and files are read in their order, and what a file says of a class can be read only when the class is known:
-    `-c configs/backbone/composed.yaml --data Clips` would end at the file's `data.init_args.media`. Each option stays
-    where it is, too, so that what comes later wins, as everywhere.
-
-    Args:
-        command: a key of `STAGES`; all but `fit` begin with `EVALUATED`, which any file or option may replace.
-        arguments: the options of the command.
-    """
-    named = [] if command == "fit" else [f"--model={EVALUATED}"]
-    for part in ("model", "data"):
-        for argument, following in pairwise([*arguments, ""]):
-            option, equals, value = argument.partition("=")
-            if option in (f"--{part}", f"--{part}.class_path"):
-                named.append(f"--{part}={value if equals else following}")
-    return [*named, *arguments]
-
-
 def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
     """Parse a Trainer command and instantiate its parts: classes by `class_path`, values by YAML or option.
 
@@ -183,7 +161,7 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
     from callbacks.config_parser import SecretKeepingParser
     from callbacks.saved_config import SavedConfig
     from tools.command_line import read_strictly
-    from tools.stage_cli import StageCLI
+    from tools.stage_cli import StageCLI, name_classes_first
 
     read_strictly(arguments)
     import_corpora()

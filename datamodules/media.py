@@ -7,6 +7,7 @@ Shape legend: T frames per clip, H × W pixels of the file, I × I pixels of the
 """
 
 import re
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -97,17 +98,25 @@ def _pad_to_square(image: Image.Image, image_size: int) -> Image.Image:
     return square
 
 
+def why_no_decoders(error: Exception) -> str:
+    """What to install, by the error with which torchcodec's import ended."""
+    python = "libpython{}.{}".format(*sys.version_info)
+    if python in str(error):  # Debian's and Ubuntu's own Python has it in a package of its own
+        return f"torchcodec, which decodes the clips, cannot load {python}.so. Install it: `apt-get install {python}`."
+    return (
+        "torchcodec cannot load FFmpeg's shared libraries (versions 4 to 8), which decode the clips. Install them: "
+        "`apt-get install ffmpeg` (Debian, Ubuntu), `dnf install ffmpeg-free` (Fedora), `brew install ffmpeg` (macOS) "
+        "or `conda install -c conda-forge ffmpeg`. torchcodec's version must also match torch's (see constraints.txt)."
+    )
+
+
 @cache
 def _decoders() -> ModuleType:
     """torchcodec's decoders, imported at the first decode so that `--help` and scoring work without FFmpeg."""
     try:
         from torchcodec import decoders
     except (ImportError, OSError, RuntimeError) as error:  # what torchcodec raises when it finds no FFmpeg libraries
-        raise ImportError(
-            "torchcodec cannot load FFmpeg's shared libraries (versions 4 to 8), which decode the clips. Install them: "
-            "`apt-get install ffmpeg` (Debian, Ubuntu), `conda install -c conda-forge ffmpeg`, or `brew install "
-            "ffmpeg` (macOS). The torchcodec version must also match torch's (see the constraints file)."
-        ) from error
+        raise ImportError(why_no_decoders(error)) from error
     np.empty(_KEPT_BYTES, np.uint8)
     return decoders
 

@@ -12,7 +12,9 @@ from lightning import LightningDataModule
 
 import main
 from datamodules.clip_datamodule import ClipDataModule
+from datamodules.clip_source import ClipSource
 from tests.tiny_checkpoints import write_tiny_checkpoint
+from tools.stage_cli import name_classes_first
 
 pytestmark = pytest.mark.e2e
 
@@ -113,6 +115,12 @@ def test_tools_explain_their_options(capsys: pytest.CaptureFixture[str]) -> None
     assert "JSONL file with" in capsys.readouterr().out
 
 
+@pytest.fixture
+def no_corpora(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The corpora that configurations name are not here: nothing is read of them."""
+    monkeypatch.setattr(ClipSource, "read_splits", lambda self: {})
+
+
 def stack(*names: str) -> list[str]:
     return [argument for name in names for argument in ("-c", str(ROOT / "configs" / f"{name}.yaml"))]
 
@@ -124,6 +132,7 @@ def golden_humanomni() -> list[str]:
     return [f"--model.backbone.path={golden}", *parts]
 
 
+@pytest.mark.usefixtures("no_corpora")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_configuration_is_instantiated(
     name: str, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -186,14 +195,27 @@ def test_any_lightning_data_module_serves(tiny_models: Path, tmp_path: Path) -> 
 def test_classes_are_named_first_and_again_in_their_place() -> None:
     rest = ["-c", "a.yaml", "--data.path", "x", "--trainer.max_epochs=1"]
     policy = "--model=lightning_modules.policy.PolicyModule"
-    assert main.name_classes_first("fit", rest) == rest
+    assert name_classes_first("fit", rest) == rest
     for command in ("validate", "test", "predict"):
-        assert main.name_classes_first(command, rest) == [policy, *rest]
+        assert name_classes_first(command, rest) == [policy, *rest]
     for named in (["--data", "Clips"], ["--data=Clips"], ["--data.class_path", "Clips"], ["--data.class_path=Clips"]):
         for options in ([*named, *rest], [*rest, *named]):
-            assert main.name_classes_first("fit", options) == ["--data=Clips", *options]
+            assert name_classes_first("fit", options) == ["--data=Clips", *options]
     options = [*rest, "--data", "Clips", "--model=GRPOModule"]
-    assert main.name_classes_first("test", options) == [policy, "--model=GRPOModule", "--data=Clips", *options]
+    assert name_classes_first("test", options) == ["--model=GRPOModule", "--data=Clips", *options]
+
+
+def test_files_are_given_in_any_order(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["stage/grpo", "data/dfew", "backbone/qwen2_5_vl"]
+    first, *others = (printed("fit", stack(*order), capsys) for order in (names, names[::-1], [*names[1:], names[0]]))
+    assert first["model"]["init_args"]["backbone"]["init_args"]["path"] == "Qwen/Qwen2.5-VL-3B-Instruct"
+    assert all(other == first for other in others)
+
+
+def test_data_are_read_before_the_model_is_loaded(tmp_path: Path) -> None:
+    """Of the hub's model, which cannot be had here, nothing is said."""
+    with pytest.raises(FileNotFoundError, match="Set `path` to a media file"):
+        main.run(["predict", *stack("backbone/qwen2_5_vl"), "--data", "Clips", f"--data.path={tmp_path / 'none'}"])
 
 
 def printed(command: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -255,6 +277,7 @@ COLD_START = ["language_model", "mm_projector", "audio_projector", "bert_gate"]
     ],
 )
 @pytest.mark.parametrize("size", ["humanomni", "humanomni_7b"])
+@pytest.mark.usefixtures("no_corpora")
 def test_humanomni_trains_what_was_published(
     size: str, stage: str, data: str, options: list[str], trainable: list[str], learning_rate: float, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from json import dumps
@@ -34,10 +35,6 @@ FEATURES: dict[str, tuple[str | None, tuple[str, ...]]] = {
     "Gemma 3n": (None, ("timm",)),
 }
 """Feature → the extra of this project that brings it, if one does, and its packages."""
-_NO_FFMPEG = (
-    "torchcodec finds no shared libraries of FFmpeg (version 4 to 8): nothing decodes. Debian, Ubuntu: apt-get install "
-    "ffmpeg; Fedora: dnf install ffmpeg-free; macOS: brew install ffmpeg; else: conda install -c conda-forge ffmpeg."
-)
 _GIB = 1024**3
 
 
@@ -55,7 +52,9 @@ def doctor(json: bool = False) -> dict[str, Any]:
     problems = [f"{name} is not installed." for name in PACKAGES[1:] if versions[name] is None]
     torch, codec = _loaded("torch", problems), None
     if torch is not None:
-        codec = _loaded("torchcodec", problems, _NO_FFMPEG)
+        from datamodules.media import why_no_decoders
+
+        codec = _loaded("torchcodec", problems, why_no_decoders)
     report = {
         "versions": {**versions, "ffmpeg": None if codec is None else str(codec.ffmpeg_major_version)},
         "devices": _devices(torch),
@@ -80,14 +79,14 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _loaded(name: str, problems: list[str], unless: str = "") -> ModuleType | None:
+def _loaded(name: str, problems: list[str], why: Callable[[Exception], str] | None = None) -> ModuleType | None:
     """A module, or None, with a sentence among the problems where it is installed and does not load."""
     if _version(name) is None:
         return None
     try:
         return import_module(name)
     except Exception as error:  # noqa: BLE001 (whatever a broken library raises)
-        problems.append(unless or f"{name} does not load: {str(error).partition(chr(10))[0]}.")
+        problems.append(why(error) if why else f"{name} does not load: {str(error).partition(chr(10))[0]}.")
         return None
 
 

@@ -2,9 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import Namespace
 from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -21,6 +24,7 @@ from callbacks.run_record import RunRecord
 from callbacks.verifier_figures import VerifierFigures
 from datamodules.clip_datamodule import ClipDataModule
 from datamodules.clip_source import ClipSource, DataSource
+from datamodules.files.yaml_files import read_yaml_mapping
 from lightning_modules.determinism import make_products_reproducible
 from lightning_modules.processes import of_node
 from lightning_modules.provenance import Mismatch
@@ -43,6 +47,44 @@ EVERY_RUN: dict[str, type[Callback]] = {
 }
 """Option → callback of every run, e.g. `--inspection.every_n_steps 5`. One of its class, or a subclass, that
 `trainer.callbacks` names takes its place."""
+
+
+_EVALUATED = "lightning_modules.policy.PolicyModule"
+"""The model of `validate`, `test` and `predict` where nothing names one."""
+
+_CLASSES = ("model", "model.backbone", "data")
+"""Options that take a class, each after the one that it is part of."""
+
+
+def name_classes_first(command: str, arguments: Sequence[str]) -> list[str]:
+    """The arguments, preceded by the classes that they, or the files among them, name for model, backbone and data.
+
+    Options and files are read in their order, and what a file says of a class can be read only when the class is known:
+    `-c configs/backbone/composed.yaml -c configs/data/dfew.yaml` would end at the first file's `data.init_args.media`.
+    Each option stays where it is, too, so that what comes later wins, as everywhere.
+
+    Args:
+        command: `fit`, or one that evaluates `_EVALUATED` where nothing names another model.
+        arguments: the options of the command.
+    """
+    classes = {} if command == "fit" else {"model": _EVALUATED}
+    for argument, following in pairwise([*arguments, ""]):
+        option, equals, value = argument.partition("=")
+        value = value if equals else following
+        for name in _CLASSES:
+            if option in (f"--{name}", f"--{name}.class_path"):
+                classes[name] = value
+            elif option in ("-c", "--config") and (found := _class_in(value, name)):
+                classes[name] = found
+    return [*(f"--{name}={classes[name]}" for name in _CLASSES if name in classes), *arguments]
+
+
+def _class_in(file: str, name: str) -> str | None:
+    """The class that a YAML file names for `model`, say; None where it names none."""
+    own: Any = read_yaml_mapping(file) if Path(file).is_file() else {}
+    for key in ".init_args.".join(name.split(".")).split("."):
+        own = own.get(key) if isinstance(own, dict) else None
+    return own.get("class_path") if isinstance(own, dict) else own
 
 
 class StageCLI(LightningCLI):
@@ -81,10 +123,17 @@ class StageCLI(LightningCLI):
         self.parser.refuse_written_secrets(self.config)
 
     def instantiate_classes(self) -> None:
+        """The data first, and read: what is wrong with them is said before a model loads, which can take minutes."""
         with of_node(num_devices(self.config.trainer.devices)):
-            super().instantiate_classes()
-        if isinstance(self.datamodule, ClipSource):
-            self.datamodule = ClipDataModule(self.datamodule)
+            self.datamodule = self.parser.instantiate(Namespace(data=self.config.data)).data
+            if isinstance(self.datamodule, ClipSource):
+                self.datamodule.read_splits()
+                self.datamodule = ClipDataModule(self.datamodule)
+            rest = self.config.clone()
+            rest.pop("data")
+            self.config_init = self.parser.instantiate(rest)
+        self.model = self.config_init.model
+        self.trainer = self.instantiate_trainer()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         named = self.config_init.trainer.callbacks or []

@@ -1,11 +1,12 @@
 """What `doctor` says of this machine, of one without torch and of one without FFmpeg."""
 
+import importlib
 import json
 import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -52,6 +53,19 @@ def test_a_machine_without_ffmpeg(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     (problem,) = doctor()["problems"]
     assert "apt-get install ffmpeg" in problem
     assert "apt-get install ffmpeg" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_python_without_its_shared_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    python = "libpython{}.{}".format(*sys.version_info)
+
+    def torchcodec(name: str) -> ModuleType:
+        if name == "torchcodec":
+            raise RuntimeError(f"Could not load libtorchcodec.\n{python}.so.1.0: cannot open shared object file")
+        return importlib.import_module(name)
+
+    monkeypatch.setattr(tool, "import_module", torchcodec)
+    (problem,) = doctor()["problems"]
+    assert f"`apt-get install {python}`" in problem and "ffmpeg" not in problem
 
 
 def test_gpus_and_no_place_for_weights_yet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from lightning_modules.judges import EndpointJudge, VerifierJudge
 from lightning_modules.judges.prompt import judge_prompt
 from lightning_modules.metrics.predictions import read_predictions
 from tests.chat_server import Answer, ChatServer, Request
+from tests.tools.report.conftest import GOLDEN_CLIP
 from tools.judge import judge_predictions, rationale_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore:UAR leaves out classes")]
@@ -232,7 +233,7 @@ def test_judges_of_a_model_are_named_like_those_of_a_tool(tiny_models, tmp_path,
         judge = ["-c", str(file)]
     configs = [f"--config=configs/{name}.yaml" for name in ("trainer/default", "data/clips", "backbone/composed")]
     parts = [f"--model.backbone.{part}={tiny_models}/{part}" for part in ("vision", "audio", "language_model")]
-    run = ["--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}", f"--data.path={tmp_path}"]
+    run = ["--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}", f"--data.path={GOLDEN_CLIP}"]
     cli = main.build_stage("test", [*configs, *parts, *run, *judge])
     assert isinstance(cli.model.judge, EndpointJudge)
     assert cli.model.judge_name == "endpoint:m"
