@@ -10,11 +10,12 @@ import math
 import re
 import traceback
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace, get_loader, set_loader
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 from omegaconf.errors import OmegaConfBaseException
 
 from callbacks.config_secrets import hide_secrets
@@ -47,6 +48,8 @@ _UNNAMED = {
     "ClipSource": "no corpus is named. Give one, e.g. -c configs/data/dfew.yaml or --data Manifest",
 }
 """What the command line does not say, if a base class is all that it names."""
+_UNKNOWN = re.compile(r"(?:unrecognized arguments: |Option ')(-*)([\w.]+)")
+"""An option that no parser knows, or part of one."""
 _WORKER = re.compile(r"Caught (\w+) in .*?process \d+\.\s.*Original Traceback", re.DOTALL)
 """Begin of an error that a process of a loader has handed on."""
 _IN_CLASS = "Problem with given class_path"
@@ -146,7 +149,7 @@ def one_sentence(error: BaseException, command: str) -> str:
         said = _in_plain_words(without_named_values(_of_parser(str(error))).rstrip("."))
         of_class = _CLASS.search(said)
         options = f"--{of_class[1]}.help {of_class[2]}" if of_class else "--help"
-        text = f"{said}. `python main.py {command} {options}` shows the options."
+        text = f"{said}.{_nearest(error, said)} `python main.py {command} {options}` shows the options."
     elif isinstance(error, OSError) and error.strerror:
         names = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
         text = f"{names}: {error.strerror}" if names else error.strerror
@@ -173,6 +176,21 @@ def _in_plain_words(said: str) -> str:
     said = _NO_BACKBONE.sub(_UNNAMED["Backbone"], said)
     said = _ABSTRACT.sub(lambda found: _UNNAMED.get(found[1], found[0]), said)
     return _NO_CLASS.sub(r"there is no class \1. Give its name as the documentation has it, or its import path", said)
+
+
+def _nearest(error: BaseException, said: str) -> str:
+    """Which options an unknown one may have meant: those of the innermost parser that the error came through."""
+    unknown = _UNKNOWN.search(said)
+    known: list[str] = []
+    inner: BaseException | None = error
+    while unknown and inner is not None:
+        for frame, _ in traceback.walk_tb(inner.__traceback__):
+            parser = frame.f_locals.get("self")
+            if isinstance(parser, ArgumentParser):
+                known = [unknown[1] + key for key, _ in parser.get_defaults().items()]
+        inner = inner.__cause__ or inner.__context__
+    near = get_close_matches(unknown[1] + unknown[2], known) if unknown else []
+    return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 def _of_parser(message: str) -> str:
