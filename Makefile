@@ -34,9 +34,9 @@ help: ## Show this list
 demo: setup ## The whole method on generated clips, on a CPU: table, summary.json and bar chart in runs/demo
 	$(MAIN) study -c configs/study/demo.yaml --output $(DEMO) --seeds $(SEED) --changed rerun
 	$(MAIN) compare --output $(DEMO)/comparison --truth $(TRUTH) --predictions \
-		'{grpo_accuracy: $(word 2,$(PREDICTIONS)), grpo_erv: $(word 3,$(PREDICTIONS))}'
+		grpo_accuracy=$(word 2,$(PREDICTIONS)) grpo_erv=$(word 3,$(PREDICTIONS))
 	$(MAIN) report --output $(DEMO)/report --truth $(TRUTH) --names $(RUNS) --predictions $(PREDICTIONS)
-	$(MAIN) summarize --output $(DEMO) --runs '{$(foreach run,$(RUNS),$(run): $(DEMO)/$(run),)}'
+	$(MAIN) summarize --output $(DEMO) --runs $(foreach run,$(RUNS),$(run)=$(DEMO)/$(run))
 
 real-test: $(TESTABLE) $(REAL)/gemma/config.json ## Fetch Gemma 3 270M (250 MB, under its terms) and take it through the method (docs/real_model.md)
 	REAL=$(REAL) $(PY) -m pytest -s -m slow tests/e2e/test_real_model.py

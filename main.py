@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from inspect import signature
 from io import TextIOWrapper
 from itertools import pairwise
+from json import dumps
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Union, get_args, get_origin
@@ -108,22 +109,30 @@ def import_corpora() -> None:
 
 
 def spell_out(function: Callable[..., object], arguments: list[str]) -> list[str]:
-    """The arguments as the parser reads them: `--list a b` as `--list+=a --list+=b`, and `--flag` as `--flag=true`.
+    """The arguments as the parser reads them.
 
-    The parser itself takes a list in one argument only, `--list '[a, b]'`, and no flag without a value; both stay as
-    they are.
+    `--list a b` becomes `--list+=a --list+=b`; `--mapping a=x b=y`, of texts, `--mapping={"a": "x", "b": "y"}`; and
+    `--flag`, `--flag=true`. The parser takes each in one argument only (`--list '[a, b]'`, `--mapping '{a: x}'`),
+    which stays as it is.
     """
     hints = [(name, parameter.annotation) for name, parameter in signature(function).parameters.items()]
     unions = [(name, get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)) for name, hint in hints]
     lists = {f"--{name}" for name, kinds in unions if list in map(get_origin, kinds)}
+    mappings = {f"--{name}" for name, kinds in unions if dict[str, str] in kinds}
     flags = {f"--{name}" for name, hint in hints if hint is bool}
-    spelled, option = [], ""
+    spelled, option, named = [], "", {}
     for argument, following in pairwise([*arguments, "--"]):
         if argument.startswith("-"):
-            is_spread = argument in lists and not following.startswith(("-", "["))
-            option = argument if is_spread else ""
+            is_spread = argument in lists | mappings and not following.startswith(("-", "[", "{"))
+            option, named = argument if is_spread else "", {}
             is_bare = argument in flags and following.startswith("-")
             spelled += [] if is_spread else [f"{argument}=true" if is_bare else argument]
+        elif option in mappings:
+            name, equals, value = argument.partition("=")
+            if not equals:
+                raise ValueError(f"{option} got {argument!r}. Expected NAME={argument}, several if you like.")
+            named[name] = value
+            spelled += [f"{option}={dumps(named)}"] if following.startswith("-") else []
         else:
             spelled.append(f"{option}+={argument}" if option else argument)
     return spelled

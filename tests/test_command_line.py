@@ -316,6 +316,17 @@ def test_a_list_takes_one_value_or_several() -> None:
     assert main.spell_out(tool, as_they_are) == as_they_are
 
 
+def test_a_mapping_takes_names_and_values() -> None:
+    def tool(runs: dict[str, str], more: dict[str, str] | None = None, verdicts: list[str] | None = None) -> None: ...
+
+    spread = main.spell_out(tool, ["--runs", "a 0.5b=x=1.jsonl", "b=y", "--verdicts", "c", "--more", "d=z"])
+    assert spread == ['--runs={"a 0.5b": "x=1.jsonl", "b": "y"}', "--verdicts+=c", '--more={"d": "z"}']
+    as_they_are = ["--runs", "{a: x}", "--runs={b: y}", "--more.c=z"]
+    assert main.spell_out(tool, as_they_are) == as_they_are
+    with pytest.raises(ValueError, match="--runs got 'x.jsonl'. Expected NAME=x.jsonl, several if you like."):
+        main.spell_out(tool, ["--runs", "x.jsonl"])
+
+
 def test_a_mapping_to_lists_is_no_list() -> None:
     def tool(verdicts: dict[str, list[str]]) -> None: ...
 

@@ -26,7 +26,7 @@ def judges(predictions: dict[str, str], verdicts: dict[str, list[str]], output: 
     Writes `judges.json` into the output directory. Each judge's figures are over the clips that it has judged.
 
     Args:
-        predictions: name → predictions.jsonl or rows.jsonl, e.g. '{accuracy: a.jsonl, erv: b.jsonl}'; the judge of the
+        predictions: name → predictions.jsonl or rows.jsonl, e.g. accuracy=a.jsonl erv=b.jsonl; the judge of the
             file, if it has one, comes first.
         verdicts: name → files of `judge`, of people (`rate`) or of anyone's `{"id", "emotion"}` lines, e.g. '{accuracy:
             [a_qwen.jsonl], erv: [b_qwen.jsonl, b_anna.jsonl]}'.
@@ -42,7 +42,7 @@ def judges(predictions: dict[str, str], verdicts: dict[str, list[str]], output: 
             (names file and line), or verdicts on other clips or other rationales.
     """
     if not predictions:
-        raise ValueError("There is no run to judge: give --predictions '{name: predictions.jsonl}'.")
+        raise ValueError("There is no run to judge: give --predictions NAME=FILE.")
     if unknown := [name for name in verdicts if name not in predictions]:
         raise ValueError(f"There are verdicts for {', '.join(unknown)}; expected runs of {', '.join(predictions)}.")
     require_directory(output, "judges.json")

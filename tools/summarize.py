@@ -25,7 +25,7 @@ def summarize(runs: dict[str, str], output: str, test: str = "test") -> None:
     """Compare the test metrics of finished runs.
 
     Args:
-        runs: row name → run directory, e.g. '{cold_start: runs/demo/cold_start, grpo_erv: runs/demo/grpo_erv}'.
+        runs: row name → run directory, e.g. cold_start=runs/demo/cold_start grpo_erv=runs/demo/grpo_erv.
         output: directory for summary.json and summary.png.
         test: directory within each run directory that its `test` command wrote to.
 
@@ -34,7 +34,7 @@ def summarize(runs: dict[str, str], output: str, test: str = "test") -> None:
         ValueError: no runs.
     """
     if not runs:
-        raise ValueError("Nothing to compare: give --runs '{name: directory, ...}'.")
+        raise ValueError("Nothing to compare: give --runs NAME=DIRECTORY [NAME=DIRECTORY ...].")
     rows = {name: _read_row(Path(directory), test) for name, directory in runs.items()}
     directory = Path(output)
     directory.mkdir(parents=True, exist_ok=True)

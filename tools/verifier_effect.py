@@ -31,7 +31,7 @@ def verifier_effect(predictions: dict[str, str], output: str) -> dict[str, Any]:
     from lightning_modules.metrics.reward_effect import reward_effect  # with torch: `--help` does without
 
     if not predictions:
-        raise ValueError("Expected at least one run: give --predictions '{name: predictions.jsonl, ...}'.")
+        raise ValueError("Expected at least one run: give --predictions NAME=FILE [NAME=FILE ...].")
     files = {name: read_predictions(path) for name, path in predictions.items()}
     result = {name: reward_effect(file.predictions, file.taxonomy) for name, file in files.items()}
     for name, effect in result.items():

@@ -178,7 +178,7 @@ def test_what_nobody_has_named_is_asked_for(command: str, says: str, capsys: pyt
         ("--model.learning_rate=-1", "Expected learning_rate > 0, weight_decay >= 0,"),
         ("--model.learning_rate=fast", "Parser key \"learning_rate\": Expected a <class 'float'>. Got value: fast."),
         ("--model.lerning_rate=1", "Option 'lerning_rate' is not accepted. Did you mean learning_rate?"),
-        ("--trainer.max_epoch=1", "unrecognized arguments: --trainer.max_epoch=1. Did you mean --trainer.max_epochs or"),
+        ("--trainer.max_epoch=1", "--trainer.max_epoch=1. Did you mean --trainer.max_epochs or"),
         ("--data.batch_size=0", "Got batch_size=0, num_workers=0. Expected"),
         ("--inspection.every_n_steps=0", "Expected every_n_steps >= 1 and num_clips >= 1, got 0 and 8."),
         ("--trainer.strategy=fast", "invalid strategy name: `strategy='fast'`"),

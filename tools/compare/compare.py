@@ -46,7 +46,7 @@ def compare(
     Writes `compare.json` and `compare.png` into the output directory.
 
     Args:
-        predictions: name → predictions.jsonl or rows.jsonl, e.g. '{cold_start: a.jsonl, grpo_erv: b.jsonl}'.
+        predictions: name → predictions.jsonl or rows.jsonl, e.g. cold_start=a.jsonl grpo_erv=b.jsonl.
         output: directory for compare.json and compare.png.
         baseline: name of the run that the others are compared with; the first if not given.
         intersect: leave clips that some file lacks out, instead of refusing the files.

@@ -29,7 +29,7 @@ def rate(
     else, as a judge does: neither clip nor answer, nor which run it is of.
 
     Args:
-        predictions: name → predictions.jsonl or rows.jsonl, e.g. '{accuracy: a.jsonl, erv: b.jsonl}'.
+        predictions: name → predictions.jsonl or rows.jsonl, e.g. accuracy=a.jsonl erv=b.jsonl.
         output: directory for rate.html.
         num_clips: clips that are rated, drawn from those that all runs have and say something of.
         seed: of clips and order; the same for all raters makes them comparable.
