@@ -71,6 +71,11 @@ class ClipDataModule(LightningDataModule):
             self._add_dataset(needed, rows[needed])
             return
         training, validation = split_validation(rows["train"], self.corpus.validation_fraction, self.corpus.seed)
+        if stage == "validate" and not validation:
+            raise ValueError(
+                f"{self.corpus.name} at {self.corpus.root} has {len(training)} training clips, of which none is held "
+                f"out for validation: data.validation_fraction is {self.corpus.validation_fraction:g}."
+            )
         if stage == "fit":
             self._add_dataset("train", training)
             for caveat in self.corpus.caveats:

@@ -112,6 +112,11 @@ class RationaleText(DataSource, LightningDataModule):
                     warn(f"{self.validation}: {shared} of {len(validation)} sentences are also in {self.train}.")
             self._add("train", training)
             self._add("validation", validation)
+        if stage == "validate" and not self.sentences["validation"]:
+            raise ValueError(
+                "There are no validation sentences: set `validation` to a file, or a larger `validation_fraction` than "
+                f"{self.validation_fraction:g}."
+            )
         if stage == "test" and "test" not in self.sentences:
             if self.test is None:
                 raise ValueError("There are no test sentences: set `test` to a .jsonl or .tsv file.")

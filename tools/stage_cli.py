@@ -118,6 +118,11 @@ class StageCLI(LightningCLI):
             # What configs/trainer/default.yaml asks for, and Lightning then refuses.
             for option in ("logger", "log_every_n_steps", "num_sanity_val_steps"):
                 self.config.trainer[option] = None
+        if self.config.trainer.accelerator in ("cuda", "gpu") and not torch.accelerator.is_available():
+            raise ValueError(
+                f"trainer.accelerator is {self.config.trainer.accelerator}, and torch {torch.__version__} sees no GPU. "
+                "Without one: -c trainer/cpu in place of trainer/gpu. `python main.py doctor` says what is here."
+            )
         if self.config.trainer.deterministic:
             make_products_reproducible()
         self.parser.refuse_written_secrets(self.config)

@@ -147,6 +147,8 @@ def test_fraction_zero_leaves_no_validation(corpus: Callable[..., ClipDataModule
     data.setup("fit")
     assert len(ids(data, "train")) == 21
     assert data.val_dataloader() == []
+    with pytest.raises(ValueError, match="has 21 training clips, of which none is held out for validation"):
+        corpus(validation_fraction=0.0).setup("validate")
 
 
 def test_validation_never_touches_the_test_split(corpus: Callable[..., ClipDataModule]) -> None:

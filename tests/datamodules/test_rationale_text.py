@@ -168,6 +168,11 @@ def test_testing_without_test_sentences_says_what_to_set(train: str) -> None:
         RationaleText(train).setup("test")
 
 
+def test_validating_without_validation_sentences_says_what_to_set(train: str) -> None:
+    with pytest.raises(ValueError, match="a larger `validation_fraction` than 0"):
+        RationaleText(train, validation_fraction=0.0).setup("validate")
+
+
 @pytest.mark.parametrize("wrong", [{"validation_fraction": 1.0}, {"limit": 0}])
 def test_impossible_arguments_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -182,6 +182,11 @@ def test_what_nobody_has_named_is_asked_for(command: str, says: str, capsys: pyt
         ("--data.batch_size=0", "Got batch_size=0, num_workers=0. Expected"),
         ("--inspection.every_n_steps=0", "Expected every_n_steps >= 1 and num_clips >= 1, got 0 and 8."),
         ("--trainer.strategy=fast", "invalid strategy name: `strategy='fast'`"),
+        pytest.param(
+            "--trainer.accelerator=gpu",
+            "sees no GPU. Without one: -c trainer/cpu in place of trainer/gpu.",
+            marks=pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU"),
+        ),
         ("--trainer.devices=all", "trainer.devices is 'all'. Expected a number, several such as 0,2, or auto."),
         ("--trainer.callbacks+=EarlyStopping", "the following arguments are required: monitor"),
         ("--trainer.default_root_dir=${oc.env:ERV_NOWHERE}/x", "Environment variable 'ERV_NOWHERE' not found"),
