@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from datamodules.files.json_files import read_json_object
 
@@ -77,12 +77,12 @@ def merge(body: nn.Module, directory: Path) -> None:
             keys = [factors.pop((name, factor), None) for factor in "AB"]
             if None in keys:
                 raise ValueError(f"{file} lacks a factor of {name}, which other layers have")
-            first, second = map(tensors.get_tensor, keys)
+            first, second = map(tensors.get_tensor, keys)  # [R, I] and [O, R]
             weight = _linear_weight(body, name)
             shapes, expected = [[*first.shape], [*second.shape]], [[rank, weight.shape[1]], [weight.shape[0], rank]]
             if shapes != expected:
                 raise ValueError(f"{file} has factors of shapes {shapes} for {name}, expected {expected}")
-            weight.copy_(weight.float() + scale * _product(second, first, weight.device))
+            weight.copy_(weight.float() + scale * (second.float() @ first.float()))
     if factors or not modules:
         raise ValueError(f"{file} is of another model: it has factors of more than {len(body.layers)} layers, or none")
 
@@ -109,8 +109,3 @@ def _linear_weight(body: nn.Module, name: str) -> nn.Parameter:
     if not isinstance(layer, nn.Linear):
         raise ValueError(f"The adapter changes {name}, which is no linear layer of {type(body).__name__}")
     return layer.weight
-
-
-def _product(second: Tensor, first: Tensor, device: torch.device) -> Tensor:
-    """`[O, R]` times `[R, I]`, in float32."""
-    return second.to(device).float() @ first.to(device).float()

@@ -22,12 +22,15 @@ _TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 ADAPTERS = {"vision-lora": (4, 8), "speech-lora": (5, 10)}
-"""Folder → rank and alpha, twice as large as published."""
+"""Folder → rank, and alpha, which is twice the rank as published."""
 
 
 def phi4_multimodal(directory: Path, texts: list[str]) -> PreTrainedModel:
     """Writes what its processor reads and its adapters, returns the model: crops of 48 pixels, LongRoPE past 100."""
-    ids = dict(zip(_TOKENS, write_tokenizer(directory, texts, _TOKENS, _TEMPLATE, "<|endoftext|>"), strict=True))
+    names = {"image_token": "<|image|>", "audio_token": "<|audio|>"}
+    ids = dict(
+        zip(_TOKENS, write_tokenizer(directory, texts, _TOKENS, _TEMPLATE, "<|endoftext|>", **names), strict=True)
+    )
     Phi4MultimodalFeatureExtractor().save_pretrained(directory)
     file = directory / "preprocessor_config.json"
     settings = {"image_processor_type": "Phi4MultimodalImageProcessorFast", "dynamic_hd": 36}
@@ -52,11 +55,12 @@ def phi4_multimodal(directory: Path, texts: list[str]) -> PreTrainedModel:
         "audio_token_id": ids["<|audio|>"],
         "initializer_range": 0.1,
     }
-    factors = {"short_factor": [1.0] * 8, "long_factor": [1.0 + 0.5 * i for i in range(8)]}
+    factors = {"short_factor": [1.0] * 6, "long_factor": [1.0 + 0.5 * i for i in range(6)]}
     config = Phi4MultimodalConfig(
         **{
             **text,
-            "rope_parameters": {"rope_type": "longrope", "rope_theta": 10000.0, **factors},
+            "rope_parameters": {**text["rope_parameters"], "rope_type": "longrope", **factors},
+            "partial_rotary_factor": 0.75,
             "original_max_position_embeddings": 100,
             "sliding_window": 2 * text["max_position_embeddings"],
             "bos_token_id": 0,

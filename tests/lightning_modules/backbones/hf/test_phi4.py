@@ -271,19 +271,25 @@ def test_frames_that_are_no_crops_are_refused(checkpoint: Path, size: int) -> No
 
 
 @pytest.mark.parametrize("crops_per_side", [1, 2])
-def test_pictures_are_those_of_the_processor(checkpoint: Path, crops_per_side: int) -> None:
+def test_inputs_are_those_of_the_whole_processor(
+    checkpoint: Path, clip: Callable[..., Clip], crops_per_side: int
+) -> None:
     pytest.importorskip("torchvision", reason="Phi4MultimodalImageProcessor needs torchvision")
-    from transformers import Phi4MultimodalImageProcessor
+    from transformers import Phi4MultimodalImageProcessor, Phi4MultimodalProcessor
 
-    family = load(checkpoint).family
-    vision = family.model.config.vision_config
+    backbone = load(checkpoint)
+    vision = backbone.model.config.vision_config
     vision.crop_size, vision.patch_size = 448, 14  # as published: the processor counts tokens of no others
-    side = 448 * crops_per_side
-    frames = torch.randint(0, 256, (2, 3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    images = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
-    expected = Phi4MultimodalImageProcessor()(images, return_tensors="pt")
-    media = family.media(ClipInput(frames, torch.zeros(0), 1.0))
-    assert [text.count("<|image|>") for text in media.placeholders] == list(expected["num_img_tokens"])
-    assert media.arguments.keys() == expected.keys() - {"num_img_tokens"}
+    parts = (Phi4MultimodalImageProcessor(), Phi4MultimodalFeatureExtractor(), backbone.tokenizer)
+    item = clip(0, 448 * crops_per_side, instruction="Why?")
+    expected = Phi4MultimodalProcessor(*parts)(
+        text="<|user|><|image|><|image|><|audio|>Why?<|end|><|assistant|>",
+        images=[Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in item.frames],
+        audio=[item.waveform.numpy()],
+        return_tensors="pt",
+    )
+    media = backbone.family.media(ClipInput(item.frames, item.waveform, 1.0))
+    assert backbone.token_ids("Why?", media) == expected["input_ids"][0].tolist()
+    assert media.arguments.keys() == expected.keys() - {"input_ids", "attention_mask"}
     for name, value in media.arguments.items():
         torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=0, msg=name)
