@@ -52,7 +52,8 @@ class HFBackbone(DecoderBackbone):
     """A video-language model of transformers whose family is known (`lightning_modules/backbones/hf/`).
 
     Args:
-        path: hub id or directory of a published checkpoint, or what `save` wrote.
+        path: hub id (`id@revision` for another than the main one) or directory of a published checkpoint, or what
+            `save` wrote.
         num_frames: frames per clip.
         image_size: side of the frames, in pixels; a multiple of what the model cuts them into.
         dtype: precision of the weights in memory.
