@@ -33,6 +33,7 @@ HF_BACKBONES = {
     "idefics3": ("idefics3", 48),
     "internvl3": ("internvl", 48),
     "llava_onevision": ("llava_onevision", 44),
+    "phi4_multimodal": ("phi4_multimodal", 48),
     "qwen2_5_omni": ("qwen2_5_omni", 48),
     "qwen2_5_vl": ("qwen2_5_vl", 48),
     "qwen2_audio": ("qwen2_audio", 48),

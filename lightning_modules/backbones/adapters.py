@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lightning_modules.backbones.published_adapter import MERGED_ADAPTER
+
 _PREFIX = "lora_"
 
 
@@ -100,7 +102,8 @@ def save_adapters(model: PreTrainedModel, lora: LoRA, directory: Path) -> None:
         lora_dropout=lora.dropout,
         target_modules=sorted(leaves if are_unique else layers),
         task_type="CAUSAL_LM",
-        base_model_name_or_path=None if Path(base).is_dir() else base,  # a path of this machine tells others nothing
+        # A path of this machine tells others nothing, and a published model lacks what was merged at loading.
+        base_model_name_or_path=None if Path(base).is_dir() or MERGED_ADAPTER in vars(model.config) else base,
         inference_mode=True,
     ).save_pretrained(directory)
     save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})

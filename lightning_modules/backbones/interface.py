@@ -61,7 +61,8 @@ class Prompt:
         embeddings: `[B, P, H]`; carries the gradient of the trained projectors and embeddings.
         attention_mask: int64 `[B, P]`, 1 = attend.
         position_ids: int64 `[B, P]`, 0.. from the first attended position, or `[B, P, 3]` (time, height, width) for a
-            language model with multimodal rotary positions; float32 where time has fractions (Qwen3-Omni).
+            language model with multimodal rotary positions; float32 where time has fractions (Qwen3-Omni). Of a long
+            prompt they begin elsewhere where that says which rotary frequencies it has (Phi-4-multimodal).
             A prompt ends with text, and completions go on from there.
         extras: what else the language model takes along with the embeddings, by argument name, each `[B, P, ...]`.
     """

@@ -48,7 +48,7 @@ def find(name: str, argument: str = "path", weights: bool = True) -> Path:
     """Directory of a model: `name` itself, or the hub's copy in the local cache, downloaded if it is not there.
 
     Args:
-        name: directory or hub id.
+        name: directory or hub id; `id@revision` for another branch, tag or commit than the main one.
         argument: what the backbone calls it, for errors.
         weights: whether weights are needed, and not only settings. Pickles are downloaded only where a repository has
             no safetensors.
@@ -59,16 +59,18 @@ def find(name: str, argument: str = "path", weights: bool = True) -> Path:
     if Path(name).is_dir():
         return Path(name)
     patterns = [*_SETTINGS, *(_SAFETENSORS if weights else ())]
+    hub_id, _, revision = name.partition("@")
+    options = {"revision": revision} if revision else {}
     try:
-        directory = Path(snapshot_download(name, allow_patterns=patterns))
+        directory = Path(snapshot_download(hub_id, allow_patterns=patterns, **options))
         if weights and not any(directory.rglob("*.safetensors")):
-            directory = Path(snapshot_download(name, allow_patterns=[*patterns, *_PICKLES]))
+            directory = Path(snapshot_download(hub_id, allow_patterns=[*patterns, *_PICKLES], **options))
     except Exception as error:
         # The hub's client raises a dozen types, none of which says what to do without a network.
         raise ValueError(
             f"{argument}: {name!r} is no directory here, and the hub gave no such model ({type(error).__name__}: "
-            f"{error}). Where the hub can be reached, run `hf download {name} --local-dir DIR`; bring DIR here and "
-            f"give its path as {argument}."
+            f"{error}). Where the hub can be reached, run `hf download {name.replace('@', ' --revision ')} --local-dir "
+            f"DIR`; bring DIR here and give its path as {argument}."
         ) from error
     return directory
 

@@ -252,12 +252,15 @@ def check_prompt(prompt: Prompt) -> None:
     """Refuse prompts whose positions a server cannot know.
 
     Raises:
-        ValueError: positions in time, height and width, or embeddings that go into deeper layers.
+        ValueError: positions in time, height and width, or that begin elsewhere than text's, or embeddings that go into
+            deeper layers.
     """
-    if prompt.position_ids.ndim == 3 or prompt.extras:
+    positions = prompt.position_ids
+    if positions.ndim == 3 or prompt.extras or int(positions.max()) >= positions.shape[1]:
         raise ValueError(
             "A VLLMSampler gives a server embeddings, which it places one after another as text. This backbone's "
-            "prompt has positions in time, height and width (M-RoPE), or more than embeddings: leave model.sampler out."
+            "prompt has positions in time, height and width (M-RoPE), rotary frequencies of its own, or more than "
+            "embeddings: leave model.sampler out."
         )
 
 

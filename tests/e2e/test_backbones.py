@@ -38,6 +38,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("qwen3_omni", "qwen3_omni_moe"),
         ("qwen2_audio", "qwen2_audio"),
         ("qwen3_5", "qwen3_5"),
+        ("phi4_multimodal", "phi4_multimodal"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*cannot hear")

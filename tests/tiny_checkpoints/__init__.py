@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from transformers import PreTrainedModel
 
-from tests.tiny_checkpoints import frames, qwen
+from tests.tiny_checkpoints import frames, phi4, qwen
 from tests.tiny_checkpoints.common import write_json
 
 _CLIP_STATISTICS = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
@@ -29,6 +29,7 @@ WRITERS: dict[str, Callable[[Path, list[str]], PreTrainedModel]] = {
     "internvl": frames.internvl,
     "gemma3n": frames.gemma3n,
     "gemma4": frames.gemma4,
+    "phi4_multimodal": phi4.phi4_multimodal,
 }
 """By `model_type`: writes the tokenizer and makes the model."""
 

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from datamodules.batch import SAMPLE_RATE, Clip, collate
 from datamodules.clip_source import INSTRUCTION
-from lightning_modules.backbones import loading
+from lightning_modules.backbones import loading, published_adapter
 from lightning_modules.backbones.decoder_backbone import DecoderBackbone
 from lightning_modules.backbones.hf.backbone import HFBackbone
 from lightning_modules.backbones.hf.family import ClipInput
@@ -73,6 +73,7 @@ def without_weights() -> Iterator[None]:
             (loading, "require_memory", lambda *arguments: None),
             (checkpoint, "load", lambda modules, directory: None),
             (loading, "pretrained", _from_settings),
+            (published_adapter, "merge", lambda body, directory: None),
         ):
             stack.enter_context(_substituted(owner, name, value))
         stack.enter_context(torch.device("meta"))

@@ -8,6 +8,7 @@ Shape legend: B clips, T frames, I image size, P prompt positions, H hidden size
 
 import warnings
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,12 +19,13 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 from datamodules.batch import ClipBatch
 from datamodules.files.json_files import read_json_object
 from datamodules.rationale import TAGS
-from lightning_modules.backbones import loading
+from lightning_modules.backbones import loading, published_adapter
 from lightning_modules.backbones.adapters import LoRA, merged_state_dict
 from lightning_modules.backbones.decoder import Decoder
 from lightning_modules.backbones.decoder_backbone import LANGUAGE_MODEL, DecoderBackbone, as_part, end_tokens
 from lightning_modules.backbones.hf import (  # noqa: F401 - the families are found among Family's subclasses
     llava_onevision,
+    phi4,
     processor_family,
     qwen_omni,
     qwen_vl,
@@ -31,7 +33,7 @@ from lightning_modules.backbones.hf import (  # noqa: F401 - the families are fo
 )
 from lightning_modules.backbones.hf.family import ClipInput, MediaInputs, find_family, known_model_types
 from lightning_modules.backbones.hf.percept import HFPercept
-from lightning_modules.backbones.hf.replay import Recording, capture, record, replay
+from lightning_modules.backbones.hf.replay import Recording, record, replay
 from lightning_modules.backbones.interface import Prompt
 from lightning_modules.backbones.percept import Modality, Perception
 from lightning_modules.backbones.precision import in_float32
@@ -50,17 +52,21 @@ class HFBackbone(DecoderBackbone):
     """A video-language model of transformers whose family is known (`lightning_modules/backbones/hf/`).
 
     Args:
-        path: hub id or directory of a published checkpoint, or what `save` wrote.
+        path: hub id (`id@revision` for another than the main one) or directory of a published checkpoint, or what
+            `save` wrote.
         num_frames: frames per clip.
         image_size: side of the frames, in pixels; a multiple of what the model cuts them into.
         dtype: precision of the weights in memory.
         attn_implementation: attention of transformers, e.g. "sdpa" or "flash_attention_2"; None: its default.
+        adapter: of a model that is published with adapters (Phi-4-multimodal), the folder of the one to merge into the
+            weights; null: the family's first. An export has it merged already.
         lora: train adapters of the language model instead of its weights; null trains the weights.
         gradient_checkpointing: recompute the language model's layers in the backward pass: less memory, more time.
         recipes: trained parts and learning rate by stage, `cold_start` and `grpo`.
 
     Raises:
-        ValueError: an architecture that is not known here, or an image size that cannot be cut into patches.
+        ValueError: an architecture that is not known here, an adapter that the checkpoint lacks, or an image size that
+            cannot be cut into patches.
     """
 
     def __init__(
@@ -70,6 +76,7 @@ class HFBackbone(DecoderBackbone):
         image_size: int = 224,
         dtype: Literal["float32", "bfloat16"] = "float32",
         attn_implementation: str | None = None,
+        adapter: str | None = None,
         lora: LoRA | None = None,
         gradient_checkpointing: bool = False,
         recipes: dict[str, Recipe] | None = None,
@@ -78,10 +85,11 @@ class HFBackbone(DecoderBackbone):
         directory = loading.find(path)
         config = loading.require_model_type(directory, known_model_types(), "path", "a multimodal LLM")
         family = find_family(config["model_type"])
+        adapter = published_adapter.find(directory, family.adapters, config, adapter)
         options = {"dtype": getattr(torch, dtype), "attn_implementation": attn_implementation}
         loading.require_memory(loading.count_weights(directory, family.unused_weights), dtype, path)
         with loading.named(directory):
-            self.model = family.load(directory, **options)
+            self.model = family.load(directory, adapter, **options)
             self.tokenizer = _load_tokenizer(directory, self.model.config)
             self.family = family(self.model, self.tokenizer, directory)
         self.num_frames, self.image_size, self.recipes = num_frames, image_size, recipes
@@ -111,7 +119,8 @@ class HFBackbone(DecoderBackbone):
 
     @property
     def decoder(self) -> Decoder:
-        return Decoder.of(self.model, self.family.prompt_arguments, self.family.token_extras)
+        decoder = Decoder.of(self.model, self.family.prompt_arguments, self.family.token_extras)
+        return replace(decoder, body=self.family.text_model)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -173,7 +182,7 @@ class HFBackbone(DecoderBackbone):
         ids = torch.tensor([self.token_ids(instruction, media)], device=self.model.device)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **media.arguments}
         inputs |= self.family.token_arguments(ids)
-        return capture(self.model.model, self.family.text_model, inputs)
+        return self.family.captured(inputs)
 
     def _row(self, captured: dict[str, Any]) -> Prompt:
         """A prompt of one row, without padding.

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForMultimodalLM, ImageProcessingMixin, PreTrainedModel, PreTrainedTokenizerBase
 
-from lightning_modules.backbones import loading
-from lightning_modules.backbones.hf.replay import Call
+from lightning_modules.backbones import loading, published_adapter
+from lightning_modules.backbones.hf.replay import Call, capture
 from lightning_modules.backbones.percept import Modality
+from lightning_modules.backbones.published_adapter import MERGED_ADAPTER
 
 _FEW = 20
 """Names that an error lists."""
@@ -110,12 +111,21 @@ class Family(ABC):
     model_class: ClassVar[Any] = AutoModelForMultimodalLM
     """The class of transformers that loads a checkpoint."""
 
+    adapters: ClassVar[tuple[str, ...]] = ()
+    """Folders of a published checkpoint with adapters: one, by default the first, is merged into the weights."""
+
     @classmethod
-    def load(cls, directory: Path, **options: Any) -> PreTrainedModel:
-        """The model with its head, of a checkpoint directory; options as of `from_pretrained`.
+    def load(cls, directory: Path, adapter: str | None, **options: Any) -> PreTrainedModel:
+        """The model with its head, of a checkpoint directory.
+
+        Args:
+            directory: the checkpoint's.
+            adapter: the folder in it whose adapter is merged into the weights, if any.
+            options: of `from_pretrained`.
 
         Raises:
-            ValueError: the checkpoint lacks weights, which transformers would draw at random.
+            ValueError: the checkpoint lacks weights, which transformers would draw at random, or the adapter does not
+                belong to the model.
         """
         model, info = loading.pretrained(
             cls.model_class, directory, output_loading_info=True, trust_remote_code=False, **options
@@ -126,6 +136,9 @@ class Family(ABC):
                 f"{directory} lacks {len(missing)} weights of {type(model).__name__}: {', '.join(missing[:_FEW])}"
                 f"{', ...' if len(missing) > _FEW else ''}. Its download may be incomplete, or it is of another model."
             )
+        if adapter is not None:
+            published_adapter.merge(model.get_decoder(), directory / adapter)
+            model.config.update({MERGED_ADAPTER: adapter})  # of what is exported, too
         return model
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
@@ -199,6 +212,14 @@ class Family(ABC):
     def token_arguments(self, token_ids: Tensor) -> dict[str, Any]:
         """Arguments of the model's forward that depend on the prompt's tokens, int64 `[1, P]`, or replace its mask."""
         return {}
+
+    def captured(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """What the language model is called with for one clip and question.
+
+        Args:
+            inputs: arguments of the model's forward.
+        """
+        return capture(self.model.model, self.text_model, inputs)
 
     def extras(self, captured: dict[str, Any]) -> dict[str, Tensor]:
         """What the language model takes beside embeddings, mask and positions, each `[1, P, ...]`.

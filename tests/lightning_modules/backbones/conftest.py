@@ -84,6 +84,7 @@ CASES = {
     "llava_onevision": _hf("llava_onevision", 4, 44, _TRAINED),
     "internvl": _hf("internvl", 4, 48, _TRAINED),
     "gemma4": _hf("gemma4", 2, 48, ("audio_projector", *_TRAINED)),
+    "phi4_multimodal": _hf("phi4_multimodal", 2, 48, ("audio_projector", *_TRAINED)),
 }
 
 

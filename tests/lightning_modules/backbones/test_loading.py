@@ -156,9 +156,10 @@ class Hub:
     def __init__(self, root: Path, files: list[str]) -> None:
         self.root, self.files, self.downloaded = root, files, set()
 
-    def __call__(self, name: str, allow_patterns: list[str]) -> str:
+    def __call__(self, name: str, allow_patterns: list[str], revision: str | None = None) -> str:
         from huggingface_hub.utils import filter_repo_objects
 
+        self.asked = (name, revision)
         for file in filter_repo_objects(self.files, allow_patterns=allow_patterns):
             self.downloaded.add(file)
             (self.root / file).parent.mkdir(parents=True, exist_ok=True)
@@ -182,6 +183,26 @@ def test_of_a_repository_only_what_is_needed_is_downloaded(
     assert hub.downloaded == set(SETTINGS)
     assert loading.find("some/model") == tmp_path
     assert hub.downloaded == {*SETTINGS, *(safe or PICKLES)}
+
+
+def test_a_model_may_be_of_a_revision_and_have_adapters_in_folders(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    files = ["config.json", "model.safetensors", "vision-lora/adapter_config.json"]
+    hub = Hub(tmp_path, [*files, "vision-lora/adapter_model.safetensors"])
+    monkeypatch.setattr(loading, "snapshot_download", hub)
+    assert loading.find("some/model@refs/pr/70") == tmp_path
+    assert hub.asked == ("some/model", "refs/pr/70")
+    assert hub.downloaded == {*files, "vision-lora/adapter_model.safetensors"}
+    loading.find("some/model")
+    assert hub.asked == ("some/model", None)
+
+    def unreachable(*args: object, **kwargs: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(loading, "snapshot_download", unreachable)
+    with pytest.raises(ValueError, match="hf download some/model --revision refs/pr/70 --local-dir DIR"):
+        loading.find("some/model@refs/pr/70")
 
 
 def test_towers_in_a_pushed_checkpoint_are_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -18,8 +18,11 @@ def test_of_the_last_layer_nothing_but_keys_and_values(
 ) -> None:
     prompt = model.encode(clips)
     # Layers behind the last that has keys of its own read those of others (Gemma); some have a state (Qwen3.5).
-    layers = model.decoder.body.layers
-    first, *_, last = [layer for layer in layers if hasattr(getattr(layer, "self_attn", None), "k_proj")]
+    attentions = [(layer, getattr(layer, "self_attn", None)) for layer in model.decoder.body.layers]
+    projections = ("q_proj", "k_proj")
+    if hasattr(attentions[0][1], "qkv_proj"):  # one for all three (Phi)
+        projections = ("qkv_proj",)
+    first, *_, last = [layer for layer, attention in attentions if hasattr(attention, projections[-1])]
     widths: dict[str, int] = {}
 
     def watch(name: str, module: nn.Module) -> None:
@@ -27,7 +30,7 @@ def test_of_the_last_layer_nothing_but_keys_and_values(
         monkeypatch.setattr(module, "forward", lambda rows: widths.setdefault(name, rows.shape[1]) and forward(rows))
 
     watch("first", first.mlp)
-    for name in ("mlp", "self_attn.q_proj", "self_attn.o_proj", "self_attn.k_proj"):
+    for name in ("mlp", *(f"self_attn.{name}" for name in (*projections, "o_proj"))):
         watch(name, last.get_submodule(name))
 
     def shared() -> list[tuple[Tensor, Tensor]]:
@@ -36,6 +39,6 @@ def test_of_the_last_layer_nothing_but_keys_and_values(
 
     ended = shared()
     length = prompt.embeddings.shape[1] - 1
-    assert widths == {"first": length, "self_attn.q_proj": length, "self_attn.k_proj": length}
+    assert widths == {"first": length, **{f"self_attn.{name}": length for name in projections}}
     monkeypatch.setattr(prefix._PromptCache, "is_filled", True)
     torch.testing.assert_close(ended, shared(), atol=0, rtol=0)

@@ -238,6 +238,8 @@ def test_addresses_and_prompts_that_cannot_be_served_are_refused() -> None:
     for urls in ([], ["ftp://localhost"]):
         with pytest.raises(ValueError, match="address of one server|Expected base_url"):
             VLLMSampler(urls, "served")
-    places = torch.zeros(1, 4, 3, dtype=torch.long)
-    with pytest.raises(ValueError, match="M-RoPE"):
-        check_prompt(Prompt(torch.zeros(1, 4, 8), torch.ones(1, 4, dtype=torch.long), places))
+    embeddings, mask = torch.zeros(1, 4, 8), torch.ones(1, 4, dtype=torch.long)
+    check_prompt(Prompt(embeddings, mask, torch.arange(4)[None]))
+    for places in (torch.zeros(1, 4, 3, dtype=torch.long), torch.arange(4)[None] + 1):
+        with pytest.raises(ValueError, match="M-RoPE"):
+            check_prompt(Prompt(embeddings, mask, places))

@@ -83,7 +83,7 @@ def test_models_of_transformers(model_type: str, tmp_path: Path, make_clip: Call
         with pytest.raises(ValueError, match=NOT_ESTIMATED[model_type]):
             DecoderShape.of(config)
         return
-    queries = [m.out_features for name, m in skeleton.decoder.body.named_modules() if name.endswith("q_proj")]
+    queries = [m.in_features for name, m in skeleton.decoder.body.named_modules() if name.endswith("o_proj")]
     shape = DecoderShape.of(config)
     assert shape.layers == len(queries) and shape.layers * shape.queries == sum(queries)
 
