@@ -173,6 +173,7 @@ def test_configurations(tmp_path: Path, refused: Refused, command: str, damage: 
     refused(command, "-c", str(file), names="bad.yaml")
 
 
+DFEW_TRAIN, DFEW_TEST = (f"EmoLabel_DataSplit/{part}(single-labeled)/set_5.csv" for part in ("train", "test"))
 STAGE_3 = (
     "trainer/default", "trainer/cpu", "stage/grpo", "data/dfew", "backbone/composed", "demo/backbone", "demo/data",
     "demo/grpo",
@@ -203,10 +204,13 @@ def test_options(tmp_path: Path, tiny_models: Path, refused: Refused, options: s
     arguments += [f"--model.backbone.{part}={tiny_models}/{part}" for part in ("vision", "audio", "language_model")]
     arguments += [f"--data.root={tmp_path}", f"--model.verifier={tiny_models}/verifier"]
     arguments += [f"--trainer.default_root_dir={tmp_path}/run"]
+    for number, file in enumerate((DFEW_TRAIN, DFEW_TEST), start=1):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).write_text(f"video_name,label\n{number},1\n")
+    (tmp_path / "Clip").mkdir()
     refused("fit", *arguments, *options.split(" "), names=names)
 
 
-DFEW_TRAIN = "EmoLabel_DataSplit/train(single-labeled)/set_5.csv"
 MAFW_TRAIN = "Train & Test Set/single/no_caption/set_5/train.txt"
 LABELS: dict[str, tuple[str, str, bytes | None]] = {
     "DFEW, no labels": ("DFEW", DFEW_TRAIN, None),
