@@ -207,7 +207,7 @@ def test_options(tmp_path: Path, tiny_models: Path, refused: Refused, options: s
     for number, file in enumerate((DFEW_TRAIN, DFEW_TEST), start=1):
         (tmp_path / file).parent.mkdir(parents=True)
         (tmp_path / file).write_text(f"video_name,label\n{number},1\n")
-    (tmp_path / "Clip").mkdir()
+    (tmp_path / "clip").mkdir()
     refused("fit", *arguments, *options.split(" "), names=names)
 
 
