@@ -3,6 +3,7 @@
 Torch and the models are imported when it runs, not for `--help`.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
@@ -120,6 +122,11 @@ def _serve(
     """Answer until Ctrl-C or SIGTERM, and connect to nothing from now on."""
     import uvicorn
 
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            logging.getLogger("uvicorn.error").disabled = True  # an open page's connections are cut
+            super().handle_exit(sig, frame)
+
     from tools.app.line import Line
     from tools.app.page import Page
 
@@ -135,7 +142,7 @@ def _serve(
         console.print(f"{host} is no loopback address: whoever reaches it can send clips to this machine.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left behind then, either
     try:
-        uvicorn.Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=1)).run([listener])
+        Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=1)).run([listener])
     except KeyboardInterrupt:  # which uvicorn has dealt with
         pass
     finally:

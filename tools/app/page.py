@@ -1,6 +1,6 @@
 """The app's page, of Gradio's parts: what is chosen above, what each model says of it below.
 
-Templates of `page/` escape what a model, the verifier or a file says: it reaches the page as text.
+Templates of `parts/` escape what a model, the verifier or a file says: it reaches the page as text.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ from tools.report.media import data_uri, jpeg
 MODES: dict[Ablation, str] = {"full": "the whole clip", "video_only": "without sound", "audio_only": "without pictures"}
 """What a model is given of a clip → what the page calls it."""
 
-_PARTS = Path(__file__).with_suffix("")
+_PARTS = Path(__file__).with_name("parts")
 _MOST_WAITING = 16
 _KEPT_SECONDS = 3600
 """A clip's file, for the player and to explain it again."""
@@ -56,7 +56,9 @@ class Page:
                         upload = gr.File(label="Film, sound or picture", file_types=kinds, height=160)
                     with gr.Tab("Record"):
                         options = gr.WebcamOptions(mirror=False)
-                        camera = gr.Video(sources="webcam", webcam_options=options, include_audio=True, label="Camera")
+                        self.camera = gr.Video(
+                            sources="webcam", webcam_options=options, include_audio=True, label="Camera"
+                        )
                     self.again = gr.Button("Explain it again", visible=False, size="sm")
                 with gr.Column(scale=3, min_width=280):
                     self.clip = gr.HTML(apply_default_css=False, min_height=120, elem_id="clip")
@@ -69,13 +71,16 @@ class Page:
                             card = gr.HTML(apply_default_css=False, elem_id=f"card-{number}-{mode}")
                             self.cards[number, mode] = card
             self.file, self.ticket = gr.State(), gr.State()
-            for trigger, given in ((upload.upload, upload), (camera.change, camera), (self.again.click, self.file)):
-                self._listen(trigger, given)
+            self._listen(upload.upload, upload)
+            self._listen(self.camera.stop_recording, self.camera)
+            self._listen(self.again.click, self.file)
 
     def application(self, max_megabytes: int, hosts: Sequence[str]) -> Starlette:
         """What answers requests for one of the hosts, `*` for any, and takes files up to a size."""
         app = Starlette(middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)), Middleware(Guard)])
         theme = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
+        # Else Gradio takes any file of this machine that a request names for one that was uploaded.
+        self.blocks.has_launched = self.blocks.is_running = True
         return gr.mount_gradio_app(
             app, self.blocks, "/", footer_links=[], run_history=False, show_error=False, ssr_mode=False, theme=theme,
             max_file_size=max_megabytes * 10**6, css_paths=_PARTS / "style.css",
@@ -86,7 +91,7 @@ class Page:
         options = {"trigger_mode": "multiple", "api_visibility": "private"}
         states = [self.file, self.ticket]
         entered = trigger(
-            self._enter, given, [*states, self.again],
+            self._enter, given, [*states, self.again, self.camera],
             concurrency_limit=None, preprocess=False, show_progress="hidden", **options,
         )  # fmt: skip
         entered.then(
@@ -94,18 +99,18 @@ class Page:
             concurrency_limit=1, concurrency_id="models", show_progress_on=self.clip, **options,
         )  # fmt: skip
 
-    def _enter(self, given: dict[str, Any] | str | None, request: gr.Request) -> tuple[str | None, int, gr.Button]:
-        file = given["path"] if isinstance(given, dict) else given
-        return file, self.line.enter(request.session_hash), gr.Button(visible=file is not None)
+    def _enter(self, given: dict[str, Any] | str, request: gr.Request) -> tuple[str, int, gr.Button, None]:
+        """What is explained from now on; the recorder is ready for another take."""
+        file = given if isinstance(given, str) else given["path"]
+        return file, self.line.enter(request.session_hash), gr.Button(visible=True), None
 
-    def _explain(self, file: str | None, ticket: int, request: gr.Request) -> Iterator[dict[gr.HTML, str]]:
+    def _explain(self, file: str, ticket: int, request: gr.Request) -> Iterator[dict[gr.HTML, str]]:
         yield dict.fromkeys((self.clip, *self.cards.values()), "")
-        if file is not None:
-            for events in self.line.explain(file, request.session_hash, ticket):
-                shown: dict[gr.HTML, str] = {}
-                for event in events:
-                    shown |= self._shown(file, event)
-                yield shown
+        for events in self.line.explain(file, request.session_hash, ticket):
+            shown: dict[gr.HTML, str] = {}
+            for event in events:
+                shown |= self._shown(file, event)
+            yield shown
 
     def _shown(self, file: str, event: dict[str, Any]) -> dict[gr.HTML, str]:
         """What changes on the page by an event of the line."""
