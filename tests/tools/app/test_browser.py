@@ -26,8 +26,8 @@ new MutationObserver(() => seen.push(document.querySelector('#card-1-full .writi
   .observe(document.body, {childList: true, subtree: true, characterData: true});
 """
 _CLICK = """
-const seen = [...document.querySelectorAll('button')].filter(e => e.checkVisibility({visibilityProperty: true}));
-const button = seen.find(e => [e.textContent.trim(), e.ariaLabel].includes(arguments[0]));
+const seen = [...document.querySelectorAll('button')].filter(e => e.checkVisibility());
+const button = seen.findLast(e => [e.textContent.trim(), e.ariaLabel].includes(arguments[0]));
 button?.click();
 return Boolean(button);
 """
@@ -112,9 +112,12 @@ def test_a_file_that_is_too_large_is_named_so(browser: webdriver.Chrome, tmp_pat
 def test_a_recording_is_explained(browser: webdriver.Chrome) -> None:
     for label in ("Record", "Click to Access Webcam", "start recording"):
         until(browser, lambda driver, label=label: driver.execute_script(_CLICK, label))
-    played = "return [...document.querySelectorAll('video')].some(e => e.currentTime > 0.5)"
-    until(browser, lambda driver: driver.execute_script(played) and driver.execute_script(_CLICK, "Stop"))
+    played = "return Math.max(...[...document.querySelectorAll('video')].map(e => e.currentTime))"
+    begun = browser.execute_script(played)
+    until(browser, lambda driver: driver.execute_script(played) > begun + 1.5)
+    assert browser.execute_script(_CLICK, "start recording"), "the same button stops it"
     until(browser, lambda driver: all_done(driver, 6) or texts(driver, "[role=alert]"))
+    assert texts(browser, "[role=alert]") == []
     assert texts(browser, "#card-0-full .sentence .text") == list(split_sentences(RATIONALE))
 
 
@@ -122,7 +125,7 @@ def test_it_is_explained_again(browser: webdriver.Chrome) -> None:
     choose(browser, GOLDEN_CLIP)
     until(browser, lambda driver: all_done(driver, 6))
     explain_again(browser)
-    until(browser, lambda driver: all_done(driver, 6) and not texts(driver, "#before"))
+    until(browser, lambda driver: not texts(driver, "#before") and all_done(driver, 6))
     assert texts(browser, "#card-0-full pre") == [RESPONSE]
 
 
@@ -161,7 +164,7 @@ def test_clips_wait_for_each_other_and_stop_with_their_reader(
     until(chromium, lambda driver: "patiently" in texts(driver, "#card-0-full .writing"))
     explain_again(chromium)
     until(
-        chromium, lambda driver: "patiently" in texts(driver, "#card-0-full .writing") and not texts(driver, "#before")
+        chromium, lambda driver: not texts(driver, "#before") and "patiently" in texts(driver, "#card-0-full .writing")
     )
     chromium.close()
     chromium.switch_to.window(first)
