@@ -124,7 +124,7 @@ def _serve(
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            logging.getLogger("uvicorn.error").disabled = True  # an open page's connections are cut
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # an open page's connections are cut
             super().handle_exit(sig, frame)
 
     from tools.app.line import Line

@@ -11,13 +11,12 @@ _NEEDED = re.compile(
     r"|gradio_api/(upload|upload_progress|queue/(join|data)|(heartbeat/|file=).*))"
 )
 """Paths that the page asks for. Gradio answers others: one runs FFmpeg, as it is, on what comes in."""
-_HEADERS = {
-    # Gradio's page holds its settings in scripts, and compiles its templates.
-    "Content-Security-Policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; "
-    "base-uri 'self'; form-action 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+_POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+"""Gradio's page holds its settings in scripts, and compiles its templates."""
+_HEADERS = {"Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
 
 
 class Guard:
@@ -29,7 +28,9 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_HEADERS)
+                # A clip that is opened by its address is no page of this app: an SVG may hold scripts.
+                policy = "sandbox" if "file=" in scope["path"] else _POLICY
+                MutableHeaders(scope=message).update(_HEADERS | {"Content-Security-Policy": policy})
             await send(message)
 
         answer = self.app

@@ -42,10 +42,7 @@ class Page:
         self.line = line
         self._templates = Environment(loader=FileSystemLoader(_PARTS), autoescape=True)
         taxonomy, verifier = line.explainers[0].taxonomy, line.explainers[0].verifier
-        self._templates.globals |= {
-            "colour": lambda name: colour_of(name, taxonomy),
-            "is_verified": verifier is not None,
-        }
+        self._templates.globals.update(colour=lambda name: colour_of(name, taxonomy), is_verified=verifier is not None)
         with gr.Blocks(title="Explain a clip", analytics_enabled=False, delete_cache=(_KEPT_SECONDS,) * 2) as blocks:
             self.blocks = blocks.queue(max_size=_MOST_WAITING)
             gr.Markdown("# Explain a clip")
@@ -79,8 +76,7 @@ class Page:
         """What answers requests for one of the hosts, `*` for any, and takes files up to a size."""
         app = Starlette(middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)), Middleware(Guard)])
         theme = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
-        # Else Gradio takes any file of this machine that a request names for one that was uploaded.
-        self.blocks.has_launched = self.blocks.is_running = True
+        self.blocks.has_launched = True  # else any file that a request names passes for one that was uploaded
         return gr.mount_gradio_app(
             app, self.blocks, "/", footer_links=[], run_history=False, show_error=False, ssr_mode=False, theme=theme,
             max_file_size=max_megabytes * 10**6, css_paths=_PARTS / "style.css",

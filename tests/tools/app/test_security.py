@@ -58,6 +58,8 @@ def test_other_hosts_and_other_pages_are_refused(served: App) -> None:
 def test_no_file_is_served_but_the_readers_own(served: App) -> None:
     status, answer = upload(served, b"mine")
     (mine,) = json.loads(answer)
+    with urllib.request.urlopen(f"{served.address}gradio_api/file={mine}") as sent:
+        assert sent.headers["Content-Security-Policy"] == "sandbox", "it is no page of this origin"
     assert status == 200 and ask(f"{served.address}gradio_api/file={mine}")[1] == "mine"
     for path in ("/etc/passwd", "main.py", f"{served.temporary}/../log0/stderr", "http://attacker.example/a.mp4"):
         assert ask(f"{served.address}gradio_api/file={path}")[0] in (403, 404)
