@@ -25,6 +25,7 @@ MODES: dict[Ablation, str] = {"full": "the whole clip", "video_only": "without s
 """What a model is given of a clip → what the page calls it."""
 
 _PARTS = Path(__file__).with_name("parts")
+_TITLE = "Explain a clip"
 _MOST_WAITING = 16
 _KEPT_SECONDS = 3600
 """A clip's file, for the player and to explain it again."""
@@ -43,9 +44,10 @@ class Page:
         self._templates = Environment(loader=FileSystemLoader(_PARTS), autoescape=True)
         taxonomy, verifier = line.explainers[0].taxonomy, line.explainers[0].verifier
         self._templates.globals.update(colour=lambda name: colour_of(name, taxonomy), is_verified=verifier is not None)
-        with gr.Blocks(title="Explain a clip", analytics_enabled=False, delete_cache=(_KEPT_SECONDS,) * 2) as blocks:
+        kept = (_KEPT_SECONDS, _KEPT_SECONDS)
+        with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=kept, fill_width=True) as blocks:
             self.blocks = blocks.queue(max_size=_MOST_WAITING)
-            gr.Markdown("# Explain a clip")
+            gr.Markdown(f"# {_TITLE}")
             with gr.Row():
                 with gr.Column(scale=1, min_width=280):
                     with gr.Tab("File"):
