@@ -16,6 +16,7 @@ from datamodules.media_settings import MediaSettings
 from tools.app.explainer import Explainer
 from tools.command_line import is_meant_to_be_read, one_sentence, whole_story
 
+_UNEXPECTED = "This failed; the terminal says where."
 _OF_PARTS: tuple[Ablation, ...] = ("video_only", "audio_only")
 
 
@@ -70,11 +71,7 @@ class Line:
             error = work.exception()
             if error is not None and not isinstance(error, _GoneError):
                 print(whole_story(error), file=sys.stderr)
-                said = (
-                    one_sentence(error, "app")
-                    if is_meant_to_be_read(error)
-                    else "This failed; the terminal says where."
-                )
+                said = one_sentence(error, "app") if is_meant_to_be_read(error) else _UNEXPECTED
                 yield [{"error": said}]
         finally:
             if self._latest.get(reader) == ticket:
