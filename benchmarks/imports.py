@@ -19,7 +19,7 @@ import main
 from datamodules.files.writing import write_json, write_rows, write_text
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "transformers", "lightning", "torchmetrics")
+HEAVY = ("torch", "transformers", "lightning", "torchmetrics", "gradio")
 RUN = f"""
 import sys, main
 try:

@@ -80,6 +80,9 @@ def fit_frame(pixels: np.ndarray, image_size: int, frame_fit: FrameFit) -> np.nd
     image = Image.fromarray(pixels)
     if frame_fit == "pad":
         image = _pad_to_square(image, image_size)
+    # Which way is resized first shows in the last bit: Pillow 13 decides so, earlier versions begin with the rows.
+    if image.height - image_size > 2 * max(image.width - image_size, 0):
+        image = image.resize((image.width, image_size), Image.Resampling.BICUBIC)
     return np.asarray(image.resize((image_size, image_size), Image.Resampling.BICUBIC))
 
 

@@ -4,6 +4,7 @@ After an upgrade, a failing test names what has changed.
 """
 
 import ast
+import asyncio
 import importlib
 import inspect
 import re
@@ -472,6 +473,21 @@ def accumulation(tmp_path: Path) -> None:
     assert trainer.global_step == 2 and trainer.estimated_stepping_batches == 2
 
 
+def uploads_only(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+        import gradio
+
+        with gradio.Blocks(analytics_enabled=False) as blocks:
+            gradio.File().upload(lambda file: None, blocks.children[0])
+        (tmp_path / "other").write_text("secret")
+        given = {"path": str(tmp_path / "other"), "meta": {"_type": "gradio.FileData"}}
+        asyncio.run(blocks.process_api(blocks.fns[0], [given]))  # where this raises, the row can go
+        blocks.has_launched = True
+        with pytest.raises(gradio.exceptions.InvalidPathError):
+            asyncio.run(blocks.process_api(blocks.fns[0], [given]))
+
+
 CHECKS: dict[str, Callable[..., None]] = {
     "_scaled_dot_product_flash_attention_for_cpu": flash,
     "_scaled_dot_product_flash_attention_for_cpu_backward": flash_backward,
@@ -496,6 +512,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "__class__": class_of_a_layer,
     "accumulate_grad_batches": accumulation,
     "event_writer": event_writer,
+    "has_launched": uploads_only,
 }
 
 

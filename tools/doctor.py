@@ -23,7 +23,7 @@ from lightning_modules.machine import available_memory
 PACKAGES = ("erv", "torch", "lightning", "transformers", "peft", "torchmetrics", "torchcodec", "av", "jsonargparse")
 """This program, and what its runs need first."""
 FEATURES: dict[str, tuple[str | None, tuple[str, ...]]] = {
-    "the page for your own clip": ("app", ("starlette", "uvicorn")),
+    "the page for your own clip": ("app", ("gradio", "jinja2", "starlette", "uvicorn")),
     "manifests in Parquet": ("parquet", ("pyarrow",)),
     "stage 1 on DeepSpeed": ("deepspeed", ("deepspeed",)),
     "Liger's cross-entropy": ("liger", ("liger-kernel",)),

@@ -3,17 +3,25 @@
 Torch and the models are imported when it runs, not for `--help`.
 """
 
+import logging
+import os
 import signal
 import socket
+import sys
+from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from datamodules.emotions import get_taxonomy
-from tools.app.page_data import page_of
+from datamodules.emotions import Taxonomy, get_taxonomy
+
+if TYPE_CHECKING:
+    from lightning_modules.backbones.interface import Sampling
+    from tools.app.explainer import Explainer
 
 DEMO = "runs/demo"
 MODEL, VERIFIER = f"{DEMO}/grpo_erv/model", f"{DEMO}/verifier/model"
@@ -65,47 +73,86 @@ def app(
         raise ValueError(
             f"Expected max_megabytes >= 1 and timeout_seconds > 0, got {max_megabytes} and {timeout_seconds:g}."
         )
-    try:
-        import starlette  # noqa: F401
-        import uvicorn
-    except ImportError as error:
-        raise ImportError("The app needs starlette and uvicorn. Run `pip install starlette uvicorn`.") from error
+    if find_spec("gradio") is None:
+        raise ImportError("The app needs gradio. Run `pip install gradio`.")
     from lightning_modules.backbones.interface import Sampling
-    from lightning_modules.emotion_verifier import EmotionVerifier
-    from lightning_modules.judges.base import find_device
-    from tools.app.explainer import Explainer
-    from tools.app.models import names_of, open_backbone, trained_taxonomy
-    from tools.app.server import Server
+    from tools.app.models import names_of, trained_taxonomy
 
     if model is None and backbone is None:
         model, verifier = _of_demo(verifier)
-    console = Console(markup=False, highlight=False)
     classes = get_taxonomy(taxonomy or trained_taxonomy(model) or "dfew")
-    sampling = Sampling(max_new_tokens, temperature, top_p)
-    device = find_device("auto")
+    paths = [model] if other is None else [model, other]
     with _listen(host, port) as listener, TemporaryDirectory(prefix="erv-app-") as directory:
-        reader = None if verifier is None else EmotionVerifier(verifier).to(device)
-        if reader is not None:
-            reader.require(classes)
-        paths = [model] if other is None else [model, other]
-        policies = [open_backbone(path, backbone, dtype).to(device) for path in paths]
-        explainers = [Explainer(policy, classes, reader, sampling) for policy in policies]
-        page = page_of(names_of([path or str(backbone) for path in paths]), classes, reader is not None, max_megabytes)
-        server = Server(explainers, page, Path(directory), max_megabytes * 10**6, timeout_seconds)
-        shown = f"[{host}]" if ":" in host else host
-        console.print(f"http://{shown}:{listener.getsockname()[1]}/ until Ctrl-C", soft_wrap=True)
-        hosts = ["127.0.0.1", "localhost", "::1", "[::1]"]  # no other name leads here by a trick with DNS
-        if not _is_loopback(host):
-            hosts = ["*"]
-            console.print(f"{host} is no loopback address: whoever reaches it can send clips to this machine.")
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left behind then, either
-        config = uvicorn.Config(server.app(hosts), log_level="warning", timeout_graceful_shutdown=1)
-        try:
-            uvicorn.Server(config).run(sockets=[listener])
-        except KeyboardInterrupt:  # which uvicorn has dealt with
-            pass
-        finally:
-            server.close()
+        os.environ["GRADIO_TEMP_DIR"] = directory  # also for what its import makes
+        explainers = _explainers(
+            paths, backbone, dtype, verifier, classes, Sampling(max_new_tokens, temperature, top_p)
+        )
+        names = names_of([path or str(backbone) for path in paths])
+        _serve(explainers, names, max_megabytes, timeout_seconds, host, listener)
+
+
+def _explainers(
+    paths: list[str | None],
+    backbone: str | None,
+    dtype: str | None,
+    verifier: str | None,
+    classes: Taxonomy,
+    sampling: "Sampling",
+) -> "list[Explainer]":
+    from lightning_modules.emotion_verifier import EmotionVerifier
+    from lightning_modules.judges.base import find_device
+    from tools.app.explainer import Explainer
+    from tools.app.models import open_backbone
+
+    device = find_device("auto")
+    reader = None if verifier is None else EmotionVerifier(verifier).to(device)
+    if reader is not None:
+        reader.require(classes)
+    return [Explainer(open_backbone(path, backbone, dtype).to(device), classes, reader, sampling) for path in paths]
+
+
+def _serve(
+    explainers: "list[Explainer]",
+    names: list[str],
+    max_megabytes: int,
+    timeout_seconds: float,
+    host: str,
+    listener: socket.socket,
+) -> None:
+    """Answer until Ctrl-C or SIGTERM, and connect to nothing from now on."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # an open page's connections are cut
+            super().handle_exit(sig, frame)
+
+    from tools.app.line import Line
+    from tools.app.page import Page
+
+    sys.addaudithook(_stay_here)
+    line = Line(explainers, timeout_seconds)
+    hosts = ["127.0.0.1", "localhost", "::1", "[::1]"]  # no other name leads here by a trick with DNS
+    is_local = _is_loopback(host)
+    application = Page(line, names).application(max_megabytes, hosts if is_local else ["*"])
+    console = Console(markup=False, highlight=False)
+    shown = f"[{host}]" if ":" in host else host
+    console.print(f"http://{shown}:{listener.getsockname()[1]}/ until Ctrl-C", soft_wrap=True)
+    if not is_local:
+        console.print(f"{host} is no loopback address: whoever reaches it can send clips to this machine.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left behind then, either
+    try:
+        Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=1)).run([listener])
+    except KeyboardInterrupt:  # which uvicorn has dealt with
+        pass
+    finally:
+        line.close()
+
+
+def _stay_here(event: str, _: tuple[Any, ...]) -> None:
+    """Audit hook: Gradio would look for its news, and fetch a file that a request names by an address."""
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        raise PermissionError("The app connects to nothing.")
 
 
 def _of_demo(verifier: str | None) -> tuple[str, str | None]:

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from string import Template
 from typing import Any
@@ -16,8 +16,6 @@ _SCRIPTS = ("state.js", *_SHARED, "overview.js", "clips.js", "clip.js", "main.js
 ROLLOUT_SCRIPTS = ("rollouts_state.js", *_SHARED, "curves.js", "rollouts.js", "rollouts_main.js", "shell.js")
 """Of the page of a training run, for the data of `rollouts.rollouts_data`."""
 
-_SOURCES = {"img-src": "data:", "media-src": "'self' file: data:"}
-"""Embedded pictures, and media files beside the page."""
 _IN_SCRIPT = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 """Legal in JSON; in a script element the first three could end it, the last two are line ends to older browsers."""
 
@@ -26,8 +24,6 @@ def build_page(
     data: dict[str, Any],
     package: str = __package__,
     scripts: Sequence[str] = _SCRIPTS,
-    styles: Sequence[str] = ("style.css",),
-    sources: Mapping[str, str] = _SOURCES,
 ) -> str:
     """A page of the parts that lie in a package's `page/`, `page.html` among them; the report's where it has none.
 
@@ -35,14 +31,12 @@ def build_page(
         data: what the scripts find in the element `data`; has a `title`.
         package: whose page; the report's, for the data of `data.page_data`.
         scripts: file names, in their order.
-        styles: likewise.
-        sources: directive of the content security policy → what the page may load beside its own parts.
     """
-    style = "\n".join(_part(package, name) for name in styles)
+    style = _part(package, "style.css")
     script = "\n".join(_part(package, name) for name in scripts)
     return Template(_part(package, "page.html")).substitute(
         title=html.escape(data["title"]),
-        policy=_policy(style, script, sources),
+        policy=_policy(style, script),
         style=style,
         script=script,
         data=embed_json(data),
@@ -66,14 +60,15 @@ def _part(package: str, name: str) -> str:
     return (own if own.is_file() else files(__package__).joinpath("page", name)).read_text(encoding="utf-8")
 
 
-def _policy(style: str, script: str, sources: Mapping[str, str]) -> str:
-    """Content security policy: these very style and script, and the sources."""
+def _policy(style: str, script: str) -> str:
+    """Content security policy: these very style and script, embedded pictures, and media files beside the page."""
     return "; ".join(
         (
             "default-src 'none'",
             f"style-src {_hash(style)}",
             f"script-src {_hash(script)}",
-            *(f"{directive} {allowed}" for directive, allowed in sources.items()),
+            "img-src data:",
+            "media-src 'self' file: data:",
             "base-uri 'none'",
             "form-action 'none'",
         )

@@ -1,6 +1,7 @@
 """Which class opens a directory, and what the app says where it cannot begin."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,9 @@ def test_without_a_model_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.
 def test_a_port_that_is_taken(untrained: Path) -> None:
     with pytest.raises(ValueError, match="port 65536.*another --port"):
         app(model=str(untrained), port=65536)
+
+
+def test_without_gradio_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(ImportError, match="pip install gradio"):
+        app()
