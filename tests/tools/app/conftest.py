@@ -76,7 +76,7 @@ def served(learnt: Path, untrained: Path, tiny_models: Path, tmp_path_factory: p
     """`python main.py app` with two models; it must ask nothing of the network, and end without a trace."""
     temporary, log = tmp_path_factory.mktemp("temporary"), tmp_path_factory.mktemp("log") / "stderr"
     options = ["--model", learnt, "--other", untrained, "--verifier", tiny_models / "verifier", "--port", "0"]
-    limits = ["--max_new_tokens", "160", "--temperature", "0", "--max_megabytes", "1"]
+    limits = ["--max_new_tokens", "160", "--temperature", "0", "--max_megabytes", "1", "--timeout_seconds", "200"]
     with socket.create_server(("127.0.0.1", 0)) as elsewhere, log.open("w") as errors:
         proxy = f"http://127.0.0.1:{elsewhere.getsockname()[1]}"
         proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "https_proxy", "http_proxy"), proxy)
@@ -89,7 +89,7 @@ def served(learnt: Path, untrained: Path, tiny_models: Path, tmp_path_factory: p
         assert line.startswith("http://127.0.0.1:"), line + log.read_text()
         yield App(line.split()[0], temporary, log)
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        process.wait(60)
         elsewhere.setblocking(False)
         with pytest.raises(BlockingIOError):  # nobody has connected
             elsewhere.accept()

@@ -142,7 +142,7 @@ def patiently(patient: Patient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     from tools.app.page import Page  # Gradio makes a directory when it is imported
 
-    line = Line([patient], timeout_seconds=20.0)
+    line = Line([patient], timeout_seconds=200.0)
     application = Page(line, [HOSTILE]).application(1, ["127.0.0.1"])
     server = uvicorn.Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=1))
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -151,7 +151,7 @@ def patiently(patient: Patient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
         patient.may_end.set()
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
     line.close()
 
 

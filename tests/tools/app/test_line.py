@@ -17,7 +17,7 @@ CLIP = str(GOLDEN_CLIP)
 
 @pytest.fixture
 def line(patient: Patient) -> Iterator[Line]:
-    own = Line([patient], timeout_seconds=20.0)
+    own = Line([patient], timeout_seconds=200.0)
     yield own
     own.close()
 
@@ -30,7 +30,7 @@ def modes_of(line: Line, clip: str) -> list[str]:
 
 
 def is_idle(line: Line) -> bool:
-    return line._worker.submit(lambda: True).result(20)
+    return line._worker.submit(lambda: True).result(60)
 
 
 def test_a_clip_is_explained_whole_and_in_part(line: Line, patient: Patient, tmp_path: Path) -> None:
