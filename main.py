@@ -223,7 +223,7 @@ def run_stage(command: str, arguments: list[str]) -> None:
         getattr(cli.trainer, command)(
             cli.model,
             datamodule=cli.datamodule,
-            ckpt_path=resolve(cli.config.ckpt_path, run),
+            ckpt_path=resolve(cli.config.ckpt_path, run, may_start=command == "fit"),
             weights_only=True,
             **options,
         )
@@ -295,12 +295,10 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # no name of a file keeps a table from being printed
     try:
         run(arguments)
-    except ModuleNotFoundError as error:
-        if not _is_set_up():
+    except Exception as error:  # noqa: BLE001 (shown, whatever it is)
+        if isinstance(error, ModuleNotFoundError) and not _is_set_up():
             print(f"error: {_NOT_SET_UP.format(error.name)}", file=sys.stderr)
             return 2
-        raise
-    except Exception as error:  # noqa: BLE001 (shown, whatever it is)
         from tools.command_line import is_meant_to_be_read, one_sentence, whole_story
 
         is_meant = is_meant_to_be_read(error)

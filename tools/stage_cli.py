@@ -120,7 +120,7 @@ class StageCLI(LightningCLI):
             type=str | None,
             default=None,
             help="Checkpoint to go on from (fit) or to load: a file, or the 'last' or 'best' of the run directory. "
-            "'last' starts anew where there is none yet.",
+            "With 'last', fit starts anew where there is none yet.",
         )
         parser.add_argument(
             "--checkpoint_mismatch",

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,11 @@ def test_what_nobody_has_named_is_asked_for(command: str, says: str, capsys: pyt
             "--trainer.accelerator=gpu",
             "sees no GPU. Without one: -c trainer/cpu in place of trainer/gpu.",
             marks=pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU"),
+        ),
+        pytest.param(
+            "--trainer.accelerator=tpu",
+            "Requirement 'torch_xla",
+            marks=pytest.mark.skipif(find_spec("torch_xla") is not None, reason="torch_xla is installed"),
         ),
         ("--trainer.devices=all", "trainer.devices is 'all'. Expected a number, several such as 0,2, or auto."),
         ("--trainer.callbacks+=EarlyStopping", "the following arguments are required: monitor"),
