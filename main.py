@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from inspect import signature
 from io import TextIOWrapper
-from itertools import pairwise
+from itertools import chain, pairwise
 from json import dumps
 from pathlib import Path
 from types import UnionType
@@ -120,19 +120,24 @@ def spell_out(function: Callable[..., object], arguments: list[str]) -> list[str
     lists = {f"--{name}" for name, kinds in unions if list in map(get_origin, kinds)}
     mappings = {f"--{name}" for name, kinds in unions if dict[str, str] in kinds}
     flags = {f"--{name}" for name, hint in hints if hint is bool}
-    spelled, option, named = [], "", {}
-    for argument, following in pairwise([*arguments, "--"]):
+    spelled, option = [], ""
+    named: dict[str, dict[str, str]] = {}
+    halves = (each.split("=", 1) if each.partition("=")[0] in mappings else [each] for each in arguments)
+    for argument, following in pairwise([*chain.from_iterable(halves), "--"]):
         if argument.startswith("-"):
             is_spread = argument in lists | mappings and not following.startswith(("-", "[", "{"))
-            option, named = argument if is_spread else "", {}
+            option = argument if is_spread else ""
             is_bare = argument in flags and following.startswith("-")
             spelled += [] if is_spread else [f"{argument}=true" if is_bare else argument]
         elif option in mappings:
-            name, equals, value = argument.partition("=")
-            if not equals:
-                raise ValueError(f"{option} got {argument!r}. Expected NAME={argument}, several if you like.")
-            named[name] = value
-            spelled += [f"{option}={dumps(named)}"] if following.startswith("-") else []
+            name, _, value = argument.partition("=")
+            before = named.setdefault(option, {})
+            if not (name and value) or name in before:
+                raise ValueError(
+                    f"{option} got {argument!r}. Expected NAME=VALUE, several if you like, each with a name of its own."
+                )
+            before[name] = value
+            spelled += [f"{option}={dumps(before, ensure_ascii=False)}"] if following.startswith("-") else []
         else:
             spelled.append(f"{option}+={argument}" if option else argument)
     return spelled
@@ -218,7 +223,7 @@ def run_stage(command: str, arguments: list[str]) -> None:
         getattr(cli.trainer, command)(
             cli.model,
             datamodule=cli.datamodule,
-            ckpt_path=resolve(cli.config.ckpt_path, run),
+            ckpt_path=resolve(cli.config.ckpt_path, run, may_start=command == "fit"),
             weights_only=True,
             **options,
         )
@@ -290,12 +295,10 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # no name of a file keeps a table from being printed
     try:
         run(arguments)
-    except ModuleNotFoundError as error:
-        if not _is_set_up():
+    except Exception as error:  # noqa: BLE001 (shown, whatever it is)
+        if isinstance(error, ModuleNotFoundError) and not _is_set_up():
             print(f"error: {_NOT_SET_UP.format(error.name)}", file=sys.stderr)
             return 2
-        raise
-    except Exception as error:  # noqa: BLE001 (shown, whatever it is)
         from tools.command_line import is_meant_to_be_read, one_sentence, whole_story
 
         is_meant = is_meant_to_be_read(error)

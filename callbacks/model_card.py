@@ -163,7 +163,7 @@ def model_card(title: str, facts: dict[str, Any], evaluations: Sequence[Predicti
     metadata = ModelCardData(
         license="other",
         license_name="see-licences-below",
-        base_model=published or None,
+        base_model=[base.partition("@")[0] for base in published] or None,  # the hub takes no revision here
         tags=["emotion-recognition", "explainability", "erv", "lightning"],
         pipeline_tag="text-classification" if is_verifier else "video-text-to-text",
         model_name=title,

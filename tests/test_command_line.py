@@ -1,6 +1,7 @@
 """The command line: quick help, clear errors, and every configuration instantiated on tiny weights."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -204,6 +205,21 @@ def test_classes_are_named_first_and_again_in_their_place() -> None:
             assert name_classes_first("fit", options) == ["--data=Clips", *options]
     options = [*rest, "--data", "Clips", "--model=GRPOModule"]
     assert name_classes_first("test", options) == ["--model=GRPOModule", "--data=Clips", *options]
+    backbone = ["--data.root=x", "--model.init_args.backbone", "ComposedBackbone"]
+    assert name_classes_first("fit", backbone) == ["--model.backbone=ComposedBackbone", *backbone]
+    for without_value in (["--data"], ["--data", "-c", "a.yaml"], ["--data="]):
+        assert name_classes_first("fit", without_value) == without_value
+
+
+def test_classes_are_found_wherever_a_configuration_stands(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("data: {class_path: Clips}")
+    (tmp_path / "b.yaml").write_text("data: Clips")
+    inline = "data: {class_path: Clips, init_args: {path: " + "long/" * 1000 + "}}"
+    for value in (f"{tmp_path}/a.yaml", f"{tmp_path}/b.yaml", "data: Clips", inline):
+        for options in (["-c", value], [f"-c{value}"], [f"-c={value}"], ["--config", value], [f"--config={value}"]):
+            assert name_classes_first("fit", options) == ["--data=Clips", *options]
+    for value in ("data: {class_path: Clips", "data", "data: null", "[data]", "data: {init_args: {path: x}}"):
+        assert name_classes_first("fit", ["-c", value]) == ["-c", value]
 
 
 def test_files_are_given_in_any_order(capsys: pytest.CaptureFixture[str]) -> None:
@@ -322,10 +338,21 @@ def test_a_mapping_takes_names_and_values() -> None:
 
     spread = main.spell_out(tool, ["--runs", "a 0.5b=x=1.jsonl", "b=y", "--verdicts", "c", "--more", "d=z"])
     assert spread == ['--runs={"a 0.5b": "x=1.jsonl", "b": "y"}', "--verdicts+=c", '--more={"d": "z"}']
-    as_they_are = ["--runs", "{a: x}", "--runs={b: y}", "--more.c=z"]
+    assert main.spell_out(tool, ["--runs=a=x", "ä🙂=y"]) == ['--runs={"a": "x", "ä🙂": "y"}']
+    twice = main.spell_out(tool, ["--runs", "a=x", "--more", "b=y", "--runs", "c=z"])
+    assert twice == ['--runs={"a": "x"}', '--more={"b": "y"}', '--runs={"a": "x", "c": "z"}']
+    as_they_are = ["--runs", "{a: x}", "--more.c=z"]
     assert main.spell_out(tool, as_they_are) == as_they_are
-    with pytest.raises(ValueError, match="--runs got 'x.jsonl'. Expected NAME=x.jsonl, several if you like."):
-        main.spell_out(tool, ["--runs", "x.jsonl"])
+
+
+@pytest.mark.parametrize(
+    "given", [["x.jsonl"], ["a="], ["=x"], ["a=x", "a=y"], ["a=x", "--runs", "a=x"], ["a=x", "{}"]]
+)
+def test_a_mapping_needs_a_value_for_each_name_and_one_alone(given: list[str]) -> None:
+    def tool(runs: dict[str, str]) -> None: ...
+
+    with pytest.raises(ValueError, match=re.escape(f"--runs got {given[-1]!r}. Expected NAME=VALUE, several if you")):
+        main.spell_out(tool, ["--runs", *given])
 
 
 def test_a_mapping_to_lists_is_no_list() -> None:

@@ -40,15 +40,21 @@ _OF_UNIONS = re.compile(
 """Lines of a parser's message that say nothing to who gave the option."""
 _CLASS = re.compile(r"Parser key \"(model|data)\": Problem with given class_path '([\w.]+)'")
 _ABSTRACT = re.compile(r"Expected an instantiatable class, but [\w.]+\.(\w+) is abstract")
-_NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
+_NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)( Given value: \1)?")
 _NO_BACKBONE = re.compile(r"the following arguments are required: backbone$")
-_NO_STAGE = re.compile(r"Parser key \"model\": Problem with given class_path 'lightning\.LightningModule': .*")
+_OF_BASE = re.compile(
+    r"Parser key \"(?:model|data)\": Problem with given class_path '[\w.]+\.(LightningModule|DataSource)': .*"
+)
 _UNNAMED = {
     "Backbone": "no backbone is named. Give one, e.g. -c configs/backbone/humanomni.yaml",
+    "LightningModule": "no stage is named. Give one, e.g. -c configs/stage/grpo.yaml",
+    "DataSource": "no data are named. Give them, e.g. -c configs/data/dfew.yaml or --data Manifest",
     "ClipSource": "no corpus is named. Give one, e.g. -c configs/data/dfew.yaml or --data Manifest",
 }
 """What the command line does not say, if a base class is all that it names."""
-_UNKNOWN = re.compile(r"(?:unrecognized arguments: |Option ')(-*)([\w.]+)")
+_UNKNOWN = re.compile(
+    r"(?:unrecognized arguments: |Option '|Group '(?P<group>[\w.]+)' does not accept option ')(-*)([\w.]+)"
+)
 """An option that no parser knows, or part of one."""
 _WORKER = re.compile(r"Caught (\w+) in .*?process \d+\.\s.*Original Traceback", re.DOTALL)
 """Begin of an error that a process of a loader has handed on."""
@@ -170,9 +176,7 @@ def whole_story(error: BaseException) -> str:
 
 def _in_plain_words(said: str) -> str:
     """What a parser says of classes that nobody has named, or not rightly, in terms of what to give."""
-    said = _NO_STAGE.sub(
-        "options of the model come before the model is named. Give a stage first, e.g. -c configs/stage/grpo.yaml", said
-    )
+    said = _OF_BASE.sub(lambda found: _UNNAMED[found[1]], said)
     said = _NO_BACKBONE.sub(_UNNAMED["Backbone"], said)
     said = _ABSTRACT.sub(lambda found: _UNNAMED.get(found[1], found[0]), said)
     return _NO_CLASS.sub(r"there is no class \1. Give its name as the documentation has it, or its import path", said)
@@ -181,15 +185,18 @@ def _in_plain_words(said: str) -> str:
 def _nearest(error: BaseException, said: str) -> str:
     """Which options an unknown one may have meant: those of the innermost parser that the error came through."""
     unknown = _UNKNOWN.search(said)
+    if unknown is None:
+        return ""
+    group, dashes, name = unknown.groups()
     known: list[str] = []
     inner: BaseException | None = error
-    while unknown and inner is not None:
+    while inner is not None:
         for frame, _ in traceback.walk_tb(inner.__traceback__):
             parser = frame.f_locals.get("self")
             if isinstance(parser, ArgumentParser):
-                known = [unknown[1] + key for key, _ in parser.get_defaults().items()]
+                known = [dashes + key for key, _ in parser.get_defaults().items()]
         inner = inner.__cause__ or inner.__context__
-    near = get_close_matches(unknown[1] + unknown[2], known) if unknown else []
+    near = get_close_matches(dashes + (f"{group}.{name}" if group else name), known)
     return f" Did you mean {' or '.join(near)}?" if near else ""
 
 

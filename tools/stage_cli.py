@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import Namespace
 from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -24,7 +26,7 @@ from callbacks.run_record import RunRecord
 from callbacks.verifier_figures import VerifierFigures
 from datamodules.clip_datamodule import ClipDataModule
 from datamodules.clip_source import ClipSource, DataSource
-from datamodules.files.yaml_files import read_yaml_mapping
+from datamodules.files.yaml_files import check_yaml, read_yaml_mapping
 from lightning_modules.determinism import make_products_reproducible
 from lightning_modules.processes import of_node
 from lightning_modules.provenance import Mismatch
@@ -70,21 +72,38 @@ def name_classes_first(command: str, arguments: Sequence[str]) -> list[str]:
     classes = {} if command == "fit" else {"model": _EVALUATED}
     for argument, following in pairwise([*arguments, ""]):
         option, equals, value = argument.partition("=")
-        value = value if equals else following
+        if argument.startswith("-c") and argument != "-c":
+            option, value = "-c", argument.removeprefix("-c").removeprefix("=")
+        elif not equals and not following.startswith("-"):
+            value = following
+        content = _content(value) if option in ("-c", "--config") else {}
         for name in _CLASSES:
-            if option in (f"--{name}", f"--{name}.class_path"):
-                classes[name] = value
-            elif option in ("-c", "--config") and (found := _class_in(value, name)):
-                classes[name] = found
+            named = _class_in(content, name)
+            if option.replace(".init_args.", ".") in (f"--{name}", f"--{name}.class_path"):
+                named = value
+            if named:
+                classes[name] = named
     return [*(f"--{name}={classes[name]}" for name in _CLASSES if name in classes), *arguments]
 
 
-def _class_in(file: str, name: str) -> str | None:
-    """The class that a YAML file names for `model`, say; None where it names none."""
-    own: Any = read_yaml_mapping(file) if Path(file).is_file() else {}
+def _content(value: str) -> Any:
+    """What `-c` is given, a file or YAML itself; of YAML with a fault, and of a pipe, which is read once, the parser
+    speaks.
+    """
+    with suppress(OSError):  # YAML is longer than names of files may be
+        if Path(value).exists():
+            return read_yaml_mapping(value) if Path(value).is_file() else {}
+    with suppress(yaml.YAMLError):
+        check_yaml(value)
+        return yaml.safe_load(value)
+    return {}
+
+
+def _class_in(content: Any, name: str) -> Any:
+    """The class that a configuration names for `model`, say; None where it names none."""
     for key in ".init_args.".join(name.split(".")).split("."):
-        own = own.get(key) if isinstance(own, dict) else None
-    return own.get("class_path") if isinstance(own, dict) else own
+        content = content.get(key) if isinstance(content, dict) else None
+    return content.get("class_path") if isinstance(content, dict) else content
 
 
 class StageCLI(LightningCLI):
@@ -101,7 +120,7 @@ class StageCLI(LightningCLI):
             type=str | None,
             default=None,
             help="Checkpoint to go on from (fit) or to load: a file, or the 'last' or 'best' of the run directory. "
-            "'last' starts anew where there is none yet.",
+            "With 'last', fit starts anew where there is none yet.",
         )
         parser.add_argument(
             "--checkpoint_mismatch",

@@ -158,26 +158,35 @@ def best_checkpoint(run: Path) -> Path:
     Raises:
         FileNotFoundError: the run directory has no checkpoint.
     """
-    newest = newest_checkpoint(run)
-    if newest is None:
-        raise FileNotFoundError(
-            f"There is no checkpoint in {run}. Leave trainer.enable_checkpointing on, ModelCheckpoint.dirpath unset, "
-            "and let the logger write to ${trainer.default_root_dir}."
-        )
+    newest = _required(run)
     states = CheckpointFiles().load_checkpoint(newest).get("callbacks", {}).values()
     best = next((state["best_model_path"] for state in states if state.get("best_model_path")), "")
     # By name: the run directory may have been moved since.
     return newest.with_name(Path(best).name) if best else newest
 
 
-def resolve(ckpt_path: str | None, run: Path) -> str | None:
+def _required(run: Path) -> Path:
+    newest = newest_checkpoint(run)
+    if newest is None:
+        raise FileNotFoundError(
+            f"There is no checkpoint in {run}. Leave trainer.enable_checkpointing on, ModelCheckpoint.dirpath unset, "
+            "and let the logger write to ${trainer.default_root_dir}."
+        )
+    return newest
+
+
+def resolve(ckpt_path: str | None, run: Path, may_start: bool = True) -> str | None:
     """The file that `--ckpt_path` means: a path, `last` or `best` of a run directory.
 
-    `last` is None where there is no checkpoint yet, so that one command line serves a job's first start and every
-    restart.
+    Args:
+        ckpt_path: of the command line.
+        run: the run directory.
+        may_start: whether `last` is None where there is no checkpoint yet, so that one command line serves a job's
+            first start and every restart.
 
     Raises:
         CheckpointError: a path of a directory.
+        FileNotFoundError: the run directory has no checkpoint that is needed.
     """
     if ckpt_path not in (None, "last", "best") and Path(ckpt_path).is_dir():
         raise CheckpointError(
@@ -186,6 +195,6 @@ def resolve(ckpt_path: str | None, run: Path) -> str | None:
             "--ckpt_path last. To begin from its weights, name what it exported (model/) as the backbone's path."
         )
     if ckpt_path == "last":
-        newest = newest_checkpoint(run)
+        newest = newest_checkpoint(run) if may_start else _required(run)
         return None if newest is None else str(newest)
     return str(best_checkpoint(run)) if ckpt_path == "best" else ckpt_path

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -65,12 +66,17 @@ def find(name: str, argument: str = "path", weights: bool = True) -> Path:
         directory = Path(snapshot_download(hub_id, allow_patterns=patterns, **options))
         if weights and not any(directory.rglob("*.safetensors")):
             directory = Path(snapshot_download(hub_id, allow_patterns=[*patterns, *_PICKLES], **options))
+    except HFValidationError as error:
+        raise ValueError(
+            f"{argument}: {name!r} is no directory here, nor could it be a model of the hub (OWNER/NAME, or "
+            "OWNER/NAME@REVISION)."
+        ) from error
     except Exception as error:
         # The hub's client raises a dozen types, none of which says what to do without a network.
         raise ValueError(
             f"{argument}: {name!r} is no directory here, and the hub gave no such model ({type(error).__name__}: "
-            f"{error}). Where the hub can be reached, run `hf download {name.replace('@', ' --revision ')} --local-dir "
-            f"DIR`; bring DIR here and give its path as {argument}."
+            f"{error}). Where the hub can be reached, run `hf download {' --revision '.join(name.split('@', 1))} "
+            f"--local-dir DIR`; bring DIR here and give its path as {argument}."
         ) from error
     return directory
 

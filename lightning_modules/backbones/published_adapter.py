@@ -23,7 +23,10 @@ MERGED_ADAPTER = "merged_adapter"
 _KEY = re.compile(r"(?:base_model\.model\.)?(?:model\.)?(layers\.\d+\.(.+))\.lora_([AB])\.weight")
 """Name of a factor in the file: peft's prefix, which some leave out, the layer, which of the two."""
 
-_OTHER_KINDS = ("use_dora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save", "lora_bias")
+_OTHER_KINDS = (
+    *("use_dora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save", "lora_bias"),
+    *("alora_invocation_tokens", "use_qalora"),
+)
 """Settings of peft under which an adapter is more than one product for each layer, all of one scale."""
 
 
@@ -60,7 +63,8 @@ def merge(body: nn.Module, directory: Path) -> None:
         directory: `adapter_config.json` and `adapter_model.safetensors`, as peft writes them.
 
     Raises:
-        ValueError: the adapter is of another kind than plain LoRA, of another model, or lacks some of its layers.
+        ValueError: the adapter is of another kind than plain LoRA, of another model, or lacks some of its layers, or
+            sums are not finite.
     """
     rank, scale = _rank_and_scale(directory / "adapter_config.json")
     file = directory / "adapter_model.safetensors"
@@ -71,7 +75,8 @@ def merge(body: nn.Module, directory: Path) -> None:
             match = _KEY.fullmatch(key)
             if match is None:
                 raise ValueError(f"{file} has {key}, expected factors of decoder layers (layers.N. ... .lora_A.weight)")
-            factors[match[1], match[3]] = key
+            if factors.setdefault((match[1], match[3]), key) != key:
+                raise ValueError(f"{file} has {factors[match[1], match[3]]} and {key}, expected one of them")
             modules.add(match[2])
         for name in (f"layers.{i}.{module}" for i in range(len(body.layers)) for module in sorted(modules)):
             keys = [factors.pop((name, factor), None) for factor in "AB"]
@@ -82,7 +87,11 @@ def merge(body: nn.Module, directory: Path) -> None:
             shapes, expected = [[*first.shape], [*second.shape]], [[rank, weight.shape[1]], [weight.shape[0], rank]]
             if shapes != expected:
                 raise ValueError(f"{file} has factors of shapes {shapes} for {name}, expected {expected}")
+            if not (first.is_floating_point() and second.is_floating_point()):
+                raise ValueError(f"{file} has factors of {first.dtype} and {second.dtype} for {name}, expected floats")
             weight.copy_(weight.float() + scale * (second.float() @ first.float()))
+            if not weight.isfinite().all():
+                raise ValueError(f"{file}: with its factors, weights of {name} are no finite numbers")
     if factors or not modules:
         raise ValueError(f"{file} is of another model: it has factors of more than {len(body.layers)} layers, or none")
 

@@ -17,7 +17,7 @@ from transformers import (
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 import main
-from callbacks.model_card import TRAINING_FILE, _training_of
+from callbacks.model_card import TRAINING_FILE, _training_of, model_card
 from datamodules.files.writing import write_rows
 from tests.hub_server import HubServer
 from tools.export import export
@@ -71,6 +71,12 @@ def test_every_export_has_a_card(model: Path, tiny_models: Path) -> None:
     assert not any(str(home) in config for config in configs for home in (model.parent.parent, tiny_models))
     facts = json.loads((model / TRAINING_FILE).read_text())
     assert facts["class"] == "ComposedBackbone" and facts["adapters"] and facts["base_training"] is None
+
+
+def test_a_card_names_the_base_without_its_revision(model: Path) -> None:
+    facts = json.loads((model / TRAINING_FILE).read_text()) | {"base": {"path": "some/model@refs/pr/70"}}
+    metadata, text = model_card("tried", facts).split("---\n", 2)[1:]
+    assert yaml.safe_load(metadata)["base_model"] == ["some/model"] and "some/model@refs/pr/70" in text
 
 
 def test_plain_transformers_and_peft_load_it_part_by_part(model: Path, tiny_models: Path) -> None:

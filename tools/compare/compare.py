@@ -118,10 +118,8 @@ def compare(
 
 def _checked_baseline(predictions: Mapping[str, str], output: str, baseline: str | None) -> str:
     if len(predictions) < 2:
-        raise ValueError(
-            f"Expected at least two runs; got {', '.join(predictions) or 'none'}. Give --predictions "
-            "'{name: predictions.jsonl, other_name: predictions.jsonl}'."
-        )
+        got = ", ".join(predictions) or "none"
+        raise ValueError(f"Expected at least two runs, got {got}. Give --predictions NAME=FILE NAME=FILE.")
     first = next(iter(predictions)) if baseline is None else baseline
     if first not in predictions:
         raise ValueError(f"The baseline {first!r} is none of the runs: {', '.join(predictions)}.")

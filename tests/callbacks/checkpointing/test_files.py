@@ -83,13 +83,15 @@ def test_a_full_disk_is_reported_and_leaves_the_last_good_checkpoint(tmp_path: P
 
 def test_the_newest_whole_checkpoint_is_last(tmp_path: Path) -> None:
     assert resolve("last", tmp_path) is None, "a first start"
+    with pytest.raises(FileNotFoundError, match="There is no checkpoint in"):
+        resolve("last", tmp_path, may_start=False)
     run = tmp_path / "checkpoints"
     newest = write(run / "step=00000100.ckpt", age=2)
     write(run / "step=00000099.ckpt", age=1)  # copied later, or while the clock was wrong
     write(run / ".partial-step=00000101.ckpt")
     write(run / "best-step=101.ckpt")  # ModelCheckpoint's
     assert newest_checkpoint(tmp_path) == newest and list(own_checkpoints(run)) == [99, 100]
-    assert resolve("last", tmp_path) == str(newest)
+    assert resolve("last", tmp_path) == resolve("last", tmp_path, may_start=False) == str(newest)
     assert resolve("a.ckpt", tmp_path) == "a.ckpt" and resolve(None, tmp_path) is None
 
 

@@ -203,6 +203,14 @@ def test_a_model_may_be_of_a_revision_and_have_adapters_in_folders(
     monkeypatch.setattr(loading, "snapshot_download", unreachable)
     with pytest.raises(ValueError, match="hf download some/model --revision refs/pr/70 --local-dir DIR"):
         loading.find("some/model@refs/pr/70")
+    (tmp_path / "me@home").mkdir()
+    assert loading.find(f"{tmp_path}/me@home") == tmp_path / "me@home"
+
+
+@pytest.mark.parametrize("name", ["/data/me@home/model", "runs/grpo/model", r"C:\models\x", "./x"])
+def test_a_path_that_is_not_there_is_not_looked_for_on_the_hub(name: str) -> None:
+    with pytest.raises(ValueError, match="is no directory here, nor could it be a model of the hub"):
+        loading.find(name)
 
 
 def test_towers_in_a_pushed_checkpoint_are_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -212,9 +212,30 @@ def _without_numbers(factors: dict[str, Tensor], settings: dict[str, Any]) -> No
     settings["lora_alpha"] = None
 
 
+def _not_finite(factors: dict[str, Tensor], settings: dict[str, Any]) -> None:
+    factors["model.layers.1.mlp.down_proj.lora_B.weight"][3, 1] = torch.nan
+
+
+def _beyond_bounds(factors: dict[str, Tensor], settings: dict[str, Any]) -> None:
+    settings["lora_alpha"] = 1e300
+
+
+def _whole_numbers(factors: dict[str, Tensor], settings: dict[str, Any]) -> None:
+    key = "model.layers.1.mlp.down_proj.lora_B.weight"
+    factors[key] = factors[key].to(torch.int64)
+
+
+def _twice(factors: dict[str, Tensor], settings: dict[str, Any]) -> None:
+    factors["layers.1.mlp.down_proj.lora_B.weight"] = factors["model.layers.1.mlp.down_proj.lora_B.weight"].clone()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (_not_finite, "weights of layers.1.mlp.down_proj are no finite numbers"),
+        (_beyond_bounds, r"weights of layers.0.[\w.]+ are no finite numbers"),
+        (_whole_numbers, "torch.int64 for layers.1.mlp.down_proj, expected floats"),
+        (_twice, r"has [\w.]*layers.1.mlp.down_proj.lora_B.weight and [\w.]+, expected one of them"),
         (_foreign, "has base_model.model.model.embed_tokens.lora_A.weight, expected factors of decoder layers"),
         (_incomplete, r"lacks a factor of layers.1.mlp.down_proj, which other layers have"),
         (_of_more_layers, "it has factors of more than 2 layers"),
