@@ -37,6 +37,7 @@ demo: setup ## The whole method on generated clips, on a CPU: table, summary.jso
 		grpo_accuracy=$(word 2,$(PREDICTIONS)) grpo_erv=$(word 3,$(PREDICTIONS))
 	$(MAIN) report --output $(DEMO)/report --truth $(TRUTH) --names $(RUNS) --predictions $(PREDICTIONS)
 	$(MAIN) summarize --output $(DEMO) --runs $(foreach run,$(RUNS),$(run)=$(DEMO)/$(run))
+	@echo "Open $(DEMO)/report/report.html: every clip, and what the policies say of it. $(DEMO)/study.html has the curves."
 
 real-test: $(TESTABLE) $(REAL)/gemma/config.json ## Fetch Gemma 3 270M (250 MB, under its terms) and take it through the method (docs/real_model.md)
 	REAL=$(REAL) $(PY) -m pytest -s -m slow tests/e2e/test_real_model.py

@@ -1,5 +1,6 @@
 """Command line: train, evaluate and inspect models that explain emotions (`python main.py --help`)."""
 
+import logging
 import os
 import sys
 import warnings
@@ -184,6 +185,10 @@ def build_stage(command: str, arguments: list[str]) -> "LightningCLI":
     for stage in ("cold_start", "verifier", "grpo"):
         import_module(f"lightning_modules.{stage}")
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")  # of Lightning
+    # Of other products, twice in each run.
+    tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    tips.addFilter(lambda record: "💡 Tip" not in record.getMessage())
     # Meant: sampling and scoring run without dropout, and frozen parts stay in eval mode.
     warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training")
     return StageCLI(

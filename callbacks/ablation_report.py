@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from callbacks.colours import RUNS
 from datamodules.ablation import SWAPPED, Ablation, Part
 from datamodules.emotions import members
 from lightning_modules.metrics.intervals import RATES
@@ -30,7 +31,6 @@ CHANGES = {
 
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 _DRAWN = {"answers_changed": "#2f3e4d", "verdicts_changed": "#7d8b99", "word_distance": "#c5ced6"}
-_RATE_COLOURS = ("#9aa5b1", "#e0a458", "#3a7ca5", "#6a994e", "#bc4b51")
 
 
 def changes(
@@ -244,7 +244,7 @@ def _draw_rates(axes: Any, report: Mapping[str, Any]) -> None:
         below = [max(value - 100 * point["low"], 0) for value, point in zip(values, own, strict=True)]
         above = [max(100 * point["high"] - value, 0) for value, point in zip(values, own, strict=True)]
         label = f"{rate.upper()} (full: {_percent(full)})"
-        axes.errorbar(values, places, xerr=[below, above], fmt="o", ms=5, lw=2, color=_RATE_COLOURS[i], label=label)
+        axes.errorbar(values, places, xerr=[below, above], fmt="o", ms=5, lw=2, color=RUNS[i], label=label)
     axes.axvline(0, color="#5f6b76", lw=1)
     axes.set_xlabel("change against the full clips, in percentage points, 95 % interval", fontsize=9)
 

@@ -1,4 +1,4 @@
-"""Colours of emotions and of sentences, the same in TensorBoard and in the report."""
+"""Colours of emotions, sentences and runs, the same in every picture and page."""
 
 from datamodules.emotions import Taxonomy
 from lightning_modules.coherence import Relation
@@ -19,6 +19,12 @@ _FAMILIES = {
     "#1d9a9a": ("surprise", "realization", "curiosity", "confusion"),
     "#8a929b": ("neutral",),
 }
+RUNS = (
+    *("#9aa5b1", "#e0a458", "#3a7ca5", "#6a994e", "#bc4b51"),
+    *("#7a5195", "#c08497", "#4d5968", "#8f6b32", "#2a9d8f"),
+)
+"""Of runs, arms or rates in a picture, in their order."""
+
 EMOTIONS: dict[str, str] = {label: colour for colour, labels in _FAMILIES.items() for label in labels}
 """GoEmotions label → colour; relatives share one."""
 

@@ -8,6 +8,7 @@ import argparse
 import dis
 import math
 import re
+import sys
 import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -179,7 +180,16 @@ def _in_plain_words(said: str) -> str:
     said = _OF_BASE.sub(lambda found: _UNNAMED[found[1]], said)
     said = _NO_BACKBONE.sub(_UNNAMED["Backbone"], said)
     said = _ABSTRACT.sub(lambda found: _UNNAMED.get(found[1], found[0]), said)
-    return _NO_CLASS.sub(r"there is no class \1. Give its name as the documentation has it, or its import path", said)
+    return _NO_CLASS.sub(lambda found: f"there is no class {found[1]}. {_nearest_class(found[1])}", said)
+
+
+def _nearest_class(name: str) -> str:
+    modules = [module for path, module in list(sys.modules.items()) if path.partition(".")[0] in _OWN]
+    classes = {key for module in modules for key, value in vars(module).items() if isinstance(value, type)}
+    near = get_close_matches(name, sorted(key for key in classes if not key.startswith("_")))
+    return (
+        f"The nearest: {', '.join(near)}" if near else "Give its name as the documentation has it, or its import path"
+    )
 
 
 def _nearest(error: BaseException, said: str) -> str:

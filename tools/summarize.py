@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from callbacks.colours import RUNS
 from callbacks.run_files import METRICS_FILE, PARTIAL, RUN_FILE
 from datamodules.files.json_files import read_json_object, shown
 from datamodules.files.printable import printable
@@ -18,7 +19,6 @@ METRICS = ("war", "uar", "eea", "epc", "fcr")
 GROUNDING = ("grounded", "grounded_fcr")
 """Of tests that knew the truth about their clips; see `lightning_modules.metrics.claims`."""
 _HEADINGS = {**{name: name.upper() for name in METRICS}, "grounded_fcr": "grounded\nFCR"}
-_COLOURS = ("#9aa5b1", "#e0a458", "#3a7ca5", "#6a994e", "#bc4b51", "#7a5195")
 
 
 def summarize(runs: dict[str, str], output: str, test: str = "test") -> None:
@@ -118,7 +118,7 @@ def _draw(rows: dict[str, dict[str, Any]], file: Path) -> None:
         errors = [*zip(*(_error_bar(height, row["num_samples"]) for height in heights), strict=True)]
         places = [j + (i - (len(rows) - 1) / 2) * width for j in range(len(METRICS))]
         labels = ["–" if row[metric] is None else f"{row[metric]:.2f}" for metric in METRICS]
-        bars = axes.bar(places, heights, width * 0.95, yerr=errors, capsize=2, label=name, color=_COLOURS[i % 6])
+        bars = axes.bar(places, heights, width * 0.95, yerr=errors, capsize=2, label=name, color=RUNS[i % len(RUNS)])
         axes.bar_label(bars, labels, label_type="center", fontsize=8, color="white")
     axes.set_xticks(range(len(METRICS)), [metric.upper() for metric in METRICS])
     axes.set_ylim(0, 1.05)

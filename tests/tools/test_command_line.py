@@ -159,7 +159,7 @@ def test_an_unknown_option_of_a_class_names_the_help_that_lists_it(capsys: pytes
             "inspect_data --data.path x.csv",
             'key "data": no corpus is named. Give one, e.g. -c configs/data/dfew',
         ),
-        ("inspect_data --data Manifst --data.path x.csv", "there is no class Manifst. Give its name as the"),
+        ("inspect_data --data Manifst --data.path x.csv", "there is no class Manifst. The nearest: Manifest"),
         ("predict --data Clips --data.path x", "no backbone is named. Give one, e.g. -c configs/backbone/humanomni"),
         (f"predict --data Clips --data.path x --model.backbone.path {__file__}", "no backbone is named. Give one"),
         (
@@ -167,7 +167,10 @@ def test_an_unknown_option_of_a_class_names_the_help_that_lists_it(capsys: pytes
             "no stage is named. Give one, e.g.",
         ),
         ("fit -c stage/grpo -c backbone/composed", "no data are named. Give them, e.g. -c configs/data/dfew.yaml"),
-        ("fit -c stage/verifier -c data/rationale_text --data Nope", 'Parser key "data": there is no class Nope.'),
+        (
+            "fit -c stage/verifier -c data/rationale_text --data Nope",
+            'Parser key "data": there is no class Nope. Give its name as the',
+        ),
         ("fit -c stage/verifier -c data/rationale_text --trainer.callbacks Nope", "there is no class Nope."),
     ],
 )

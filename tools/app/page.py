@@ -26,6 +26,10 @@ MODES: dict[Ablation, str] = {"full": "the whole clip", "video_only": "without s
 
 _PARTS = Path(__file__).with_name("parts")
 _TITLE = "Explain a clip"
+_LEGEND = (
+    "A sentence has the colour of the emotion that a verifier reads in it. ✓: all of them together read as the answer, "
+    "which does not say that it is right."
+)
 _MOST_WAITING = 16
 _KEPT_SECONDS = 3600
 """A clip's file, for the player and to explain it again."""
@@ -47,7 +51,7 @@ class Page:
         kept = (_KEPT_SECONDS, _KEPT_SECONDS)
         with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=kept, fill_width=True) as blocks:
             self.blocks = blocks.queue(max_size=_MOST_WAITING)
-            gr.Markdown(f"# {_TITLE}")
+            gr.Markdown(f"# {_TITLE}\n{_LEGEND if verifier is not None else ''}")
             with gr.Row():
                 with gr.Column(scale=1, min_width=280):
                     with gr.Tab("File"):

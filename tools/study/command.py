@@ -201,13 +201,13 @@ def _pictures(
     for first in range(0, len(panels), _PANELS):
         names = list(panels)[first : first + _PANELS]
         file = plan.output / f"differences_{first // _PANELS + 1}.png"
-        title = "Percentage points, 95 % interval; filled: excludes 0. Colour: less which arm"
+        title = "Percentage points, 95 % interval; filled: excludes 0.\nColour: the arm that is subtracted"
         draw_forest({name: panels[name] for name in names}, title, file)
         pictures[f"Differences of {', '.join(names)}"] = file
     for job, tags in study.curves.items():
         folders = {arm: [plan.folders[arm, seed].get(job) for seed in study.seeds] for arm in study.arms}
         done = {arm: [own for own in names if own and runs[own].status == "done"] for arm, names in folders.items()}
-        curves = {arm: [read_curves(plan.output / own, tags) for own in names] for arm, names in done.items() if names}
+        curves = {arm: [read_curves(plan.output / own, tags) for own in names] for arm, names in done.items()}
         file = plan.output / f"curves_{job.replace('/', '_')}.png"
         if draw_curves(curves, tags, file):
             pictures[f"Training of {job}: mean, least and greatest over seeds"] = file

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from callbacks.colours import RUNS
+
 _SMOOTHED_OVER = 30
 """A point is the mean of its neighbours: of one in this many of the run's steps."""
 _COLUMNS = 3
@@ -38,7 +40,8 @@ def draw_curves(arms: Mapping[str, Sequence[Mapping[str, Curve]]], tags: Sequenc
     """Draw a panel per tag, in it a line per arm: the mean over seeds, in a band from the least to the greatest.
 
     Args:
-        arms: arm → each seed's curves. Of seeds with other steps, those that all have are drawn.
+        arms: arm → each seed's curves; it has its colour by its place, with curves or without, as in `summarize`. Of
+            seeds with other steps, those that all have are drawn.
         tags: in the order of the panels; one that no run has is left out.
         file: PNG to write.
 
@@ -66,16 +69,19 @@ def draw_curves(arms: Mapping[str, Sequence[Mapping[str, Curve]]], tags: Sequenc
             if own := [seed[tag] for seed in seeds if tag in seed]:
                 steps = sorted(set.intersection(*(set(curve[0]) for curve in own)))
                 values = np.stack([smooth(curve[1][np.isin(curve[0], steps)]) for curve in own])
-                axes.plot(steps, values.mean(axis=0), color=f"C{i % 10}", linestyle=_style(i), linewidth=1.3)
-                axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=f"C{i % 10}", alpha=0.15, lw=0)
+                axes.plot(steps, values.mean(axis=0), color=RUNS[i % len(RUNS)], linestyle=_style(i), linewidth=1.3)
+                axes.fill_between(
+                    steps, values.min(axis=0), values.max(axis=0), color=RUNS[i % len(RUNS)], alpha=0.15, lw=0
+                )
         axes.set_title(tag, fontsize=10)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     handles = [
-        pyplot.Line2D([], [], color=f"C{i % 10}", linestyle=_style(i), label=name.replace("$", r"\$"))
-        for i, name in enumerate(arms)
+        pyplot.Line2D([], [], color=RUNS[i % len(RUNS)], linestyle=_style(i), label=name.replace("$", r"\$"))
+        for i, (name, seeds) in enumerate(arms.items())
+        if any(tag in seed for seed in seeds for tag in shown)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(arms), 4), fontsize=9, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     figure.savefig(file, dpi=120)
     pyplot.close(figure)
     return True
