@@ -186,7 +186,7 @@ def _in_plain_words(said: str) -> str:
 def _nearest_class(name: str) -> str:
     modules = [module for path, module in list(sys.modules.items()) if path.partition(".")[0] in _OWN]
     classes = {key for module in modules for key, value in vars(module).items() if isinstance(value, type)}
-    near = get_close_matches(name, sorted(key for key in classes if not key.startswith("_")))
+    near = get_close_matches(name, sorted(key for key in classes if not key.startswith("_")), cutoff=0.8)
     return (
         f"The nearest: {', '.join(near)}" if near else "Give its name as the documentation has it, or its import path"
     )
