@@ -90,17 +90,16 @@ class Manifest(ListedCorpus):
         Raises:
             FileNotFoundError, ValueError: no such file, or a column that is needed is not there.
         """
-        names = column_names(self.path)
-        columns = Columns.find(self.path, names, self.columns)
-        columns.require(self.path, names, "media", "says where a clip is")
+        columns = Columns.find(self.path, column_names(self.path), self.columns)
+        columns.require("media", "says where a clip is")
         if self.fold is not None:
-            columns.require(self.path, names, "fold", "data.fold asks for")
+            columns.require("fold", "data.fold asks for")
         elif "fold" in columns.by_field and "split" not in columns.by_field:
             raise ValueError(
                 f"{self.path} has a column of folds, {columns.by_field['fold']}. Set data.fold to the one to test on."
             )
         if self.by_speaker:
-            columns.require(self.path, names, "speaker", "data.by_speaker asks for")
+            columns.require("speaker", "data.by_speaker asks for")
         return columns
 
 

@@ -40,9 +40,13 @@ class Columns:
 
     Args:
         by_field: field → column.
+        path: the table, for messages.
+        names: of all its columns.
     """
 
     by_field: Mapping[Field, str]
+    path: Path = Path()
+    names: Sequence[str] = ()
 
     @classmethod
     def find(cls, path: Path, names: Sequence[str], given: Mapping[str, str]) -> "Columns":
@@ -76,18 +80,19 @@ class Columns:
                 )
             if fitting:
                 found[field] = fitting[0]
-        return cls(found)
+        return cls(found, path, names)
 
-    def require(self, path: Path, names: Sequence[str], field: Field, why: str) -> None:
+    def require(self, field: Field, why: str) -> None:
         """Raises ValueError where a field has no column."""
         if field not in self.by_field:
+            names = self.names
             if len(names) == 1 and (other := next((mark for mark in ";\t|" if mark in names[0]), None)):
                 raise ValueError(
-                    f"{path}:1: got one column, {_listed(names)!r}, as if its columns were separated by {other!r}. "
-                    "Save the table with commas, or with tabs as a .tsv file."
+                    f"{self.path}:1: got one column, {_listed(names)!r}, as if its columns were separated by "
+                    f"{other!r}. Save the table with commas, or with tabs as a .tsv file."
                 )
             raise ValueError(
-                f"{path}:1: there is no {field} column, which {why}. Got {_listed(names)}. Name it: "
+                f"{self.path}:1: there is no {field} column, which {why}. Got {_listed(names)}. Name it: "
                 f"data.columns: {{{field}: NAME}}."
             )
 

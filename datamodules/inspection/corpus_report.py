@@ -56,6 +56,9 @@ def build_report(
             if record.media is None
         ],
         "surplus": _surplus(data, rows),
+        "absent": [
+            f"{split}:{why}" for split in ("train", "test") if split not in rows and (why := data.why_without(split))
+        ],
         "decoding": None if checks is None else _describe_decoding(data.media, rows, checks, num_known),
     }
     report["findings"] = find_problems(report)
@@ -184,6 +187,7 @@ def find_problems(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         for label, count in section["left_out"].items()
     ]
     add("note", "left_out", "labels without a class in the taxonomy, whose clips are left out", left_out)
+    add("note", "absent", "splits that are not there", report["absent"])
     add("note", "surplus", "files that no split lists", report["surplus"] or ())
     if decoding is not None:
         frames, seconds = decoding["settings"]["num_frames"], decoding["settings"]["max_audio_seconds"]

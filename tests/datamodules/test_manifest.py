@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +145,28 @@ def test_rationales_transcripts_and_several_labels(table: Callable[..., Path], f
 def test_without_labels_there_is_only_to_predict(table: Callable[..., Path], folder: Path) -> None:
     splits = Manifest(str(table([[row[0]] for row in ROWS], "file"))).read_splits()
     assert list(splits) == ["predict"] and len(splits["predict"]) == 4
+    splits = Manifest(str(table([[row[0], "test"] for row in ROWS], "file,split")), split_values={"predict": "test"})
+    assert list(splits.read_splits()) == ["predict"]
+
+
+NO_LABEL = r"clips.csv:1: there is no label column.*Got file, gold.*Name it: data.columns: \{label: NAME\}"
+
+
+def test_a_label_column_that_is_not_known_is_told_of(
+    table: Callable[..., Path], folder: Path, settings: MediaSettings
+) -> None:
+    path = table([row[:3] for row in ROWS], "file,gold,split")
+    with pytest.raises(ValueError, match=NO_LABEL):
+        Manifest(str(path)).read_splits()
+    report = inspect_data(Manifest(str(path)), output=str(folder / "out"), decode=False)
+    (finding,) = (finding for finding in report["findings"] if finding["severity"] == "error")
+    assert finding["count"] == 1 and re.search(NO_LABEL, finding["examples"][0])
+    path = table([row[:2] for row in ROWS], "file,gold")
+    with pytest.raises(ValueError, match=f"has no train split; it has predict. .*{NO_LABEL}"):
+        ClipDataModule(Manifest(str(path), media=settings)).setup("fit")
+    report = inspect_data(Manifest(str(path)), output=str(folder / "out"), decode=False)
+    assert [finding["kind"] for finding in report["findings"]] == ["absent"]
+    assert re.search(NO_LABEL, report["absent"][0])
 
 
 def many(table: Callable[..., Path]) -> Path:
@@ -159,6 +182,8 @@ def test_folds(table: Callable[..., Path]) -> None:
     assert len(splits["train"]) == 240
     with pytest.raises(ValueError, match="has a column of folds, fold. Set data.fold"):
         Manifest(str(many(table))).read_splits()
+    with pytest.raises(ValueError, match="clips.csv has no fold 7: its column fold has 1, 2, 3, 4, 5"):
+        Manifest(str(many(table)), fold=7).read_splits()
 
 
 def test_a_draw_is_stratified_and_depends_on_the_seed(table: Callable[..., Path]) -> None:
