@@ -76,6 +76,7 @@ def _describe_split(data: ClipSource, split: Split, records: Sequence[ClipRecord
         "num_clips": len(records),
         "left_out": dict(Counter(str(row.label) for row in _left_out(data, split))),
         "classes": {name: counts[name] for name in names},
+        "validation": dict(Counter(record.target or UNLABELLED for record in records if record.is_validation)),
         "published": None if published is None else asdict(published),
     }
 

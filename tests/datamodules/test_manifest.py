@@ -12,6 +12,8 @@ import pytest
 
 from datamodules.clip_datamodule import ClipDataModule
 from datamodules.clip_source import INSTRUCTION, ClipRecord
+from datamodules.inspection.checks import ClipCheck
+from datamodules.inspection.contact_sheet import choose_clips
 from datamodules.inspection.inspect_data import inspect_data
 from datamodules.manifest import Manifest
 from datamodules.media_settings import MediaSettings
@@ -339,6 +341,12 @@ def test_a_file_that_is_no_table(name: str, content: bytes, problem: str, tmp_pa
         Manifest(str(tmp_path / name)).read_splits()
 
 
+def test_a_folder_is_no_table(folder: Path) -> None:
+    expected = "is a folder, not a file. Expected a table; --data Clips takes a folder of media"
+    with pytest.raises(FileNotFoundError, match=f"{folder} {expected}"):
+        Manifest(str(folder)).read_splits()
+
+
 def test_a_link_that_leads_out_is_not_followed(table: Callable[..., Path], tmp_path: Path, folder: Path) -> None:
     root = tmp_path / "inside"
     root.mkdir()
@@ -378,6 +386,24 @@ def test_inspection(table: Callable[..., Path], folder: Path, settings: MediaSet
     assert findings["surplus"] == [str(folder / "a/2.mp4"), str(folder / "b/1.mp4")]
     assert findings["left_out"] == ["train: bored (1)"]
     assert report["splits"]["train"]["classes"]["fear"] == 3
+
+
+def test_inspection_tells_validation_from_training(
+    table: Callable[..., Path],
+    folder: Path,
+    settings: MediaSettings,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    data = Manifest(str(table(ROWS)), taxonomy="dfew", media=settings)
+    report = inspect_data(data, output=str(folder / "out"), num_workers=1, clips_per_class=0)
+    assert report["splits"]["train"]["validation"] == {"anger": 1} and report["splits"]["test"]["validation"] == {}
+    table_rows = [[cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()]
+    assert ["", "anger", "2", "1", "0", ""] in table_rows and ["", "all", "3", "1", "1", ""] in table_rows
+    checks = {record.media: ClipCheck(None) for records in data.read_splits().values() for record in records}
+    chosen = choose_clips(data, data.read_splits(), checks, clips_per_class=9, seed=0)["anger"]
+    assert {record.id: split for split, record in chosen} == {"a/2": "train", "b/1": "validation"}
 
 
 def test_one_bad_row_among_many(table: Callable[..., Path], folder: Path) -> None:
