@@ -5,10 +5,10 @@ belongs to is said by a column, by a fold, or by a seeded draw.
 """
 
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from datamodules.files.printable import did_you_mean
 from datamodules.files.rows import column_names, read_rows
 from datamodules.listed import PARTS, ListedCorpus, Row
 from datamodules.manifest_columns import FIELDS, Columns
@@ -107,7 +107,7 @@ def _checked(option: str, given: Mapping[str, str], known: tuple[str, ...]) -> d
     """Raises ValueError for a key that is none of those known."""
     for key in given:
         if key not in known:
-            near = get_close_matches(key, known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{option} has {key!r:.80}. Expected some of {', '.join(known)}.{hint}")
+            raise ValueError(
+                f"{option} has {key!r:.80}. Expected some of {', '.join(known)}.{did_you_mean(key, known)}"
+            )
     return dict(given)

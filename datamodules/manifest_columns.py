@@ -4,11 +4,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from datamodules.files.printable import printable
+from datamodules.files.printable import did_you_mean, printable
 from datamodules.segments import Segment
 
 Field = Literal["media", "id", "label", "split", "fold", "rationale", "transcript", "start", "end", "speaker", "prompt"]
@@ -64,10 +63,9 @@ class Columns:
         for field in FIELDS:
             if field in given:
                 if given[field] not in names:
-                    near = get_close_matches(given[field], names, n=1)
                     raise ValueError(
                         f"{path}:1: there is no column {given[field]!r} for {field}. Got {_listed(names)}."
-                        + (f" Did you mean {near[0]}?" if near else "")
+                        + did_you_mean(given[field], names)
                     )
                 found[field] = given[field]
                 continue
