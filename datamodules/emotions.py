@@ -7,12 +7,12 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.files.config_files import CONFIGS, find_config
+from datamodules.files.printable import did_you_mean
 from datamodules.files.yaml_files import read_yaml_mapping
 
 GO_EMOTIONS: tuple[str, ...] = (
@@ -99,8 +99,7 @@ class Taxonomy:
         """
         emotion = self.canonical(label)
         if emotion is None:
-            near = get_close_matches(label.strip().lower(), [*self.classes, *self.aliases], n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(label.strip().lower(), [*self.classes, *self.aliases])
             article = "an" if self.name[:1] in "aeiou" else "a"
             raise ValueError(
                 f"{where}: label {label!r:.80} is not {article} {self.name} emotion. Expected one of "
@@ -177,7 +176,13 @@ def get_taxonomy(name: str, aliases: Aliases = "published") -> Taxonomy:
     if own in taxonomy_names():
         taxonomy = _read_taxonomy(_DIRECTORY / f"{own}.yaml", own)
     elif name.endswith(_SUFFIXES):
-        path = find_config(name).absolute()
+        try:
+            path = find_config(name).absolute()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"There is no taxonomy {name}: no such file, nor does one of this name come with the program, as "
+                f"{', '.join(taxonomy_names())} do."
+            ) from error
         is_known = path.resolve().parent == _DIRECTORY.resolve()
         taxonomy = _read_taxonomy(path, path.stem if is_known else str(path))
     else:
@@ -214,11 +219,12 @@ def _read_taxonomy(path: Path, name: str) -> Taxonomy:
         FileNotFoundError, ValueError: see `get_taxonomy`.
     """
     content = read_yaml_mapping(path)
+    for key in content:
+        if key != "classes":
+            raise ValueError(f"{path}: got {key!r:.80}. Expected `classes` alone.{did_you_mean(str(key), ['classes'])}")
     entries = content.get("classes")
-    if set(content) != {"classes"} or not isinstance(entries, dict) or len(entries) < 2:
-        raise ValueError(
-            f"{path}: expected `classes` alone, a mapping of two or more emotions, got {str(content)!r:.120}."
-        )
+    if not isinstance(entries, dict) or len(entries) < 2:
+        raise ValueError(f"{path}: expected `classes`, a mapping of two or more emotions, got {entries!r:.120}.")
     classes = {emotion: {} if own is None else own for emotion, own in entries.items()}
     aliases: dict[str, str] = {}
     for emotion, own in classes.items():
@@ -257,8 +263,14 @@ def _check_class(path: Path, emotion: Any, own: Any) -> None:
         or COMPOUND_SEPARATOR in emotion
     ):
         raise ValueError(f"{path}: the class {emotion!r:.80} must be text in lower case, without {COMPOUND_SEPARATOR}.")
-    if not isinstance(own, dict) or not set(own) <= set(_FIELDS):
+    if not isinstance(own, dict):
         raise ValueError(f"{path}: {emotion} has {str(own)!r:.80}. Expected some of: {', '.join(_FIELDS)}.")
+    for key in own:
+        if key not in _FIELDS:
+            raise ValueError(
+                f"{path}: {emotion} has {key!r:.80}. Expected some of: {', '.join(_FIELDS)}."
+                + did_you_mean(str(key), _FIELDS)
+            )
     aliases = own.get("aliases", [])
     if not isinstance(aliases, list) or not all(
         isinstance(word, str) and word == word.strip().lower() for word in aliases
@@ -268,10 +280,9 @@ def _check_class(path: Path, emotion: Any, own: Any) -> None:
         )
     label, colour = own.get("verifier"), own.get("colour")
     if label is not None and label not in GO_EMOTIONS:
-        near = get_close_matches(str(label), GO_EMOTIONS, n=1)
         raise ValueError(
             f"{path}: the verifier label of {emotion} is {label!r:.80}. Expected one of GoEmotions' "
-            f"({', '.join(GO_EMOTIONS)}), or null." + (f" Did you mean {near[0]}?" if near else "")
+            f"({', '.join(GO_EMOTIONS)}), or null.{did_you_mean(str(label), GO_EMOTIONS)}"
         )
     if colour is not None and not (isinstance(colour, str) and _COLOUR.fullmatch(colour)):
         raise ValueError(f'{path}: the colour of {emotion} is {colour!r:.80}. Expected "#rrggbb", in quotation marks.')

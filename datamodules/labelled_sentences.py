@@ -11,7 +11,7 @@ from pathlib import Path
 
 from datamodules.emotions import GO_EMOTIONS
 from datamodules.files.json_files import read_json_lines, shown
-from datamodules.files.text import numbered_lines, read_text
+from datamodules.files.text import numbered_lines, read_text, require_file
 
 _LABEL_IDS = {str(number): label for number, label in enumerate(GO_EMOTIONS)}
 
@@ -32,11 +32,10 @@ def read_sentences(path: str | Path) -> list[LabelledSentence]:
         ValueError: another ending, a malformed row, an unknown label (both name file and row), or no sentence at all.
     """
     path = Path(path)
+    require_file(path, "Expected labelled sentences.")
     readers = {".jsonl": _read_json_lines, ".tsv": _read_tsv}
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: cannot tell its form. Expected an ending among {', '.join(readers)}.")
-    if not path.is_file():
-        raise FileNotFoundError(f"No such file of labelled sentences: {path}.")
     sentences = list(readers[path.suffix.lower()](path))
     if not sentences:
         raise ValueError(f"{path} has no sentences.")

@@ -38,6 +38,8 @@ PARTS: dict[str, tuple[str, ...]] = {
 _NUM_NAMED = 12
 """Labels without a class that a warning names, the commonest first."""
 
+_NEED_LABELS = "clips to train or test on need (those of the split predict do not)"
+
 _UNDECIDED = ""
 """Part of the rows of which nothing says whether they are trained or tested on."""
 
@@ -122,6 +124,14 @@ class ListedCorpus(Corpus):
         loaded = self._load()
         return tuple(split for split in ("train", "test", "predict") if loaded[split])
 
+    def why_without(self, split: Split) -> str:
+        """See `ClipSource.why_without`."""
+        try:
+            self.find_columns().require("label", _NEED_LABELS)
+        except ValueError as error:
+            return f" {error}"
+        return ""
+
     def published_words(self, clips: Mapping[str, int]) -> Published:
         """Published counts, by the corpus' words, as counts of classes; clips that are left out count in the whole."""
         classes: Counter[str] = Counter()
@@ -147,9 +157,11 @@ class ListedCorpus(Corpus):
         """The rows of all splits, read once."""
         if self._records is None:
             columns, find = self.find_columns(), lru_cache(maxsize=4096)(self.find_medium)
+            folds = set[str]()
             parts: dict[str, list[ClipRecord]] = {part: [] for part in (*PARTS, _UNDECIDED)}
             for row, source in self.listed(columns):
                 try:
+                    folds.add(columns.text(row, "fold", source))
                     part = self._part(row, columns, source)
                     record = self._clip(row, columns, part, source, find)
                 except ValueError as error:
@@ -159,6 +171,11 @@ class ListedCorpus(Corpus):
                     parts[part].append(record)
             if not any(parts.values()) and not self.problems:
                 raise ValueError(f"{self.listing} lists no clips.")
+            if self.fold is not None and str(self.fold) not in folds:
+                known = ", ".join(sorted(filter(None, folds), key=lambda fold: (len(fold), fold)))
+                raise ValueError(
+                    f"{self.listing} has no fold {self.fold}: its column {columns.by_field['fold']} has {known:.300}."
+                )
             self._records = self._in_splits(parts)
             for split in self.left_out:
                 self._report_left_out(split)
@@ -206,7 +223,8 @@ class ListedCorpus(Corpus):
         if not name:
             raise ValueError(f"{source}: the column {columns.by_field['media']} is empty. Expected a media file.")
         labels = tuple(columns.labels(row, self.label_separator, source))
-        if not labels and "label" in columns.by_field and part != "predict":
+        if not labels and part != "predict":
+            columns.require("label", _NEED_LABELS)
             raise ValueError(f"{source}: there is no label. Give the clip one, or put it in the split `predict`.")
         segment = columns.segment(row, source)
         try:

@@ -5,10 +5,10 @@ belongs to is said by a column, by a fold, or by a seeded draw.
 """
 
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from datamodules.files.printable import did_you_mean
 from datamodules.files.rows import column_names, read_rows
 from datamodules.listed import PARTS, ListedCorpus, Row
 from datamodules.manifest_columns import FIELDS, Columns
@@ -90,17 +90,16 @@ class Manifest(ListedCorpus):
         Raises:
             FileNotFoundError, ValueError: no such file, or a column that is needed is not there.
         """
-        names = column_names(self.path)
-        columns = Columns.find(self.path, names, self.columns)
-        columns.require(self.path, names, "media", "says where a clip is")
+        columns = Columns.find(self.path, column_names(self.path), self.columns)
+        columns.require("media", "says where a clip is")
         if self.fold is not None:
-            columns.require(self.path, names, "fold", "data.fold asks for")
+            columns.require("fold", "data.fold asks for")
         elif "fold" in columns.by_field and "split" not in columns.by_field:
             raise ValueError(
                 f"{self.path} has a column of folds, {columns.by_field['fold']}. Set data.fold to the one to test on."
             )
         if self.by_speaker:
-            columns.require(self.path, names, "speaker", "data.by_speaker asks for")
+            columns.require("speaker", "data.by_speaker asks for")
         return columns
 
 
@@ -108,7 +107,7 @@ def _checked(option: str, given: Mapping[str, str], known: tuple[str, ...]) -> d
     """Raises ValueError for a key that is none of those known."""
     for key in given:
         if key not in known:
-            near = get_close_matches(key, known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{option} has {key!r:.80}. Expected some of {', '.join(known)}.{hint}")
+            raise ValueError(
+                f"{option} has {key!r:.80}. Expected some of {', '.join(known)}.{did_you_mean(key, known)}"
+            )
     return dict(given)

@@ -4,11 +4,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from datamodules.files.printable import printable
+from datamodules.files.printable import did_you_mean, printable
 from datamodules.segments import Segment
 
 Field = Literal["media", "id", "label", "split", "fold", "rationale", "transcript", "start", "end", "speaker", "prompt"]
@@ -40,9 +39,13 @@ class Columns:
 
     Args:
         by_field: field → column.
+        path: the table, for messages.
+        names: of all its columns.
     """
 
     by_field: Mapping[Field, str]
+    path: Path = Path()
+    names: Sequence[str] = ()
 
     @classmethod
     def find(cls, path: Path, names: Sequence[str], given: Mapping[str, str]) -> "Columns":
@@ -60,10 +63,9 @@ class Columns:
         for field in FIELDS:
             if field in given:
                 if given[field] not in names:
-                    near = get_close_matches(given[field], names, n=1)
                     raise ValueError(
                         f"{path}:1: there is no column {given[field]!r} for {field}. Got {_listed(names)}."
-                        + (f" Did you mean {near[0]}?" if near else "")
+                        + did_you_mean(given[field], names)
                     )
                 found[field] = given[field]
                 continue
@@ -76,18 +78,19 @@ class Columns:
                 )
             if fitting:
                 found[field] = fitting[0]
-        return cls(found)
+        return cls(found, path, names)
 
-    def require(self, path: Path, names: Sequence[str], field: Field, why: str) -> None:
+    def require(self, field: Field, why: str) -> None:
         """Raises ValueError where a field has no column."""
         if field not in self.by_field:
+            names = self.names
             if len(names) == 1 and (other := next((mark for mark in ";\t|" if mark in names[0]), None)):
                 raise ValueError(
-                    f"{path}:1: got one column, {_listed(names)!r}, as if its columns were separated by {other!r}. "
-                    "Save the table with commas, or with tabs as a .tsv file."
+                    f"{self.path}:1: got one column, {_listed(names)!r}, as if its columns were separated by "
+                    f"{other!r}. Save the table with commas, or with tabs as a .tsv file."
                 )
             raise ValueError(
-                f"{path}:1: there is no {field} column, which {why}. Got {_listed(names)}. Name it: "
+                f"{self.path}:1: there is no {field} column, which {why}. Got {_listed(names)}. Name it: "
                 f"data.columns: {{{field}: NAME}}."
             )
 

@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from datamodules.batch import BadClip, ClipBatch
+from datamodules.files.text import require_file
 from datamodules.files.writing import written_whole
 from lightning_modules.backbones.interface import Completions
 
@@ -127,8 +128,7 @@ class StepRecord:
             FileNotFoundError: no such file.
             ValueError: it is not a record, or damaged.
         """
-        if not path.is_file():
-            raise FileNotFoundError(f"No such file: {path}")
+        require_file(path)
         try:
             with safe_open(path, framework="pt") as file:
                 description = json.loads((file.metadata() or {})[_KEY])

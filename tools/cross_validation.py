@@ -218,9 +218,9 @@ def cross_validate(arguments: list[str]) -> None:
 
 
 def _fold_numbers(text: str) -> list[int]:
-    numbers = [int(part) if part.isdecimal() else 0 for part in text.split(",")]
-    if min(numbers) < 1 or len(set(numbers)) < len(numbers):
-        raise argparse.ArgumentTypeError(f"expected different fold numbers from 1, such as 1,2,3; got {text!r}")
+    numbers = [int(part) if part.isdecimal() else -1 for part in text.split(",")]
+    if min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise argparse.ArgumentTypeError(f"expected different fold numbers, such as 1,2,3; got {text!r}")
     return sorted(numbers)
 
 

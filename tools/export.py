@@ -40,6 +40,10 @@ def export(
     from callbacks.model_card import CARD_FILE, TRAINING_FILE, model_card, read_facts
 
     directory = Path(model)
+    if not directory.is_dir():
+        raise FileNotFoundError(
+            f"There is no directory {directory}. Expected what `fit` exports, <run directory>/model."
+        )
     if not (directory / TRAINING_FILE).is_file():
         raise FileNotFoundError(
             f"{directory} has no {TRAINING_FILE}: expected what `fit` exports, <run directory>/model "

@@ -6,6 +6,8 @@ characters at all (half a surrogate pair, which Python makes of a file name in a
 
 import os
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 _STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _STEERING_WITHIN_LINES = re.compile(_STEERING.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
@@ -20,6 +22,12 @@ def printable(text: str, multiline: bool = False) -> str:
     """
     pattern = _STEERING_WITHIN_LINES if multiline else _STEERING
     return pattern.sub(lambda match: match[0].encode("unicode_escape", "backslashreplace").decode("ascii"), text)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The sentence, behind a space, that names the nearest of the known names; empty where none is near."""
+    near = get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]}?" if near else ""
 
 
 def whole_characters(text: str) -> str:

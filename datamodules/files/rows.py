@@ -7,7 +7,7 @@ from typing import Any
 
 from datamodules.files.json_files import parse_json, read_json_lines, shown
 from datamodules.files.tables import Refuse, read_csv, refuse_row
-from datamodules.files.text import decode_utf8
+from datamodules.files.text import decode_utf8, require_file
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _LINES = (".jsonl", ".ndjson")
@@ -27,8 +27,7 @@ def column_names(path: Path) -> list[str]:
         ValueError: another format, or an empty file.
         ImportError: a Parquet file without a library that reads it.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"No such file: {path}.")
+    require_file(path, "Expected a table; --data Clips takes a folder of media.")
     suffix = path.suffix.lower()
     if suffix in _PARQUET:
         return list(_parquet_file(path).schema_arrow.names)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.files.text import read_text
+from datamodules.files.text import read_text, require_file
 
 Refuse = Callable[[str], None]
 """What is done with a bad row: raise (`refuse_row`), or note it and go on to the next (`inspect_data`)."""
@@ -122,8 +122,7 @@ def read_workbook(path: Path, columns: Sequence[str]) -> Iterator[tuple[dict[str
         ValueError: no XLSX file or a damaged one, one that unpacks to more than any label file has, or a header without
             one of the columns or with one twice.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"No such file: {path}.")
+    require_file(path)
     number, positions = 0, dict[str, int]()
     for number, cells in enumerate(_sheet_rows(path), 1):
         if number > _LAST_ROW:

@@ -32,8 +32,7 @@ def read_bytes(path: str | Path) -> bytes:
         ValueError: more bytes than any file that is read here has.
     """
     path = Path(path)
-    if not path.exists() or path.is_dir():
-        raise FileNotFoundError(f"No such file: {path}.")
+    require_file(path)
     with path.open("rb") as file:
         content = file.read(_LARGEST_TEXT + 1)  # a device may have no end
     if len(content) > _LARGEST_TEXT:
@@ -42,6 +41,25 @@ def read_bytes(path: str | Path) -> bytes:
             "meant?"
         )
     return content
+
+
+def require_file(path: Path, expected: str = "", name: str | None = None) -> None:
+    """Refuse what is no file, and name the one that is meant where a folder is given in its place.
+
+    Args:
+        path: the file; may be a pipe.
+        expected: what it holds, as a sentence.
+        name: that such a file has in a folder.
+
+    Raises:
+        FileNotFoundError: there is nothing, or a folder.
+    """
+    expected = expected and f" {expected}"
+    if path.is_dir():
+        meant = [file for place in (name, f"*/{name}") for file in sorted(path.glob(place))] if name else []
+        raise FileNotFoundError(f"{path} is a folder{f': give {meant[0]}' if meant else ', not a file'}.{expected}")
+    if not path.exists():
+        raise FileNotFoundError(f"No such file: {path}.{expected}")
 
 
 def decode_utf8(content: bytes, where: str, first_row: int = 1) -> str:

@@ -37,7 +37,7 @@ Chosen = dict[str, list[tuple[str, ClipRecord]]]
 
 
 def choose_clips(data: ClipSource, rows: Rows, checks: Checks, clips_per_class: int, seed: int) -> Chosen:
-    """Some decodable clips of each class, of all splits together, with their split.
+    """Some decodable clips of each class, of all splits together, with their split or `validation`.
 
     Args:
         data: the corpus; its classes come first, in its order, also those without clips.
@@ -51,7 +51,7 @@ def choose_clips(data: ClipSource, rows: Rows, checks: Checks, clips_per_class: 
         for record in records:
             clips = classes[record.target or UNLABELLED]
             if record.media is not None and checks[record.media].failure is None:
-                clips.append((split, record))
+                clips.append(("validation" if record.is_validation else split, record))
     return {
         name: random.Random(f"{seed}/{name}").sample(clips, min(clips_per_class, len(clips)))
         for name, clips in classes.items()

@@ -56,6 +56,7 @@ def build_report(
             if record.media is None
         ],
         "surplus": _surplus(data, rows),
+        "absent": _why_absent(data, rows),
         "decoding": None if checks is None else _describe_decoding(data.media, rows, checks, num_known),
     }
     report["findings"] = find_problems(report)
@@ -73,6 +74,7 @@ def _describe_split(data: ClipSource, split: Split, records: Sequence[ClipRecord
         "num_clips": len(records),
         "left_out": dict(Counter(str(row.label) for row in _left_out(data, split))),
         "classes": {name: counts[name] for name in names},
+        "validation": dict(Counter(record.target or UNLABELLED for record in records if record.is_validation)),
         "published": None if published is None else asdict(published),
     }
 
@@ -81,6 +83,12 @@ def _overlap(data: ClipSource, rows: Rows) -> list[dict[str, str]]:
     train = {data.key(record.id): record for record in rows.get("train", ())}
     shared = [record for record in rows.get("test", ()) if data.key(record.id) in train]
     return [{"id": record.id, "train": train[data.key(record.id)].source, "test": record.source} for record in shared]
+
+
+def _why_absent(data: ClipSource, rows: Rows) -> list[str]:
+    splits: tuple[Split, ...] = ("train", "test")
+    reasons = dict.fromkeys(data.why_without(split).strip() for split in splits if split not in rows)
+    return list(filter(None, reasons))
 
 
 def _surplus(data: ClipSource, rows: Rows) -> list[str] | None:
@@ -184,6 +192,8 @@ def find_problems(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         for label, count in section["left_out"].items()
     ]
     add("note", "left_out", "labels without a class in the taxonomy, whose clips are left out", left_out)
+    absent = [why for why in report["absent"] if why not in report["label_problems"]]
+    add("note", "absent", "reasons why a split is not there", absent)
     add("note", "surplus", "files that no split lists", report["surplus"] or ())
     if decoding is not None:
         frames, seconds = decoding["settings"]["num_frames"], decoding["settings"]["max_audio_seconds"]

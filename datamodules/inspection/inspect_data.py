@@ -14,6 +14,7 @@ from datamodules.files.writing import write_text
 from datamodules.inspection.checks import CheckCache, ClipCheck, check_clips
 from datamodules.inspection.corpus_report import Checks, Rows, build_report
 from datamodules.inspection.screen import print_report
+from datamodules.manifest import Manifest
 
 REPORT_FILE = "report.json"
 CHECKS_FILE = "checks.jsonl"
@@ -39,7 +40,7 @@ def inspect_data(
     Args:
         data: the corpus, configured as for training; e.g. `-c configs/data/dfew.yaml`.
         output: directory of report.json, checks.jsonl and contact_sheet.png; null takes `runs/inspect/` + the corpus'
-            name.
+            name, and that of the table where it is one.
         json: print the report as JSON, and nothing else, on standard output.
         decode: decode the clips; false looks at label files and file names alone, and draws no contact sheet.
         num_workers: processes that decode; null takes one per CPU.
@@ -63,7 +64,8 @@ def inspect_data(
             "Expected num_workers >= 1 (or null), clips_per_class >= 0, timeout_seconds > 0."
         )
     rows, problems = _read(data)
-    directory = Path("runs/inspect", data.name) if output is None else Path(output)
+    of_table = [data.path.stem] if isinstance(data, Manifest) else []
+    directory = Path("runs/inspect", data.name, *of_table) if output is None else Path(output)
     directory.mkdir(parents=True, exist_ok=True)
     checks, num_known = None, 0
     if decode:

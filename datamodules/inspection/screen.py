@@ -50,19 +50,26 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
 
 
 def _count_table(splits: Mapping[str, Any]) -> Table:
-    """Classes × splits; the published number stands beside each, an inferred one with `≈`; what differs is yellow."""
+    """Classes × splits, with what of it is held out for validation.
+
+    The published number stands beside each, an inferred one with `≈`; what differs is yellow.
+    """
     table = Table()
     table.add_column("class")
     for split, section in splits.items():
         table.add_column(split, justify="right")
         if section["published"] is not None:
             table.add_column("published", justify="right", style="dim")
+        if section["validation"]:
+            table.add_column("of which validation", justify="right")
     for name in dict.fromkeys(name for section in splits.values() for name in section["classes"]):
         cells = [Text(name)]
         for section in splits.values():
             cells.append(_number(section["classes"].get(name, 0), bool(deviating_classes(section).get(name))))
             if section["published"] is not None:
                 cells.append(_published(section["published"], name))
+            if section["validation"]:
+                cells.append(Text(f"{section['validation'].get(name, 0):,}"))
         table.add_row(*cells)
     table.add_section()
     totals = [Text("all")]
@@ -70,6 +77,8 @@ def _count_table(splits: Mapping[str, Any]) -> Table:
         totals.append(_number(section["num_clips"], differs_in_size(section)))
         if section["published"] is not None:
             totals.append(Text(f"{section['published']['num_clips']:,}"))
+        if section["validation"]:
+            totals.append(Text(f"{sum(section['validation'].values()):,}"))
     table.add_row(*totals)
     return table
 

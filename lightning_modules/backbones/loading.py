@@ -68,7 +68,7 @@ def find(name: str, argument: str = "path", weights: bool = True) -> Path:
             directory = Path(snapshot_download(hub_id, allow_patterns=[*patterns, *_PICKLES], **options))
     except HFValidationError as error:
         raise ValueError(
-            f"{argument}: {name!r} is no directory here, nor could it be a model of the hub (OWNER/NAME, or "
+            f"{argument}: there is no directory {name!r}, nor could it be a model of the hub (OWNER/NAME, or "
             "OWNER/NAME@REVISION)."
         ) from error
     except Exception as error:
@@ -119,7 +119,7 @@ def require_model_type(directory: Path, expected: Collection[str], argument: str
     """
     file = directory / "config.json"
     if not file.is_file():
-        raise ValueError(f"{argument}: {directory} has no config.json. Expected {what}, as a directory or hub id.")
+        raise ValueError(f"{argument}: {_without_config(directory)} Expected {what}, as a directory or hub id.")
     _refuse_adapter(directory)
     config = read_json_object(file)
     found = config.get("model_type")
@@ -160,9 +160,15 @@ def check_files(directory: Path) -> None:
         ValueError: as `read_tensors`; or there is no `config.json`, or an adapter.
     """
     if not (directory / "config.json").is_file():
-        raise ValueError(f"{directory} has no config.json.")
+        raise ValueError(_without_config(directory))
     _refuse_adapter(directory)
     count_weights(directory)
+
+
+def _without_config(directory: Path) -> str:
+    """What is wrong with a directory that is no model's; that of a run has its model in it."""
+    own = directory / "model"
+    return f"{directory} has no config.json{f': give {own}' if own.is_dir() else ''}."
 
 
 def _refuse_adapter(directory: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from datamodules.files.json_files import read_json_lines, shown
 from datamodules.files.printable import printable
+from datamodules.files.text import require_file
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,7 @@ def read_records(path: str | Path, fields: Sequence[str], optional: Sequence[str
         ValueError: no record at all, or a line that is no such object or repeats an id; it names file and line.
     """
     path = Path(path)
-    if not path.exists() or path.is_dir():
-        raise FileNotFoundError(f"No such file: {path}. Expected JSONL with id, {', '.join(fields)} on each line.")
+    require_file(path, f"Expected JSONL with {', '.join(('id', *fields))} on each line.", "predictions.jsonl")
     records: dict[str, Record] = {}
     for content, where in read_json_lines(path):
         record = _record(content, fields, optional, where)

@@ -4,6 +4,7 @@ import csv
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pytest
@@ -192,6 +193,13 @@ def test_iemocap(tmp_path: Path, write_clip: Write, settings: MediaSettings) -> 
     write_clip(sound, 0)
     turns = IEMOCAP(str(tmp_path), fold=3, modality="sound").read_splits()["test"]
     assert [record.media for record in turns] == [str(sound), None]
+
+
+def test_a_session_that_is_not_there_is_not_tested_on(tmp_path: Path, write_clip: Write) -> None:
+    write_iemocap(tmp_path, write_clip)
+    rmtree(tmp_path / "Session5")
+    with pytest.raises(ValueError, match="has no fold 5: its column fold has 1, 2, 3, 4"):
+        IEMOCAP(str(tmp_path)).read_splits()
 
 
 def test_iemocap_counts_are_the_published_ones() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 from datamodules.clip_datamodule import ClipDataModule
 from datamodules.clip_source import INSTRUCTION, ClipRecord
+from datamodules.inspection.checks import ClipCheck
+from datamodules.inspection.contact_sheet import choose_clips
 from datamodules.inspection.inspect_data import inspect_data
 from datamodules.manifest import Manifest
 from datamodules.media_settings import MediaSettings
@@ -144,6 +147,29 @@ def test_rationales_transcripts_and_several_labels(table: Callable[..., Path], f
 def test_without_labels_there_is_only_to_predict(table: Callable[..., Path], folder: Path) -> None:
     splits = Manifest(str(table([[row[0]] for row in ROWS], "file"))).read_splits()
     assert list(splits) == ["predict"] and len(splits["predict"]) == 4
+    splits = Manifest(str(table([[row[0], "test"] for row in ROWS], "file,split")), split_values={"predict": "test"})
+    assert list(splits.read_splits()) == ["predict"]
+
+
+NO_LABEL = r"clips.csv:1: there is no label column.*Got file, gold.*Name it: data.columns: \{label: NAME\}"
+
+
+def test_a_label_column_that_is_not_known_is_told_of(
+    table: Callable[..., Path], folder: Path, settings: MediaSettings
+) -> None:
+    path = table([row[:3] for row in ROWS], "file,gold,split")
+    with pytest.raises(ValueError, match=NO_LABEL):
+        Manifest(str(path)).read_splits()
+    report = inspect_data(Manifest(str(path)), output=str(folder / "out"), decode=False)
+    (finding,) = (finding for finding in report["findings"] if finding["kind"] != "surplus")
+    assert finding["severity"] == "error"
+    assert finding["count"] == 1 and re.search(NO_LABEL, finding["examples"][0])
+    path = table([row[:2] for row in ROWS], "file,gold")
+    with pytest.raises(ValueError, match=f"has no train split; it has predict. .*{NO_LABEL}"):
+        ClipDataModule(Manifest(str(path), media=settings)).setup("fit")
+    report = inspect_data(Manifest(str(path)), output=str(folder / "out"), decode=False)
+    assert [(finding["kind"], finding["count"]) for finding in report["findings"]] == [("absent", 1)]
+    assert re.search(NO_LABEL, report["absent"][0])
 
 
 def many(table: Callable[..., Path]) -> Path:
@@ -159,6 +185,8 @@ def test_folds(table: Callable[..., Path]) -> None:
     assert len(splits["train"]) == 240
     with pytest.raises(ValueError, match="has a column of folds, fold. Set data.fold"):
         Manifest(str(many(table))).read_splits()
+    with pytest.raises(ValueError, match="clips.csv has no fold 7: its column fold has 1, 2, 3, 4, 5"):
+        Manifest(str(many(table)), fold=7).read_splits()
 
 
 def test_a_draw_is_stratified_and_depends_on_the_seed(table: Callable[..., Path]) -> None:
@@ -314,6 +342,12 @@ def test_a_file_that_is_no_table(name: str, content: bytes, problem: str, tmp_pa
         Manifest(str(tmp_path / name)).read_splits()
 
 
+def test_a_folder_is_no_table(folder: Path) -> None:
+    expected = "is a folder, not a file. Expected a table; --data Clips takes a folder of media"
+    with pytest.raises(FileNotFoundError, match=f"{folder} {expected}"):
+        Manifest(str(folder)).read_splits()
+
+
 def test_a_link_that_leads_out_is_not_followed(table: Callable[..., Path], tmp_path: Path, folder: Path) -> None:
     root = tmp_path / "inside"
     root.mkdir()
@@ -353,6 +387,26 @@ def test_inspection(table: Callable[..., Path], folder: Path, settings: MediaSet
     assert findings["surplus"] == [str(folder / "a/2.mp4"), str(folder / "b/1.mp4")]
     assert findings["left_out"] == ["train: bored (1)"]
     assert report["splits"]["train"]["classes"]["fear"] == 3
+
+
+def test_inspection_tells_validation_from_training(
+    table: Callable[..., Path],
+    folder: Path,
+    settings: MediaSettings,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.chdir(folder)
+    data = Manifest(str(table(ROWS)), taxonomy="dfew", media=settings)
+    report = inspect_data(data, num_workers=1, clips_per_class=0)
+    assert (folder / "runs/inspect/Manifest/clips/report.json").is_file(), "another table has another place"
+    assert report["splits"]["train"]["validation"] == {"anger": 1} and report["splits"]["test"]["validation"] == {}
+    table_rows = [[cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()]
+    assert ["", "anger", "2", "1", "0", ""] in table_rows and ["", "all", "3", "1", "1", ""] in table_rows
+    checks = {record.media: ClipCheck(None) for records in data.read_splits().values() for record in records}
+    chosen = choose_clips(data, data.read_splits(), checks, clips_per_class=9, seed=0)["anger"]
+    assert {record.id: split for split, record in chosen} == {"a/2": "train", "b/1": "validation"}
 
 
 def test_one_bad_row_among_many(table: Callable[..., Path], folder: Path) -> None:

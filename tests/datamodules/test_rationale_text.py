@@ -154,11 +154,12 @@ def test_bad_tsv_row_is_named(tmp_path: Path, row: str, message: str) -> None:
 
 
 def test_file_that_is_absent_empty_or_of_another_form_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"No such file of labelled sentences: .*none.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"No such file: .*none.jsonl. Expected labelled sentences"):
         read_sentences(tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(ValueError, match=r"empty.jsonl has no sentences"):
         read_sentences(tmp_path / "empty.jsonl")
+    (tmp_path / "a.csv").touch()
     with pytest.raises(ValueError, match=r"a.csv: cannot tell its form. Expected an ending among .jsonl, .tsv"):
         read_sentences(tmp_path / "a.csv")
 

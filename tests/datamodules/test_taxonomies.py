@@ -103,11 +103,16 @@ def test_a_file_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("a: 1\n", "expected `classes` alone"),
+        ("a: 1\n", "got 'a'. Expected `classes` alone"),
         ("classes: {joy: {}}\n", "two or more"),
         ("classes: {Joy: {}, fear: {}}\n", "'Joy' must be text in lower case"),
         ("classes: {a_b: {}, fear: {}}\n", "without _"),
-        ("classes: {joy: {verifer: joy}, fear: {}}\n", "joy has .*Expected some of: aliases, verifier"),
+        (
+            "classes: {joy: {verifer: joy}, fear: {}}\n",
+            r"joy has 'verifer'\. Expected some of: .* Did you mean verifier",
+        ),
+        ("classes: {joy: {aliases: [glad], color: '#fff000'}, fear: {}}\n", "joy has 'color'.*Did you mean colour"),
+        ("clases: {joy: {}, fear: {}}\n", "got 'clases'. Expected `classes` alone. Did you mean classes"),
         ("classes: {joy: {verifier: happyness}, fear: {}}\n", "verifier label of joy is 'happyness'"),
         ("classes: {joy: {verifier: suprise}, fear: {}}\n", "Did you mean surprise"),
         ("classes: {joy: {aliases: happy}, fear: {}}\n", "Expected a list of words"),
@@ -126,7 +131,7 @@ def test_a_malformed_file_says_what_is_wrong(tmp_path: Path, text: str, problem:
 def test_unknown_names() -> None:
     with pytest.raises(ValueError, match=r"Unknown taxonomy 'affectnet'. Expected one of: cremad, .*path of a YAML"):
         get_taxonomy("affectnet")
-    with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
+    with pytest.raises(FileNotFoundError, match="There is no taxonomy nowhere.yaml.* cremad, dfew, .* ravdess do"):
         get_taxonomy("nowhere.yaml")
     with pytest.raises(ValueError, match=r"f:2: label 'hapiness' .* Did you mean happiness\?"):
         get_taxonomy("dfew").target("hapiness", "f:2")

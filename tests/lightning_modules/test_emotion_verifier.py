@@ -174,6 +174,9 @@ def test_a_checkpoint_without_a_head_is_refused(tmp_path):
 def test_missing_directory_says_what_was_expected(tmp_path):
     with pytest.raises(ValueError, match="nowhere: there is no such directory. Expected a Hugging Face directory"):
         EmotionVerifier(str(tmp_path / "nowhere"))
+    (tmp_path / "model").mkdir()
+    with pytest.raises(ValueError, match=f"has no config.json: give {tmp_path}/model"):
+        EmotionVerifier(str(tmp_path))
 
 
 def test_pickled_weights_are_refused(tmp_path):

@@ -124,6 +124,8 @@ def test_a_second_stage_names_the_first_and_its_figures(model: Path, predictions
         export(str(other))
     with pytest.raises(FileNotFoundError, match=r"has no training.json: expected what `fit` exports"):
         export(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=f"There is no directory {tmp_path}/none. Expected what `fit` exports"):
+        export(str(tmp_path / "none"))
 
 
 def test_text_from_outside_stays_text(model: Path, predictions: Path, tmp_path: Path) -> None:

@@ -246,7 +246,13 @@ def test_unlabelled_clips_without_a_fault(
     data = Clips(str(tmp_path / "clips"), media=settings)
     report = inspect_data(data, output=str(tmp_path / "out"), decode=decode, num_workers=1, strict=True)
     assert report["splits"] == {
-        "predict": {"num_clips": 1, "left_out": {}, "classes": {"(no label)": 1}, "published": None},
+        "predict": {
+            "num_clips": 1,
+            "left_out": {},
+            "classes": {"(no label)": 1},
+            "validation": {},
+            "published": None,
+        },
     }
     assert report["surplus"] is None
     assert [finding["kind"] for finding in report["findings"]] == (["without_audio"] if decode else [])

@@ -30,6 +30,13 @@ def write(path: Path, *rows: dict[str, Any]) -> Path:
     return path
 
 
+def test_a_folder_in_place_of_the_file_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "test").mkdir()
+    file = write(tmp_path / "test" / "predictions.jsonl", ROW)
+    with pytest.raises(FileNotFoundError, match=f"^{tmp_path} is a folder: give {file}. Expected JSONL with id"):
+        read_predictions(tmp_path)
+
+
 def test_rows_come_back(tmp_path: Path) -> None:
     more = {"dataset": "dfew", "media": "a.mp4", "completion": "<think>He smiles.</think>", "failure": "no frames"}
     file = read_predictions(write(tmp_path / "p.jsonl", ROW | more, ROW | {"id": 2, "target": None, "judged": None}))

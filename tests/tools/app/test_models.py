@@ -24,6 +24,14 @@ def test_the_directory_tells_the_class(untrained: Path, tmp_path: Path) -> None:
         assert _class_of(str(directory)) == f"{own.__module__}.{own.__name__}"
 
 
+def test_a_run_is_not_its_model(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    with pytest.raises(ValueError, match=f"{tmp_path} has no config.json: give {tmp_path}/model"):
+        open_backbone(str(tmp_path), None, None)
+    with pytest.raises(ValueError, match="there is no directory 'runs/nowhere/model'"):
+        open_backbone("runs/nowhere/model", None, None)
+
+
 def test_a_configuration_brings_class_and_settings(untrained: Path, tmp_path: Path) -> None:
     arguments = {"vision": "some/hub", "recipes": {"grpo": {"trainable": ["language_model"], "learning_rate": 1e-6}}}
     own = {"class_path": "lightning_modules.backbones.composed.ComposedBackbone", "init_args": arguments}

@@ -192,5 +192,5 @@ def test_a_taxonomy_of_ones_own(row: Rows, write: Write, tmp_path: Path) -> None
     assert relations == [[None, "neutral"], ["matching", "neutral"]], "nothing expresses bored"
     path = write("b", rows)
     file.unlink()
-    with pytest.raises(ValueError, match=r"predictions.jsonl:1: the taxonomy: There is no configuration .*own.yaml"):
+    with pytest.raises(ValueError, match=r"predictions.jsonl:1: the taxonomy: There is no taxonomy .*own.yaml"):
         read_predictions(path)
