@@ -217,7 +217,7 @@ def test_files_that_are_refused(write, tmp_path):
             compare({"one": good, "two": path}, str(tmp_path / "out"), **FAST)
     with pytest.raises(FileNotFoundError, match="none.jsonl"):
         compare({"one": good, "two": str(tmp_path / "none.jsonl")}, str(tmp_path / "out"), **FAST)
-    with pytest.raises(ValueError, match="at least two runs; got one. Give --predictions"):
+    with pytest.raises(ValueError, match="at least two runs, got one. Give --predictions NAME=FILE NAME=FILE"):
         compare({"one": good}, str(tmp_path / "out"), **FAST)
     with pytest.raises(ValueError, match="The baseline 'three' is none of the runs: one, two"):
         compare({"one": good, "two": good}, str(tmp_path / "out"), baseline="three", **FAST)
