@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from callbacks.config_secrets import hide_secrets
 from callbacks.secret_names import without_named_values
 from callbacks.tracker_errors import is_of_tracker
-from datamodules.files.printable import printable
+from datamodules.files.printable import did_you_mean, printable
 from datamodules.files.yaml_files import check_yaml, read_yaml_mapping
 from tools.program import as_called
 
@@ -206,8 +206,7 @@ def _nearest(error: BaseException, said: str) -> str:
             if isinstance(parser, ArgumentParser):
                 known = [dashes + key for key, _ in parser.get_defaults().items()]
         inner = inner.__cause__ or inner.__context__
-    near = get_close_matches(dashes + (f"{group}.{name}" if group else name), known)
-    return f" Did you mean {' or '.join(near)}?" if near else ""
+    return did_you_mean(dashes + (f"{group}.{name}" if group else name), known, most=3)
 
 
 def _of_parser(message: str) -> str:

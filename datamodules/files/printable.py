@@ -24,10 +24,10 @@ def printable(text: str, multiline: bool = False) -> str:
     return pattern.sub(lambda match: match[0].encode("unicode_escape", "backslashreplace").decode("ascii"), text)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The sentence, behind a space, that names the nearest of the known names; empty where none is near."""
-    near = get_close_matches(name, list(known), n=1)
-    return f" Did you mean {near[0]}?" if near else ""
+def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
+    """The sentence, behind a space, that names the nearest of what is known, `most` of it; empty if none is near."""
+    near = get_close_matches(name, list(known), n=most)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 def whole_characters(text: str) -> str:

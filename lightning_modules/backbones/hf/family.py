@@ -180,9 +180,14 @@ class Family(ABC):
     def placeholder(self) -> str:
         """What the chat template writes for one media item."""
 
+    @property
+    def item_tokens(self) -> tuple[str, ...]:
+        """What it writes for items of each kind."""
+        return (self.placeholder,)
+
     def cut(self, prompt: str) -> list[str]:
         """A rendered prompt, cut where its media items stand."""
-        return prompt.split(self.placeholder)
+        return re.split("|".join(map(re.escape, self.item_tokens)), prompt)
 
     @abstractmethod
     def media(self, clip: ClipInput) -> MediaInputs:
@@ -241,6 +246,12 @@ class Family(ABC):
     def normalised(self, frames: Tensor) -> Tensor:
         """uint8 frames `[..., 3, I, I]` as the vision tower takes them."""
         return (frames / 255 - self._mean.to(frames.device)) / self._std.to(frames.device)
+
+
+def images_and_sound(num_frames: int, modalities: tuple[Modality, ...]) -> list[dict[str, str]]:
+    """`Family.content` of a model that sees each frame as an image, and hears the sound behind them."""
+    counts = {"image": num_frames * ("pictures" in modalities), "audio": int("sound" in modalities)}
+    return [{"type": kind} for kind, count in counts.items() for _ in range(count)]
 
 
 def _all_families(base: type[Family] = Family) -> list[type[Family]]:

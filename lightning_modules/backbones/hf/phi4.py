@@ -6,7 +6,6 @@ torchvision is installed.
 Shape legend: T frames, I image size, C crop size, n = I / C crops per side, S audio samples, P prompt positions.
 """
 
-import re
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from transformers import ImageProcessingMixin, Phi3Model, Phi4MultimodalFeatureExtractor, PreTrainedModel
 
 from datamodules.batch import SAMPLE_RATE
-from lightning_modules.backbones.hf.family import ClipInput, Family, MediaInputs
+from lightning_modules.backbones.hf.family import ClipInput, Family, MediaInputs, images_and_sound
 from lightning_modules.backbones.hf.replay import Call
 from lightning_modules.backbones.percept import Modality
 
@@ -56,6 +55,7 @@ class Phi4Multimodal(Family):
     model_types = ("phi4_multimodal",)
     hears = True
     placeholder = _IMAGE
+    item_tokens = (_IMAGE, _AUDIO)
     adapters = ("vision-lora", "speech-lora")
 
     chat_template = (
@@ -127,11 +127,7 @@ class Phi4Multimodal(Family):
         }
 
     def content(self, num_frames: int, modalities: tuple[Modality, ...]) -> list[dict[str, str]]:
-        counts = {"image": num_frames * ("pictures" in modalities), "audio": int("sound" in modalities)}
-        return [{"type": kind} for kind, count in counts.items() for _ in range(count)]
-
-    def cut(self, prompt: str) -> list[str]:
-        return re.split("|".join(map(re.escape, (_IMAGE, _AUDIO))), prompt)
+        return images_and_sound(num_frames, modalities)
 
     def media(self, clip: ClipInput) -> MediaInputs:
         config, placeholders, arguments = self.model.config, [], {}

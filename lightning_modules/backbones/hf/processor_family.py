@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from datamodules.batch import SAMPLE_RATE
-from lightning_modules.backbones.hf.family import ClipInput, Family, MediaInputs
+from lightning_modules.backbones.hf.family import ClipInput, Family, MediaInputs, images_and_sound
 from lightning_modules.backbones.percept import Modality
 
 _TEXT_OUTPUTS = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "text_replacement_offsets"}
@@ -99,8 +99,7 @@ class ProcessorFamily(Family):
         return pieces[::2]
 
     def content(self, num_frames: int, modalities: tuple[Modality, ...]) -> list[dict[str, str]]:
-        counts = {"image": num_frames * ("pictures" in modalities), "audio": int("sound" in modalities)}
-        return [{"type": kind} for kind, count in counts.items() for _ in range(count)]
+        return images_and_sound(num_frames, modalities)
 
     def media(self, clip: ClipInput) -> MediaInputs:
         modalities = tuple(m for m in clip.modalities if m in self._item_tokens) if self.hears else ("pictures",)

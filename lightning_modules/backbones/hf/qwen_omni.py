@@ -92,8 +92,9 @@ class QwenOmni(QwenVL):
     def content(self, num_frames: int, modalities: tuple[Modality, ...]) -> list[dict[str, str]]:
         return [{"type": "video" if "pictures" in modalities else "audio"}]
 
-    def cut(self, prompt: str) -> list[str]:
-        return re.split("|".join(map(re.escape, (self.placeholder, self.tokenizer.audio_token))), prompt)
+    @property
+    def item_tokens(self) -> tuple[str, ...]:
+        return (self.placeholder, self.tokenizer.audio_token)
 
     def media(self, clip: ClipInput) -> MediaInputs:
         if clip.modalities == ("sound",):
